@@ -1,6 +1,6 @@
 """What a corpus costs by size: to prepare and tokenise once, and to read in every later run.
 
-    domain-ft bench corpus [--gigabytes 2] [--small-gigabytes 0.01] [--seconds 20] [--folder DIR] [--json]
+    domain-ft bench corpus [-- --gigabytes 2 --small-gigabytes 0.01 --seconds 20 --folder DIR --json]
 
 Two corpora are generated from random words, a small and a large one: documents of 40 bytes to some 100 kilobytes, one
 in seven in Japanese, one in ten a near copy of another. Each is read from Parquet, cleaned, deduplicated, split and
@@ -169,7 +169,7 @@ def measure_making(corpus: Path, tokenizer: Path) -> dict[str, Any]:
     }
 
 
-def forget(files: list[Path]) -> None:
+def evict(files: list[Path]) -> None:
     """Drop the files from the page cache."""
     for file in files:
         with file.open("rb") as opened:
@@ -177,7 +177,7 @@ def forget(files: list[Path]) -> None:
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def recall(files: list[Path]) -> None:
+def preload(files: list[Path]) -> None:
     """Read the files into the page cache."""
     for file in files:
         with file.open("rb") as opened:
@@ -186,7 +186,7 @@ def recall(files: list[Path]) -> None:
 
 
 def measure_reading(corpus: Path, tokenizer: Path, seconds: float) -> dict[str, Any]:
-    """Open the cached corpus and read masked batches for `seconds`: half of them from the disk, half from memory."""
+    """Open the cached corpus and read masked batches for `seconds`, half from the disk, half from the page cache."""
     from domain_ft.corpus.masking import MaskVocabulary, mask_tokens
     from domain_ft.corpus.packing import StepPlan, micro_batches
 
@@ -212,9 +212,9 @@ def measure_reading(corpus: Path, tokenizer: Path, seconds: float) -> dict[str, 
         read(0)
         first = time.perf_counter() - began
         files = list(Path(os.environ["DOMAIN_FT_CACHE"]).glob(f"tokens/{rows.key}/*"))
-        forget(files)
+        evict(files)
         steps, from_disk = rate(1, seconds / 2)
-        recall(files)
+        preload(files)
         _, from_memory = rate(steps, seconds / 2)
     return {
         "seconds_to_first_batch": first,
@@ -231,7 +231,7 @@ def measure_reading(corpus: Path, tokenizer: Path, seconds: float) -> dict[str, 
 
 
 def compare(sizes: dict[str, int], seconds: float, folder: Path) -> dict[str, Any]:
-    """Measure each size: the rows of the report by name. Reuses what an earlier call left in the folder."""
+    """Measure each size. Returns the report's rows by name; reuses the results of an earlier call in the folder."""
     environment = {**os.environ, "DOMAIN_FT_CACHE": str(folder / "cache")}
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
@@ -249,7 +249,7 @@ def compare(sizes: dict[str, int], seconds: float, folder: Path) -> dict[str, An
     for name, size in sizes.items():
         corpus, making = folder / f"{name}.parquet", folder / f"{name}.making.json"
         if not corpus.is_file():
-            _say(f"{name}: {size / 1e9:g} GB of text are generated")
+            _say(f"{name}: generating {size / 1e9:g} GB of text")
             make_corpus(folder / "unfinished", size)
             (folder / "unfinished").rename(corpus)
         if not making.is_file():

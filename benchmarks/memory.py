@@ -119,10 +119,10 @@ class Step:
     def peak(self, side: str) -> Peak:
         """The peaks of `side`."""
         hidden = self.linears(side).detach().requires_grad_()
-        wanted = [self.x, *(p for layer in self.layers for p in (layer.lora_a, layer.lora_b))]
+        inputs = [self.x, *(p for layer in self.layers for p in (layer.lora_a, layer.lora_b))]
 
         def full_step() -> None:
-            torch.autograd.grad(self.loss(side, self.linears(side)), wanted)
+            torch.autograd.grad(self.loss(side, self.linears(side)), inputs)
 
         return Peak(
             step=peak_bytes(full_step, self.device),
@@ -153,7 +153,7 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Redirect standard error, where torch's profiler reports its start and stop."""
+    """Discard standard error, to which torch's profiler reports its start and stop."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

@@ -67,7 +67,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Steps:
-    """Tokens and seconds of the timed steps (all but the first). `tokens` are document tokens, without padding."""
+    """Tokens and seconds of the timed steps (all but the first). `all_tokens` are those of all steps.
+
+    `tokens` and `all_tokens` are document tokens, without padding.
+    """
 
     tokens: int
     padded_tokens: int
@@ -76,7 +79,7 @@ class Steps:
 
 
 class StepTimes(TrainerCallback):
-    """When each optimiser step began and ended."""
+    """Records the end of each optimiser step, and calls `begun`, if set, when one begins."""
 
     def __init__(self) -> None:
         self.begun: Callable[[], None] | None = None
@@ -177,9 +180,9 @@ def batches_by_length(lengths: list[int], batch: int, steps: int, seed: int, lon
     """The rows of `steps` batches that represent an epoch of Trainer's length-grouped batches.
 
     LengthGroupedSampler sorts 50 batches at a time by decreasing length, so the first few steps of a run would see only
-    the longest documents. With `longest_first`, the first batch comes first: it has the longest document and so sets
-    the memory peak; it is not timed. The rest are spaced evenly from longest to shortest, each from another 50 batches
-    as long as there are more.
+    the longest documents. With `longest_first`, the first of these batches is kept as the first step: it has the
+    longest document and so sets the memory peak; it is not timed. The others are spaced evenly from longest to
+    shortest, each from a different group of 50 batches while there are more groups.
     """
     sampler = LengthGroupedSampler(batch, lengths=lengths, generator=torch.Generator().manual_seed(seed))
     order = list(sampler)

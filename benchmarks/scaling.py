@@ -98,7 +98,7 @@ class Measurement:
         return in_a_process(__file__, "--measure", json.dumps(dataclasses.asdict(self)), environment=environment)
 
 
-def measure(wanted: Measurement) -> dict[str, Any]:
+def measure(measurement: Measurement) -> dict[str, Any]:
     """Train; the first step is not counted."""
     import flops
 
@@ -110,14 +110,14 @@ def measure(wanted: Measurement) -> dict[str, Any]:
     from domain_ft.verbs.shared.text_runs import add_trainable
 
     settings = AdaptSettings(
-        corpus=wanted.corpus,
-        model=wanted.model,
+        corpus=measurement.corpus,
+        model=measurement.model,
         control="none",
-        max_tokens=wanted.tokens,
-        max_length=wanted.length,
-        tokens_per_step=wanted.step,
-        tokens_per_micro_batch=wanted.micro_batch,
-        mask_rate=wanted.mask_rate,
+        max_tokens=measurement.tokens,
+        max_length=measurement.length,
+        tokens_per_step=measurement.step,
+        tokens_per_micro_batch=measurement.micro_batch,
+        mask_rate=measurement.mask_rate,
         quiet=True,
     )
     chosen = choose_machine(settings)
@@ -167,8 +167,8 @@ def _medians(turns: list[tuple[Any, dict[str, Any]]], name: str) -> list[dict[st
     return rows
 
 
-def _turn(title: str, wanted: Measurement, environment: dict[str, str] | None = None) -> dict[str, Any]:
-    found = wanted.take(environment)
+def _turn(title: str, measurement: Measurement, environment: dict[str, str] | None = None) -> dict[str, Any]:
+    found = measurement.take(environment)
     say(f"{title}: {found['tokens_per_second']:,.0f} tokens/s")
     return found
 
@@ -184,8 +184,8 @@ def by_length(folder: Path, minilm: bool) -> dict[str, Any]:
         turns = []
         for number in range(ROUNDS):
             for tokens in runs[:-1] if number and name == "tiny" else runs:
-                wanted = Measurement(model, "legal", 256, STEP, STEP, tokens, mask_rate)
-                turns.append((tokens, _turn(f"{name}, {tokens:,} tokens", wanted)))
+                measurement = Measurement(model, "legal", 256, STEP, STEP, tokens, mask_rate)
+                turns.append((tokens, _turn(f"{name}, {tokens:,} tokens", measurement)))
         found[name] = _medians(turns, "run_tokens")
     return found
 
@@ -195,8 +195,8 @@ def by_micro_batch() -> list[dict[str, Any]]:
     turns = []
     for _ in range(ROUNDS):
         for micro_batch in MICRO_BATCHES:
-            wanted = Measurement("minilm", "legal", 256, MICRO_BATCH_STEP, micro_batch, 2 * MICRO_BATCH_STEP)
-            turns.append((micro_batch, _turn(f"micro-batches of {micro_batch:,} tokens", wanted)))
+            measurement = Measurement("minilm", "legal", 256, MICRO_BATCH_STEP, micro_batch, 2 * MICRO_BATCH_STEP)
+            turns.append((micro_batch, _turn(f"micro-batches of {micro_batch:,} tokens", measurement)))
     return _medians(turns, "tokens_per_micro_batch")
 
 
@@ -209,8 +209,8 @@ def by_row(folder: Path) -> list[dict[str, Any]]:
     turns = []
     for _ in range(ROUNDS):
         for length in ROWS:
-            wanted = Measurement(str(folder / "model"), str(corpus), length, ROW_STEP, ROW_STEP, 5 * ROW_STEP)
-            turns.append((length, _turn(f"rows of {length:,} tokens", wanted, environment)))
+            measurement = Measurement(str(folder / "model"), str(corpus), length, ROW_STEP, ROW_STEP, 5 * ROW_STEP)
+            turns.append((length, _turn(f"rows of {length:,} tokens", measurement, environment)))
     return _medians(turns, "row_tokens")
 
 

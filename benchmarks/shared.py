@@ -25,7 +25,7 @@ OURS, OURS_TOO, PEER, PEER_TOO = "#0072b2", "#56b4e9", "#8a929c", "#b9c0c8"
 INK = "#1c2430"
 
 GEMM_SHAPES = ((4096, 384, 1536), (4096, 1536, 384), (2048, 2048, 2048))
-"""Rows, inner and columns of the matrix products that the ceiling is the best of: minilm's, and a square one."""
+"""(rows, inner, columns) of the matrix products whose best rate is the ceiling: minilm's, and a square one."""
 
 
 def say(line: str) -> None:

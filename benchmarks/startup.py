@@ -37,9 +37,9 @@ class Begun(BaseException):
 
 
 def adapt_until_first_step(measured: bool) -> None:
-    """Run `domain-ft adapt` up to its first step and print the time.
+    """Run `domain-ft adapt` up to its first step and print the current time.
 
-    `measured`: take the base's scores from the cache if they are there.
+    `measured`: use the cached scores of the base, if there are any.
     """
     from domain_ft.training import loop
     from domain_ft.verbs.adapt import run as adapt_run

@@ -1,4 +1,4 @@
-"""Declare, check and read settings. This module knows no single option.
+"""Declare, check and read settings. This module does not depend on any particular option.
 
 The command line (cli.py), TOML files, `--set KEY=VALUE`, a run's config.toml and calls from Python all pass raw values
 with their origin. `validate` converts them to typed values or lists *all* problems; after that, a setting is a plain
@@ -61,7 +61,7 @@ PASSING = _Passing()
 
 @dataclass(frozen=True)
 class Formerly:
-    """The name that a setting had in the previous version: still accepted, with a warning."""
+    """The name of a setting in the previous version, which is still accepted with a warning."""
 
     name: str
 
@@ -93,7 +93,7 @@ class Range:
 
 
 class _TakesFormerNames(type):
-    """Lets a settings class be called with former names of its settings."""
+    """Lets a settings class be called with the former names of its settings."""
 
     def __call__(cls, *arguments: Any, **given: Any) -> Any:
         former = former_names(cls)
@@ -145,7 +145,7 @@ class Settings(metaclass=_TakesFormerNames):
         return {option.name: _plain(getattr(self, option.name)) for option in options(type(self))}
 
     def to_toml(self, provenance: Mapping[str, Any] | None = None) -> str:
-        """A config.toml that repeats the run; without unset values and settings of a single call."""
+        """A config.toml that repeats the run, without unset values and settings that affect a single call."""
         import tomli_w
 
         values = self.to_dict()
@@ -153,15 +153,15 @@ class Settings(metaclass=_TakesFormerNames):
         return tomli_w.dumps({**kept, PROVENANCE: dict(provenance)} if provenance else kept)
 
 
-# --- What a class of settings consists of -----------------------------------------------------------------------------
+# --- The options of a settings class ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Option:
     """One setting, as the command line and the checks see it.
 
-    `kind` is the type of a single value (bool, int, float, str or Path); `many` means that the setting is a tuple of
-    them.
+    `kind` is the type of a value (bool, int, float, str or Path); with `many` the setting is a tuple of values.
+    `passing` means that it affects a single call, not the run.
     """
 
     name: str
@@ -178,7 +178,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """The option on the command line."""
+        """The option as typed on the command line."""
         return "--" + self.name.replace("_", "-")
 
     @property
@@ -231,7 +231,7 @@ def _option(name: str, hint: Any, default: Any, help_text: str, group: str) -> O
 
 
 def former_names(cls: Any) -> dict[str, str]:
-    """The settings of a class by their names in the previous version."""
+    """The current names of a class's settings by their names in the previous version."""
     return {option.former: option.name for option in options(cls) if option.former}
 
 
@@ -262,7 +262,7 @@ def _attribute_docstrings(cls: type) -> dict[str, str]:
 def _class_definitions(module: types.ModuleType) -> dict[str, ast.ClassDef]:
     try:
         tree = ast.parse(inspect.getsource(module))
-    except (OSError, TypeError, SyntaxError):  # a class defined at a prompt has no source, and so no help
+    except (OSError, TypeError, SyntaxError):  # a class defined at a prompt has no source, so no help
         return {}
     return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
@@ -280,7 +280,7 @@ def _plain(value: Any) -> Any:
 class Given:
     """A raw value and where it was given, in the user's spelling: `--rank x`.
 
-    `text` means that it was typed as text, so "8" is a number; in TOML and Python a number is a number.
+    `text` means that it was typed as text, so "8" may be a number; in TOML and Python "8" is text.
     """
 
     value: Any
@@ -289,7 +289,7 @@ class Given:
 
 
 def merge(cls: type[Settings], layers: Iterable[Mapping[str, Given]]) -> dict[str, Given]:
-    """Merge layers of settings, later ones on top. A setting displaces the ones that it excludes."""
+    """Merge layers of settings; later ones override. A setting removes those of earlier layers that it excludes."""
     merged: dict[str, Given] = {}
     for layer in layers:
         for names in cls.exclusive:
@@ -317,8 +317,7 @@ def validate(
 ) -> tuple[dict[str, Any], list[str]]:
     """The typed values, and a line for each value that is wrong, missing or excluded by another.
 
-    `missing` words the message for a required setting that was not given, or returns None if that has been reported
-    already.
+    `missing` returns the message for a required setting that was not given, or None if that has been reported already.
     """
     values: dict[str, Any] = {}
     problems = []
@@ -374,8 +373,7 @@ def read_toml(cls: type[Settings], path: Path) -> tuple[dict[str, Given], list[s
 
 
 def read_assignments(cls: type[Settings], assignments: Iterable[str]) -> tuple[dict[str, Given], list[str]]:
-    """The raw settings in `--set KEY=VALUE` options, and what is wrong with their form. Lists are written as in
-    TOML."""
+    """The raw settings in `--set KEY=VALUE` options, and what is wrong with them. Lists are written as in TOML."""
     by_name = {option.name: option for option in options(cls)}
     former = former_names(cls)
     given, problems = {}, []
@@ -399,13 +397,17 @@ def read_assignments(cls: type[Settings], assignments: Iterable[str]) -> tuple[d
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """The message for an unknown name, with the closest known one."""
+    """The message for an unknown name, with the closest known one if there is one."""
     close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
     return f"there is no such setting; did you mean {close[0]}?" if close else "there is no such setting"
 
 
 def _convert(option: Option, raw: Given) -> Any:
-    """The typed value of a raw one. Raises ValueError with what it must be."""
+    """The typed value of a raw one.
+
+    Raises:
+        ValueError: it is wrong; the message says what it must be.
+    """
     if raw.value is None and option.optional:
         return None
     if not option.many:
@@ -475,7 +477,7 @@ def _to_str(value: Any, text: bool) -> str:
     if not given:
         raise ValueError("must not be empty")
     if "\0" in given:
-        raise ValueError("must not hold a null character")
+        raise ValueError("must not contain a null character")
     return str(given)
 
 

@@ -4,7 +4,7 @@ Names, defaults and help of options are defined only in `verbs/groups.py` and `v
 turns them into a cyclopts app. A verb's code is imported when the verb runs, so that --help and errors are fast:
 nothing here imports torch.
 
-Exit status: 0 done; 1 a bug of ours, or errors found by `data check`; 2 an error that the user can fix; 130
+Exit status: 0 done; 1 a bug in domain-ft, or errors found by `data check`; 2 an error that the user can fix; 130
 interrupted.
 """
 
@@ -99,7 +99,7 @@ VERBS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status; `arguments` default to those of sys.argv."""
+    """Run the command line and return its exit status; the default `arguments` are those in sys.argv."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     own = words[: words.index("--")] if "--" in words else words
     debug = "--debug" in own
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """Handle SIGTERM like ctrl-C, so that incomplete files are removed; the training loop has its own handler."""
+    """Handle SIGTERM like ctrl-C, so that incomplete files are removed. The training loop has its own handler."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -162,7 +162,7 @@ def _run(run: Callable[[checking.Settings], dict[str, Any]], chosen: checking.Se
         result = run(chosen)
         sys.stdout.flush()
     else:
-        # Anything that a library prints goes to standard error, so that standard output holds only the result.
+        # Anything that a library prints goes to standard error, so that standard output has only the result.
         with contextlib.redirect_stdout(sys.stderr):
             result = run(chosen)
         if _is_main_process():
@@ -180,7 +180,7 @@ def _announce(chosen: checking.Settings) -> None:
 
 
 def _is_main_process() -> bool:
-    """Whether this process prints: the only one, or rank 0 under torchrun."""
+    """Whether this process prints: it is the only one, or rank 0 under torchrun."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -188,7 +188,7 @@ def _is_main_process() -> bool:
 
 
 def _app(verbs: dict[Callable[..., Any], Verb]) -> App:
-    """The app of all verbs; fills `verbs` with the function that represents each."""
+    """The app of all verbs. Adds to `verbs` the function that represents each."""
     app = App(name="domain-ft", help=HELP, version=__version__, help_format="plaintext")
     groups: dict[str, App] = {}
     for place, verb in enumerate(VERBS):
@@ -247,7 +247,7 @@ def _parameter(option: checking.Option, group: Group, positional: bool) -> inspe
         show_default=option.kind is not bool and option.default not in (checking.REQUIRED, None, ()),
         required=False,
         converter=_keep,
-        allow_repeating=True,  # the last one counts
+        allow_repeating=True,  # the last value is used
     )
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if positional else inspect.Parameter.KEYWORD_ONLY
     default = None if option.required else option.default
@@ -255,14 +255,14 @@ def _parameter(option: checking.Option, group: Group, positional: bool) -> inspe
 
 
 class _Raw:
-    """Keeps pydantic from validating raw values: once anything has imported it, cyclopts asks it about every option."""
+    """Keeps pydantic from validating raw values: cyclopts passes every option to it once anything has imported it."""
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> dict[str, str]:
         return {"type": "any"}
 
 
 def _has_negative(option: checking.Option) -> bool:
-    """Whether an option is a switch that is on by default."""
+    """Whether an option has a `--no-` form: it is a switch that is on by default."""
     return option.default is True
 
 
@@ -325,7 +325,7 @@ def _verb_of(words: Sequence[str]) -> Verb | None:
 def _with_dashes(words: Sequence[str]) -> list[str]:
     """Join every value that starts with a dash to its option: `--input -` becomes `--input=-`.
 
-    cyclopts would take such a value for an option. Here only two dashes and a name make an option, so `--prompt "- an
+    cyclopts would read such a value as an option. Here only two dashes and a name are an option, so `--prompt "- an
     item"` has a value, and `--prompt --system x` has none.
     """
     verb = _verb_of(words)
@@ -333,7 +333,7 @@ def _with_dashes(words: Sequence[str]) -> list[str]:
         return list(words)
     known = checking.options(verb.settings)
     takes_value = {option.flag for option in known if option.kind is not bool} | {"--config", "--set"}
-    alone = next((option.flag for option in known if option.name in verb.settings.positional), None)
+    positional = next((option.flag for option in known if option.name in verb.settings.positional), None)
     joined: list[str] = list(words[: len(verb.words)])
     rest = list(words[len(verb.words) :])
     while rest:
@@ -345,8 +345,8 @@ def _with_dashes(words: Sequence[str]) -> list[str]:
             joined.append(f"{word}={rest.pop(0)}")
         elif word in takes_value and following and not following.startswith("-"):
             joined += [word, rest.pop(0)]
-        elif alone and word.startswith("-") and word != "-h" and not _OPTION.fullmatch(word):
-            joined.append(f"{alone}={word}")
+        elif positional and word.startswith("-") and word != "-h" and not _OPTION.fullmatch(word):
+            joined.append(f"{positional}={word}")
         else:
             joined.append(word)
     return joined
@@ -408,12 +408,12 @@ def _settings(
         layers.append({"arguments": checking.Given(tuple(unused), " ".join(unused))})
     merged = checking.merge(cls, layers)
     if not verb.passes_on:
-        wanted = [o.flag for o in checking.options(cls) if o.required and o.name not in merged]
-        problems += _left_over(verb, unused, wanted)
+        absent = [o.flag for o in checking.options(cls) if o.required and o.name not in merged]
+        problems += _left_over(verb, unused, absent)
     unread = any(found and not layer for layer, found in files)
 
     def missing(option: checking.Option) -> str | None:
-        """None if the value may be in a file that could not be read, or was lost to another error."""
+        """The message, or None if the value may be in a file that could not be read, or has an error of its own."""
         if unread or option.flag in faults:
             return None
         if option.name not in cls.positional:
@@ -425,9 +425,9 @@ def _settings(
 
 
 def _destroy_process_group() -> None:
-    """Destroy the process group after a run of several processes, because torch warns of one left at exit.
+    """Destroy the process group after a run of several processes, because torch warns if one exists at exit.
 
-    Not after an error: destroying it would wait for the other processes.
+    It is not destroyed after an error, since that would wait for the other processes.
     """
     distributed = sys.modules.get("torch.distributed")
     if distributed and distributed.is_initialized():
@@ -451,7 +451,7 @@ def _typed(cls: type[checking.Settings], given: Mapping[str, Any]) -> dict[str, 
 
 
 _USUALLY_MEANT = ("--corpus", "--train", "--data", "--input", "--prompt", "--model")
-"""The options that a bare word is probably meant for, if no required option is missing."""
+"""The options that a bare word is probably a value of, if no required option is missing."""
 
 
 def _flags(verb: Verb) -> list[str]:
@@ -461,11 +461,11 @@ def _flags(verb: Verb) -> list[str]:
     return [*flags, "--config", "--set", "--debug", "--help"]
 
 
-def _left_over(verb: Verb, words: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """Messages for words that belong to no option; an unknown option takes the following word as its value.
+def _left_over(verb: Verb, words: Sequence[str], absent: Sequence[str]) -> list[str]:
+    """Messages for words that belong to no option. The word after an unknown option is read as its value.
 
     Args:
-        wanted: the required options that are missing; a bare word is suggested as the value of the first.
+        absent: the required options that are missing; a bare word is suggested as the value of the first.
     """
     flags = _flags(verb)
     problems = []
@@ -474,7 +474,7 @@ def _left_over(verb: Verb, words: Sequence[str], wanted: Sequence[str]) -> list[
         word = rest.pop(0)
         if not word.startswith("-"):
             usual = [flag for flag in _USUALLY_MEANT if flag in flags]
-            meant = next(iter([*wanted, *usual]), None)
+            meant = next(iter([*absent, *usual]), None)
             hint = f"; did you mean {meant} {word}?" if meant and not verb.settings.positional else ""
             problems.append(f"{word}: belongs to no option{hint}")
             continue
@@ -487,26 +487,26 @@ def _left_over(verb: Verb, words: Sequence[str], wanted: Sequence[str]) -> list[
     return problems
 
 
-# --- What the person reads --------------------------------------------------------------------------------------------
+# --- Messages to the user ---------------------------------------------------------------------------------------------
 
 
 def _fixable(error: Exception) -> str | None:
     """The message of an error that the user can fix, such as a full disk; None for a bug."""
     if isinstance(error, UserError):
         return str(error)
-    from domain_ft.storage import storage_error  # brings file locks, which nothing else here needs
+    from domain_ft.storage import storage_error  # imports filelock, which nothing else here needs
 
-    told = storage_error(error)
-    return None if told is None else str(told)
+    explained = storage_error(error)
+    return None if explained is None else str(explained)
 
 
 def _bug(debug: bool) -> int:
-    """Report the current exception as a bug of ours."""
+    """Report the current exception as a bug in domain-ft."""
     if debug:
         traceback.print_exc()
     error = sys.exc_info()[1]
     hint = "" if debug else "\n  do:    run it again with --debug to see where, and report it"
-    _say("error", f"this is a bug of domain-ft: {type(error).__name__}: {error}{hint}")
+    _say("error", f"this is a bug in domain-ft: {type(error).__name__}: {error}{hint}")
     return 1
 
 
@@ -516,7 +516,7 @@ def _say(label: str, message: str) -> None:
     if not sys.stderr.isatty():
         try:
             print(text, file=sys.stderr, flush=True)
-        except BrokenPipeError:  # nobody reads it
+        except BrokenPipeError:  # standard error was closed
             _reader_has_left()
         return
     from rich.console import Console
@@ -543,8 +543,8 @@ def _wrap(text: str, width: int) -> str:
 def _reader_has_left() -> bool:
     """Whether the reader of standard output or standard error is gone (`| head`).
 
-    Such a stream is redirected to /dev/null, so that Python's flush at exit does not fail. The system is asked, because
-    Python drops what it could not write, and a second flush may succeed.
+    Such a stream is redirected to /dev/null, so that Python's flush at exit does not fail. The system is asked: a flush
+    would prove nothing, because Python drops what it could not write, and a second flush may succeed.
     """
     left = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
     for stream in left:

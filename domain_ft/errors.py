@@ -1,7 +1,7 @@
 """Errors that the user can fix. The command line prints each as one message and exits with status 2.
 
-Every message says what was given, what is wrong, where (file, line, field) and what to do. Any exception that is not a
-`UserError` is a bug of ours.
+Every message says what was given, what is wrong, where (file, line, field) and what to do. Any other exception is a bug
+in domain-ft, unless `storage.storage_error` explains it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SettingsError(UserError):
 
 
 class CorpusError(UserError):
-    """A corpus that cannot be found or read, or that holds nothing to train on."""
+    """A corpus that cannot be found or read, or that has nothing to train on."""
 
 
 class RecordError(CorpusError):
@@ -70,11 +70,11 @@ class StorageError(UserError):
 
 
 class TrainingError(UserError):
-    """Training that cannot continue: a loss that is not finite, or too little memory for a single document."""
+    """Training that cannot continue, such as a loss that is not finite, or too little memory."""
 
 
 def nearest(given: str, known: Iterable[str]) -> str:
-    """A hint for a wrong name: `did you mean 'legal'? ` if one is similar, then the known names.
+    """A hint for a wrong name: `did you mean 'legal'?` if a known one is similar, then the known names.
 
     >>> nearest("leagl", ["medical", "legal"])
     "did you mean 'legal'? known: legal, medical"

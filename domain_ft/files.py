@@ -27,7 +27,7 @@ File = str | Path | IO[Any]
 def same_file(one: File, other: File) -> bool:
     """Whether two files are the same, so that writing to one changes the other.
 
-    Terminals, pipes and devices never count: they hold nothing that could be lost.
+    Terminals, pipes and devices never count: they have no content that could be lost.
     """
     first, second = _status(one), _status(other)
     if first is not None and second is not None:
@@ -38,10 +38,10 @@ def same_file(one: File, other: File) -> bool:
 
 
 def refuse_same(files: Mapping[str, File | None]) -> None:
-    """Check that no two files are the same. None is an option that was not given.
+    """Check that no two files are the same.
 
     Args:
-        files: by their names in messages, such as `--output out.jsonl`.
+        files: by their names in messages, such as `--output out.jsonl`; None if the option was not given.
 
     Raises:
         SettingsError: two are the same file.
@@ -55,11 +55,11 @@ def refuse_same(files: Mapping[str, File | None]) -> None:
 def refuse_unwritable(path: Path, option: str) -> None:
     """Check that a file or folder can be created or written at `path`, without changing anything.
 
-    This creates an unnamed temporary file in the nearest existing folder, because some file systems grant permissions
-    that they then do not honour.
+    This creates an unnamed temporary file in the nearest existing folder, because some file systems report permissions
+    that they do not honour.
 
     Raises:
-        SettingsError: the path is below a file, is not possible, or cannot be written.
+        SettingsError: the path is below a file, is not valid, or cannot be written.
     """
     try:
         path.lstat()
@@ -83,7 +83,7 @@ def refuse_unwritable(path: Path, option: str) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path, option: str) -> Iterator[None]:
-    """Turn errors of the system inside the block into an error about `option`, except that a file exists already.
+    """Turn an OSError inside the block into an error about `option`, unless it is a FileExistsError.
 
     Raises:
         SettingsError: with the path, the system's message and what to do.

@@ -1,5 +1,4 @@
-"""Fit the hint of an error to the running verb: errors that several verbs raise may name options that some of them
-lack."""
+"""Fit the hint of an error to the running verb: several verbs may raise it, but some lack the options that it names."""
 
 from __future__ import annotations
 
@@ -15,12 +14,12 @@ _OTHER_PROGRAM = re.compile(r"\b(?:pip|iconv|jq|torchrun|python) ")
 
 
 def misplaced(text: str, flags: Collection[str], commands: Mapping[str, Collection[str]]) -> list[str]:
-    """The options in a text that do not exist where it names them.
+    """The options in a hint that its verb lacks.
 
     Args:
         text: a hint.
         flags: the options of the running verb.
-        commands: the options of each verb by its words: after `domain-ft VERB`, those of that verb count.
+        commands: the options of each verb by its words; they replace `flags` after `domain-ft VERB` in the hint.
     """
     wrong = []
     for found in FLAG.finditer(text):
@@ -36,7 +35,7 @@ def misplaced(text: str, flags: Collection[str], commands: Mapping[str, Collecti
 
 
 def fitting(fix: str, flags: Collection[str], commands: Mapping[str, Collection[str]]) -> str | None:
-    """A hint without the alternatives that this verb does not have; None if none remains.
+    """A hint without the alternatives that name options the verb lacks; None if none remains.
 
     >>> fitting("fix it; or leave such records out: --on-bad-record skip", ["--input"], {})
     'fix it'

@@ -1,4 +1,4 @@
-"""Read the JSON files of runs and models, which may be truncated or edited: they are checked, or refused."""
+"""Read and check the JSON files of runs and models, which may be truncated or edited."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from domain_ft.errors import CheckpointError, UserError
 
 Kinds: TypeAlias = Mapping[str, type | tuple[type, ...]]
-"""The types that the value of a key may have; float includes whole numbers."""
+"""The types that the value of each key may have; float includes whole numbers."""
 
 _RESULT_KINDS: Kinds = {
     "command": str,
@@ -48,7 +48,7 @@ class RepeatedKeyError(ValueError):
 
 
 class Doubled(dict[str, Any]):
-    """A JSON object that has a key twice, as `MARKING` leaves it; `key` is that key."""
+    """A JSON object that has a key twice, from `MARKING`; `key` is that key."""
 
     key: str = ""
 
@@ -70,10 +70,20 @@ def _refused(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-MARKING = json.JSONDecoder(object_pairs_hook=_marked)
-"""Marks an object that has a key twice as `Doubled`, because the other records of the file are fine."""
+class _Decoder(json.JSONDecoder):
+    """A decoder that reports deep nesting as a ValueError, as it does any other text that it cannot read."""
 
-_REFUSING = json.JSONDecoder(object_pairs_hook=_refused)
+    def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
+        try:
+            return super().raw_decode(s, idx)
+        except RecursionError:
+            raise ValueError("it is nested too deep") from None
+
+
+MARKING = _Decoder(object_pairs_hook=_marked)
+"""Returns an object with a repeated key as `Doubled`, so that only this record need be rejected."""
+
+_REFUSING = _Decoder(object_pairs_hook=_refused)
 
 
 def loads(text: str) -> Any:
@@ -81,14 +91,13 @@ def loads(text: str) -> Any:
 
     Raises:
         RepeatedKeyError: an object in it has a key twice.
-        ValueError: it is not JSON.
-        RecursionError: it is nested too deep.
+        ValueError: it is not JSON, or is nested too deep.
     """
     return _REFUSING.decode(text)
 
 
 def find_doubled(value: Any) -> str | None:
-    """A key that an object in a value of `MARKING` has twice; None if there is none."""
+    """A key that an object in `value`, decoded by `MARKING`, has twice; None if there is none."""
     waiting = [value]
     while waiting:
         one = waiting.pop()
@@ -113,15 +122,15 @@ def read_object(
 
     Args:
         error: the class of exceptions to raise.
-        kinds: the types of the values that the caller relies on. A null counts as missing, unless it is among them.
+        kinds: the types of the values that the caller relies on. null counts as missing.
         needed: required keys.
         fix: what to do about a damaged file.
-        what: the file in messages, such as `the config.json of 'minilm'`. By default its name.
-        former: current names of keys by their names in the previous version.
+        what: the file in messages, such as `the config.json of 'minilm'`; by default its name.
+        former: the current names of keys by their names in the previous version.
 
     Raises:
-        UserError: as `error`: the file cannot be read, is not a JSON object, has a key twice, or a value is missing or
-            of the wrong type.
+        UserError: of the class `error`, if the file cannot be read, is not a JSON object, has a key twice, or a value
+            is missing or of the wrong type.
     """
     named = what or path.name
     try:
@@ -132,10 +141,10 @@ def read_object(
         raise error(
             f"{named} gives a key twice", where=f'{path}, field "{problem.key}"', fix=f"keep one of them; or {fix}"
         ) from None
-    except (ValueError, RecursionError) as problem:
+    except ValueError as problem:
         raise error(f"{named} is damaged: it is not JSON ({problem})", where=str(path), fix=fix) from None
     if not isinstance(value, dict):
-        raise error(f"{named} holds {describe(value)} where a JSON object is wanted", where=str(path), fix=fix)
+        raise error(f"{named} holds {describe(value)} where a JSON object is expected", where=str(path), fix=fix)
     value = {former.get(key, key): one for key, one in value.items()}
     check_kinds(value, kinds or {}, error, path, needed=needed, fix=fix)
     return value
@@ -147,7 +156,7 @@ def read_result(run: Path, needed: tuple[str, ...] = ()) -> dict[str, Any]:
     Raises:
         CheckpointError: it is damaged, or lacks one of the `needed` keys.
     """
-    fix = "take another run, or run it again"
+    fix = "use another run, or run it again"
     return read_object(run / "result.json", CheckpointError, kinds=_RESULT_KINDS, needed=needed, fix=fix)
 
 
@@ -160,10 +169,10 @@ def check_kinds(
     needed: tuple[str, ...] = (),
     fix: str,
 ) -> None:
-    """Refuse an object from the file `path` that lacks a key, or has a value of the wrong type.
+    """Refuse an object from the file `path` that lacks a `needed` key, or has a value of the wrong type.
 
     Raises:
-        UserError: as `error`, with the field.
+        UserError: of the class `error`, with the field.
     """
     for key in needed:
         if value.get(key) is None:
@@ -171,9 +180,9 @@ def check_kinds(
     for key, kind in kinds.items():
         found, allowed = value.get(key), kind if isinstance(kind, tuple) else (kind,)
         if found is not None and not any(_is(found, one) for one in allowed):
-            wanted = " or ".join(_WORDS[one] for one in allowed)
+            expected = " or ".join(_WORDS[one] for one in allowed)
             raise error(
-                f"{path.name} holds {describe(found)} where {wanted} is wanted",
+                f"{path.name} holds {describe(found)} where {expected} is expected",
                 where=f'{path}, field "{key}"',
                 fix=fix,
             )

@@ -1,7 +1,7 @@
-"""One writer per folder or file: a lock of the operating system, with a note on who holds it.
+"""One writer per folder or file: a lock of the operating system, with a note about the process that holds it.
 
-The lock ends with its process, so a crash leaves nothing to clean up. The note is for messages only: it is read while
-the lock is held, and ignored when it is free.
+The lock ends with its process, so a crash leaves nothing to clean up. The note is for messages only: it is ignored
+unless the lock is held.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ def is_locked(lock: Path) -> bool:
 
 @contextlib.contextmanager
 def only_writer(lock: Path, target: Path) -> Iterator[None]:
-    """Keep other processes from writing to `target` inside the block. Both files are removed afterwards.
+    """Keep other processes from writing to `target` inside the block. The lock and its note are removed afterwards.
 
     Args:
         lock: the lock file, in an existing folder; the note is beside it.
         target: the folder or file, for the message.
 
     Raises:
-        SettingsError: another process holds the lock; the message says which one, on which machine, its command and
-            since when.
+        SettingsError: another process holds the lock. The message says which process on which machine, since when, and
+            its command.
     """
     held = filelock.FileLock(lock)
     note = note_of(lock)
@@ -58,8 +58,8 @@ def only_writer(lock: Path, target: Path) -> Iterator[None]:
         write_json(note, _self())
         yield
     finally:
-        # Remove the files before releasing the lock. A process that has opened the old lock file in the meantime locks
-        # an unlinked file; filelock notices that and retries.
+        # Remove the files before releasing the lock. A process that opened the lock file before that locks an unlinked
+        # file; filelock notices this and retries.
         note.unlink(missing_ok=True)
         lock.unlink(missing_ok=True)
         held.release()
@@ -67,7 +67,7 @@ def only_writer(lock: Path, target: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing_beside(target: Path) -> Iterator[None]:
-    """`only_writer` for a file or folder that appears at `target` when it is complete: the lock is beside it."""
+    """`only_writer` for a file or folder that appears at `target` when it is complete. The lock is beside `target`."""
     place = target.parent.resolve() / target.name
     place.parent.mkdir(parents=True, exist_ok=True)
     with only_writer(place.with_name(f".{place.name}.lock"), target):
@@ -89,7 +89,7 @@ def refuse_below_file(output: Path, option: str = "--output") -> None:
 
 
 def note_of(lock: Path) -> Path:
-    """The note of who holds `lock`."""
+    """The file of the note about the process that holds `lock`."""
     return lock.with_name(f"{lock.name}.json")
 
 
@@ -103,6 +103,7 @@ def in_use(lock: Path, target: Path) -> SettingsError:
 
 
 def _self() -> dict[str, object]:
+    """The note about this process."""
     words = ["domain-ft", *sys.argv[1:]] if Path(sys.argv[0]).name in ("domain-ft", "__main__.py") else sys.argv
     return {
         "pid": os.getpid(),
@@ -113,7 +114,7 @@ def _self() -> dict[str, object]:
 
 
 def _holder(note: Path) -> str:
-    """Who holds a lock, if its note can be read: it is written just after the lock is taken."""
+    """The process that holds a lock, for a message. It may have no note yet: that is written after taking the lock."""
     try:
         read = json.loads(note.read_text(encoding="utf-8"))
         return f"process {read['pid']} on {read['host']}, since {read['since']}: {read['command']}"

@@ -1,7 +1,7 @@
-"""Show names, labels and cells of a user's file in messages: shortened and unambiguous.
+"""Show names, labels and cells of a user's file in messages, shortened and unambiguous.
 
 Files may be private, and a table without a header has texts in place of column names. So a message shows only the
-beginning, and marks where it is cut.
+beginning of a text, and an ellipsis where it is cut.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SHOWN = 40
 LISTED = 20
 """The most names that a message lists."""
 
-_PLAIN = re.compile(r"[^\s,;:'\"()|]+")  # a name whose end is clear in a list without quotes
+_PLAIN = re.compile(r"[^\s,;:'\"()|]+")  # a name that needs no quotes in a list
 
 
 def shown(text: Any) -> str:

@@ -1,7 +1,7 @@
 """Stateless randomness: every draw is a function of a seed and its purpose.
 
-The mask of a sequence, the order of an epoch and the dropout of a micro-batch each come from a generator made from
-(seed, purpose, indices). So a resumed run equals an uninterrupted one, evaluation masks are the same before and after
+The mask of a sequence, the order of an epoch and the dropout of a micro-batch each have a seed derived from (seed,
+purpose, indices). So a resumed run equals an uninterrupted one, evaluation masks are the same before and after
 training, and the order of calls does not matter.
 """
 

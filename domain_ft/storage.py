@@ -26,7 +26,7 @@ _OTHER = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE)
 
 
 class WriteError(OSError):
-    """An error of the system while a file was being written."""
+    """An OSError that occurred while a file was being written."""
 
 
 def storage_error(
@@ -43,10 +43,10 @@ def storage_error(
     Args:
         what: what was being written, such as `the checkpoint of step 50`. By default the file's name.
         where: the file or folder, if the error does not name it.
-        then: what to do once the cause is fixed.
+        then: what to do once the cause is removed.
         kind: the class of the returned error.
         doing: whether the file was being written or read. By default `written` if there is a `what` or only a write can
-            fail like this; otherwise nothing is claimed.
+            fail like this; otherwise the message only says that it cannot be opened.
     """
     system = as_os_error(error)
     if system is None or system.errno not in _FULL + _DENIED + _MISNAMED + _OTHER:
@@ -77,7 +77,7 @@ def storage_error(
 
 
 def as_os_error(error: BaseException) -> OSError | None:
-    """The OSError that `error` is or reports: Rust libraries have its number in their message."""
+    """`error` if it is an OSError, or one with the number in its message, as Rust libraries write it; else None."""
     if isinstance(error, OSError):
         return error
     numbered = re.search(r"\(os error (\d+)\)", str(error))
@@ -103,7 +103,7 @@ def _readable(count: int) -> str:
 
 
 def _place(path: Path | None) -> str:
-    """How to name another place for what is at `path`."""
+    """The options and variables that name another place for `path`."""
     if path is not None and path.absolute().is_relative_to(_cache_root().absolute()):
         return "DOMAIN_FT_CACHE=FOLDER"
     if path is not None and path.absolute().is_relative_to(tempfile.gettempdir()):
@@ -146,7 +146,7 @@ def cache_folder(*parts: str) -> Path:
 
 @contextlib.contextmanager
 def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Let disk errors inside the block name `path`, instead of a file inside `temporary` or none."""
+    """Make disk errors inside the block name `path`; those about files outside `temporary`, if given, stay."""
     try:
         yield
     except Exception as error:
@@ -194,9 +194,9 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Fill a folder that appears at `path`, with all files flushed, only if the block ends without an error.
+    """A temporary folder to fill. It is flushed and renamed to `path` if the block ends without an error.
 
-    If another process has created the folder in the meantime, that one is kept.
+    If another process has created `path` in the meantime, that folder is kept.
 
     >>> with new_folder(cache / "tokens-1a2b") as folder:  # doctest: +SKIP
     ...     (folder / "rows.arrow").write_bytes(data)
@@ -209,7 +209,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             temporary.chmod(0o777 & ~_umask())
             yield temporary
             for file in temporary.rglob("*"):
-                if file.is_file():  # safetensors writes files that only their owner can read, but a cache may be shared
+                if file.is_file():  # safetensors makes files that only their owner can read, but a cache may be shared
                     file.chmod(0o666 & ~_umask())
                 descriptor = os.open(file, os.O_RDONLY)
                 try:
@@ -231,7 +231,7 @@ def creation_lock(path: Path, waiting: Callable[[], None] | None = None) -> Iter
     """Let only one process at a time create `path`, across all machines that share the file system.
 
     Args:
-        path: check inside the block whether it exists: another process may have created it meanwhile.
+        path: check inside the block whether it exists, since another process may have created it in the meantime.
         waiting: called if another process holds the lock, before waiting for it without a time limit.
     """
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))

@@ -1,21 +1,21 @@
 """Make untrusted text safe to print: file names, fields of records, model output.
 
-Control characters can move the cursor, clear the screen, or answer as if typed. Characters that open a scope of writing
-direction reorder the text after them. Both are shown as visible escapes.
+Control characters can move the cursor, clear the screen, or make the terminal send input. Bidirectional controls
+reorder the text after them. Both are shown as visible escapes.
 """
 
 from __future__ import annotations
 
 import re
 
-# C0 but tab and newline, DEL, C1; the scopes of direction (embeddings, overrides, isolates, and what closes them); and
-# lone surrogates, which cannot be written as UTF-8: the name of a file may hold them. The marks of direction (U+200E,
-# U+200F, U+061C) stay: Arabic and Hebrew need them, and they open no scope.
+# C0 except tab and newline, DEL, C1; bidirectional embeddings, overrides and isolates, with what closes them; and lone
+# surrogates, which file names may have, but which cannot be written as UTF-8. The bidirectional marks (U+200E, U+200F,
+# U+061C) stay: Arabic and Hebrew need them, and they do not reorder the text after them.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    r"""The text with control characters as visible escapes. Newlines and tabs stay; Windows line ends become newlines.
+    r"""The text with unsafe characters as visible escapes. Newlines and tabs stay; Windows line ends become newlines.
 
     >>> printable("notes\x1b[31m.txt")
     'notes\\x1b[31m.txt'

@@ -1,10 +1,10 @@
-"""Wording that messages share."""
+"""Shared wording of messages."""
 
 from __future__ import annotations
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
-    """A count with its noun, or with noun and verb if `one` and `many` include it.
+    """A count with its noun, or with noun and verb if `one` and `many` have both.
 
     >>> counted(1, "record"), counted(2000, "class"), counted(1, "record is", "records are")
     ('1 record', '2,000 classes', '1 record is')

@@ -1,4 +1,4 @@
-"""A chat file of 200 rows in which every kind of fault stands once or more, each in a row of its own."""
+"""A chat file of 200 rows with every kind of fault at least once, each in a separate row."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ Row = dict[str, Any]
 
 
 def sound_row(number: int) -> Row:
-    """A conversation that nothing is wrong with; no two of different numbers are near copies of each other."""
+    """A conversation without faults; those of different numbers are not near copies of each other."""
     draw = random.Random(f"sound {number}")
     asked, answered = _exchange(draw, number)
     messages: list[Row] = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
@@ -148,7 +148,7 @@ def _replace(text: str) -> Callable[[Row], None]:
 
 
 def _message(number: int, **changes: Any) -> Callable[[Row], None]:
-    """Change a message of a row; None takes a field out."""
+    """Change a message of a row; None removes a field."""
 
     def spoil(row: Row) -> None:
         row["messages"][number].update(changes)
@@ -172,7 +172,7 @@ def _cut(row: Row) -> None:
 _ASKED = {"role": "user", "content": "Which court decides on the appeal in the second instance?"}
 _CALL = {"id": "c9", "type": "function", "function": {"name": "look_up", "arguments": "{no JSON"}}
 
-# By line, the kind of the fault and what makes it.
+# By line: the kind of fault, and the function that makes it.
 FAULTS: dict[int, tuple[str, Callable[[Row], None]]] = {
     11: ("unknown-role", _message(-1, role="bot")),
     16: ("missing-content", _message(-1, content=None)),
@@ -212,18 +212,18 @@ FAULTS: dict[int, tuple[str, Callable[[Row], None]]] = {
 }
 BROKEN_LINES = {6: "not-utf8", 8: "broken-record"}
 DUPLICATES = {113: 12}
-"""Lines that repeat another."""
+"""Lines that repeat another line."""
 NEAR_DUPLICATES = {118: 24}
 CONTRADICTIONS = {122: 26}
-"""Lines with the prompt of another and another answer."""
+"""Lines with the prompt of another line but a different answer."""
 LEAKS = {131: "leaked-test-row", 136: "leaked-test-row", 139: "leaked-test-prompt"}
-"""Lines that the test file has too: word for word, nearly, and with another answer."""
+"""Lines that are also in the test file: exactly, nearly, and with a different answer."""
 LONG = 141
 """The line of an answer that is longer than all others."""
 
 
 def planted(*, test: bool = False) -> set[tuple[int, str]]:
-    """Every (line, kind) that a check has to find; with `test` those in view of the test file too."""
+    """All (line, kind) that a check has to find; with `test`, also those found with the test file."""
     found = {(line, kind) for line, (kind, _) in FAULTS.items()} | set(BROKEN_LINES.items())
     found |= {(line, "duplicate") for line in DUPLICATES} | {(line, "near-duplicate") for line in NEAR_DUPLICATES}
     found |= {(line, "contradicting-answers") for line in CONTRADICTIONS}
@@ -231,7 +231,7 @@ def planted(*, test: bool = False) -> set[tuple[int, str]]:
 
 
 def write_faulty_chat(path: Path) -> set[tuple[int, str]]:
-    """Write the file; gives `planted()`."""
+    """Write the file. Returns `planted()`."""
     lines = []
     for line in range(1, ROWS + 1):
         row = sound_row(_source(line))

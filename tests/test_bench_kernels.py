@@ -1,4 +1,4 @@
-"""The kernels' benchmark: the peers' published figures, our bars, what the compiler says, and what the verb prints."""
+"""The kernels' benchmark: the peers' traffic, our bars, the compiler's report, and what the program prints."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ BERT, GPT2 = model("BERT-base"), model("GPT-2")
 @pytest.mark.parametrize(
     ("whose", "bert", "gpt2"), [("eager", 22, 36), ("torch chunked", 32, 56), ("Liger", 9.3, 18.1)]
 )
-def test_the_peers_heads_move_what_is_known_of_them(whose: str, bert: float, gpt2: float) -> None:
+def test_the_traffic_of_the_peers_heads(whose: str, bert: float, gpt2: float) -> None:
     steps = peers.HEADS[whose]
     assert total(steps(BERT.head)).requested / 1e9 == pytest.approx(bert, rel=0.015)
     assert total(steps(GPT2.head)).requested / 1e9 == pytest.approx(gpt2, rel=0.015)
 
 
-def test_the_peers_linears_move_what_is_known_of_them() -> None:
+def test_the_traffic_of_the_peers_linears() -> None:
     assert total(peers.base_linears(BERT.linears)).compulsory / 1e9 == pytest.approx(11.2, rel=0.01)
     assert total(peers.peft_linears(BERT.linears)).compulsory / 1e9 == pytest.approx(57.3, rel=0.01)
     assert total(peers.lorafusion_linears(BERT.linears)).compulsory / 1e9 == pytest.approx(16.7, rel=0.01)
     assert peers.peft_saved(BERT.linears) / 1e9 == pytest.approx(4.1, rel=0.01)
 
 
-def test_cut_cross_entropy_multiplies_three_times() -> None:
+def test_cut_cross_entropy_needs_three_products() -> None:
     assert total(peers.cce_head(GPT2.head)).flops / 1e12 == pytest.approx(3.79, rel=0.01)
 
 
@@ -61,7 +61,7 @@ def test_every_bar_is_met(target: str) -> None:
     assert [f"{bar.name} {bar.value} > {bar.limit}" for bar in found if not bar.met] == []
 
 
-def test_the_least_time_is_what_takes_longest() -> None:
+def test_the_predicted_time_is_the_largest_bound() -> None:
     chip = CHIPS[0]
     prediction = predict(chip, Total(requested=chip.l2 * 2, compulsory=chip.memory * 3, flops=chip.flops))
     assert prediction.seconds == pytest.approx(3)
@@ -72,7 +72,7 @@ def test_the_least_time_is_what_takes_longest() -> None:
 
 
 def code(*lines: tuple[int | None, bool, bool | None]) -> list[Instruction]:
-    """Instructions by what they jump to, whether the next may follow, and whether they are a narrow access."""
+    """Instructions from (target of the jump, whether the next may follow, whether it is a narrow access)."""
     return [
         Instruction(place, "", jumps_to, goes_on, narrow) for place, (jumps_to, goes_on, narrow) in enumerate(lines)
     ]
@@ -82,15 +82,15 @@ PLAIN, NARROW, WIDE = (None, True, None), (None, True, True), (None, True, False
 
 
 def test_only_innermost_loops_are_searched_for_narrow_accesses() -> None:
-    waits = (4, True, None)  # a loop that touches no memory is none
+    waits = (4, True, None)  # a loop without memory accesses does not count
     inner = [NARROW, WIDE, waits, (2, True, None)]  # at 2 to 5
     outer = [NARROW, NARROW, *inner, NARROW, (1, True, None), NARROW]
     assert narrow_in_inner_loops(code(*outer)) == 1
-    assert narrow_in_inner_loops(code(NARROW, WIDE, NARROW)) == 2  # a program is the loop's body
+    assert narrow_in_inner_loops(code(NARROW, WIDE, NARROW)) == 2  # without a loop, the whole program counts
 
 
-def test_what_stands_out_of_line_is_no_loop() -> None:
-    """A wait that is rarely needed stands behind the end, and jumps back to where all went on without it."""
+def test_code_placed_out_of_line_is_no_loop() -> None:
+    """Code for a rare wait is placed after the end of the program, and jumps back from there."""
     once = [PLAIN, (5, True, None), NARROW, PLAIN, (None, False, None), (5, True, None), (2, False, None)]
     assert narrow_in_inner_loops(code(*once, WIDE, (7, True, None))) == 0
 
@@ -102,7 +102,7 @@ def test_what_stands_out_of_line_is_no_loop() -> None:
         ({"spills": 3}, "3 spills"),
         ({"shared_bytes": 164 * 1024}, "shared memory"),
         ({"tensor_core": {}}, "without the tensor cores"),
-        ({"tensor_core": {"HGMMA": 4}}, "without the tensor cores"),  # that is another chip's
+        ({"tensor_core": {"HGMMA": 4}}, "without the tensor cores"),  # another chip's
         ({"narrow_accesses": 2}, "narrow"),
     ],
 )
@@ -113,7 +113,7 @@ def test_what_counts_as_a_breach(change: dict[str, object], breach: str | None) 
     assert found == [] if breach is None else breach in found[0]
 
 
-def test_what_does_not_compile_is_a_row_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_does_not_compile_is_a_row_too(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(source: object) -> None:
         raise RuntimeError("the compiler fell over\nand said more")
 
@@ -126,7 +126,7 @@ def test_what_does_not_compile_is_a_row_too(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class Key:
-    """In place of a launch's types and constants."""
+    """Replaces the types and constants of a launch."""
 
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel
@@ -136,7 +136,7 @@ class Key:
 
 
 def run_program(*arguments: str) -> tuple[int, Any]:
-    """Its exit status and what it prints, in a process that does not interpret Triton."""
+    """The program's exit status and JSON, from a process without Triton's interpreter."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, str(KERNELS), *arguments, "--json"],
@@ -150,7 +150,7 @@ def run_program(*arguments: str) -> tuple[int, Any]:
 
 
 @pytest.mark.slow
-def test_compiling_tells_what_the_contract_says(tmp_path: Path) -> None:
+def test_the_compile_table_has_the_documented_fields(tmp_path: Path) -> None:
     chosen = ("--ops", "cross_entropy", "--targets", "sm_90,gfx942", "--dtypes", "bfloat16", "--models", "GPT-2")
     output = tmp_path / "out.json"
     status, found = run_program("--compile", *chosen, "--processes", "1", "--output", str(output))
@@ -166,7 +166,7 @@ def test_compiling_tells_what_the_contract_says(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("op", "target"), [("cross_entropy", "sm_80"), ("linear_cross_entropy", "sm_90")])
 def test_class_weights_and_log_sum_exps_compile_without_a_spill(op: str, target: str, tmp_path: Path) -> None:
-    """Ahead of time, with every other option beside them, as `--all` does."""
+    """Ahead of time, with all other options, as `--all` does."""
     chosen = ("--ops", op, "--targets", target, "--dtypes", "bfloat16", "--models", "MiniLM", "--all")
     status, found = run_program("--compile", *chosen, "--processes", "1", "--output", str(tmp_path / "out.json"))
     own = [row for row in found["rows"] if row["package"] == compiling.OWN]
@@ -174,7 +174,7 @@ def test_class_weights_and_log_sum_exps_compile_without_a_spill(op: str, target:
     assert [row["spills"] for row in own] == [0] * len(own)
 
 
-def test_traffic_tells_what_the_contract_says(tmp_path: Path) -> None:
+def test_the_traffic_table_has_the_documented_fields(tmp_path: Path) -> None:
     status, found = run_program("--traffic", "--ops", "lora_linear", "--output", str(tmp_path / "out.json"))
     assert status == 0
     assert all(row["bytes"] >= row["minimum_bytes"] > 0 for row in found["traffic"])
@@ -218,7 +218,7 @@ def test_implementations_take_turns_after_all_are_checked(monkeypatch: pytest.Mo
     rows = list(timing._times(problem, timing.Ceilings(1e9, {"float32": 1e9}), torch.device("cpu")))
     assert [row.implementation for row in rows] == ["torch", "reference"]
     assert {row.implementation: row.ratio for row in rows}["torch"] == 1
-    turns = order[-3 * 4 :]  # a warm-up and two rounds; forward alone, then both
+    turns = order[-3 * 4 :]  # a warm-up and two rounds; forward, then forward and backward
     assert turns == ["torch", "torch", "reference", "reference"] * 3
     assert {"torch", "reference"} <= set(order[: -3 * 4])
 

@@ -1,4 +1,4 @@
-"""The benchmark of training: its FLOPs against torch's own count, and the batches that stand for the peer's."""
+"""The training benchmark: its FLOPs against torch's count, and the batches that represent the peer's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RANK, LENGTH, PIECES = 4, 32, 6
 
 
 class OneText:
-    """A split of one long document, whose sequences are full."""
+    """A split with one long document, so that sequences are full."""
 
     key = "bench-training-1"
 
@@ -53,12 +53,12 @@ class FullRows:
 
 
 def small_job(architecture: str, folder: Path) -> SimpleNamespace:
-    """What `flops.count` reads of a job, on a tiny model."""
+    """The parts of a job that `flops.count` reads, with a tiny model."""
     base: BaseModel = load(str(save_tiny(architecture, folder)))
     apply_lora(base.model, LoraConfig(rank=RANK), seed=1)
     set_backend(base.model, "reference")
     rows = FullRows(tokenize(OneText(), base.tokenizer, max_length=LENGTH))
-    assert set(rows.lengths) <= {LENGTH, LENGTH - 1}  # a decoder's sequences but the last have no end token
+    assert set(rows.lengths) <= {LENGTH, LENGTH - 1}  # only a decoder's last sequence has an end token
     objective: Objective = (
         MaskedLM(vocabulary=MaskVocabulary.of(base.tokenizer), seed=5) if base.objective == "mlm" else CausalLM()
     )
@@ -67,7 +67,7 @@ def small_job(architecture: str, folder: Path) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
-def test_flops_are_those_that_torch_counts(architecture: str, tmp_path: Path) -> None:
+def test_flops_equal_torchs_count(architecture: str, tmp_path: Path) -> None:
     job = small_job(architecture, tmp_path)
     inputs = job.objective.prepare(job.train_rows.pack(range(PIECES)), 0)
     tokens = inputs.input_ids.numel()
@@ -76,7 +76,7 @@ def test_flops_are_those_that_torch_counts(architecture: str, tmp_path: Path) ->
         job.objective.loss(job.base, inputs).backward()
     counted = {str(op): number / tokens for op, number in counter.get_flop_counts()["Global"].items()}
     found = flops.count(job)
-    # The loss is one op of ours, in which torch sees no product: `head` is not in its count.
+    # torch sees no product inside our fused loss, so its count lacks `head`.
     assert found.linears + found.adapters == pytest.approx(counted["aten.mm"] + counted.get("aten.addmm", 0))
     vocabulary, hidden = job.base.model.get_output_embeddings().weight.shape
     labelled = inputs.items / tokens if architecture == "bert" else 1
@@ -85,12 +85,12 @@ def test_flops_are_those_that_torch_counts(architecture: str, tmp_path: Path) ->
         assert found.attention == pytest.approx(counted["aten.bmm"])
 
 
-def test_a_row_has_what_the_contract_says_and_ratios_of_each_round() -> None:
+def test_a_row_has_the_documented_fields_and_the_ratios_of_each_round() -> None:
     def one(rate: float, memory: int) -> dict[str, Any]:
         measured = {"tokens_per_second": rate, "peak_memory_bytes": memory, "final_loss": 5.0}
         return measured | {"padding_fraction": 0.0, "dtype": "float32", "flops_per_token": 1e6, "data_fraction": 0.01}
 
-    # The second round ran on a machine half as fast: the ratios of medians would not know.
+    # The second round was half as fast: ratios of medians would be wrong.
     turns = [
         {"ours": one(1000, 1), "peer": one(100, 4), "peer_no_dropout": one(200, 2)},
         {"ours": one(500, 1), "peer": one(50, 4), "peer_no_dropout": one(100, 2)},
@@ -141,13 +141,13 @@ def test_the_peer_counts_the_tokens_of_the_steps_that_it_times(
         assert 0 < timed.tokens < timed.all_tokens
 
 
-def test_the_peers_batches_by_length_stand_for_its_epoch() -> None:
+def test_the_peers_batches_by_length_represent_its_epoch() -> None:
     peer_trainer = pytest.importorskip("peer_trainer", exc_type=ImportError)
     lengths = np.random.default_rng(0).integers(3, 256, 2_000).tolist()
     rows = peer_trainer.batches_by_length(lengths, batch=10, steps=11, seed=0, longest_first=True)
     batches = np.asarray(lengths)[rows].reshape(11, 10)
-    assert batches[0].max() == max(lengths)  # the peak of memory comes first, and is not timed
+    assert batches[0].max() == max(lengths)  # the memory peak comes first and is not timed
     timed = batches[1:]
     assert timed.mean() == pytest.approx(np.mean(lengths), rel=0.05)
-    assert np.ptp(timed, axis=1).max() < 32  # each of about one length
+    assert np.ptp(timed, axis=1).max() < 32  # each of similar lengths
     assert len(set(rows[10:])) == 100

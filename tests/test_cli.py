@@ -1,4 +1,4 @@
-"""The command line: what is typed becomes settings, mistakes are all named at once, and nobody sees a traceback."""
+"""The command line: words become settings, all mistakes are reported at once, and there are no tracebacks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Verb = Callable[[Any], Any]
 
 @pytest.fixture
 def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Verb], None]:
-    """Puts a function in the place of a verb's `run`."""
+    """Replaces a verb's `run` by a function."""
 
     def put(name: str, run: Verb) -> None:
         module = types.ModuleType(f"domain_ft.verbs.{name}")
@@ -43,7 +43,7 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Verb], None]:
 
 @pytest.fixture
 def settings_of(verb: Callable[[str, Verb], None]) -> Callable[..., Settings]:
-    """Runs a command line up to the verb, and gives the settings that the verb would have had."""
+    """Runs a command line up to the verb, and returns the settings that it would get."""
 
     def run(*words: str) -> Settings:
         seen: list[Settings] = []
@@ -55,7 +55,7 @@ def settings_of(verb: Callable[[str, Verb], None]) -> Callable[..., Settings]:
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
-    """The lines of the message with which a command line is refused."""
+    """The lines of the error message of a command line."""
     assert cli.main(list(words)) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -63,7 +63,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
     return captured.err.splitlines()
 
 
-# --- What is typed becomes settings -----------------------------------------------------------------------------------
+# --- From words to settings -------------------------------------------------------------------------------------------
 
 
 def test_options_become_settings(settings_of: Callable[..., Settings]) -> None:
@@ -80,7 +80,7 @@ def test_options_become_settings(settings_of: Callable[..., Settings]) -> None:
     )
 
 
-def test_every_setting_can_be_typed(settings_of: Callable[..., Settings]) -> None:
+def test_every_setting_has_an_option(settings_of: Callable[..., Settings]) -> None:
     values = {int: "3", float: "0.5", str: "text", Path: "a/b"}
     for option in cli.checking.options(AdaptSettings):
         if option.kind is bool:
@@ -101,11 +101,11 @@ def test_models_can_be_repeated(settings_of: Callable[..., Settings]) -> None:
     assert chosen.model == ("a", "b")
 
 
-def test_the_last_of_an_option_holds(settings_of: Callable[..., Settings]) -> None:
+def test_the_last_value_of_an_option_is_used(settings_of: Callable[..., Settings]) -> None:
     assert settings_of("adapt", "--corpus", "c", "--rank", "4", "--rank=8").to_dict()["rank"] == 8
 
 
-def test_a_corpus_may_stand_alone_where_it_is_what_the_verb_is_about(settings_of: Callable[..., Settings]) -> None:
+def test_a_corpus_may_be_given_without_its_option(settings_of: Callable[..., Settings]) -> None:
     assert settings_of("data", "show", "legal") == settings_of("data", "show", "--corpus", "legal")
     assert settings_of("data", "pull", "legal", "minilm").to_dict()["names"] == ["legal", "minilm"]
 
@@ -115,7 +115,7 @@ def test_a_benchmark_gets_its_own_options(settings_of: Callable[..., Settings]) 
     assert settings_of("bench", "kernels", *words) == BenchSettings(what="kernels", arguments=words)
 
 
-def test_layers_lie_over_one_another(settings_of: Callable[..., Settings], tmp_path: Path) -> None:
+def test_later_layers_override_earlier_ones(settings_of: Callable[..., Settings], tmp_path: Path) -> None:
     first, second = tmp_path / "first.toml", tmp_path / "second.toml"
     first.write_text(
         'corpus = "a"\nrank = 1\nseed = 1\ndropout = 0.1\nmax_tokens = 7\ntrack = ["x"]\n[provenance]\nt = 1\n'
@@ -144,7 +144,9 @@ def test_set_takes_keys_as_options_or_as_in_toml(settings_of: Callable[..., Sett
 # --- Mistakes ---------------------------------------------------------------------------------------------------------
 
 
-def test_all_mistakes_at_once_each_with_its_place(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once_with_their_places(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     config = tmp_path / "job.toml"
     config.write_text('schedul = "wsd"\nwarmup = 2\n')
     words = "stray --rnak 8 --method lorra --rank x --epochs --max-tokens 5 --max-steps 3 --dtype float16"
@@ -189,7 +191,7 @@ def test_one_mistake_is_one_message(capsys: pytest.CaptureFixture[str], words: s
     assert refusal(capsys, *words.split())[0] == message
 
 
-def test_what_is_missing_is_named_with_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_options_are_reported_with_the_other_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line[5:] for line in refusal(capsys, "evaluate", "--seed", "-1")[1:]] == [
         "--model is required",
         "--seed -1: must be at least 0",
@@ -208,7 +210,7 @@ VOCABULARY = [
 
 
 @given(words=st.lists(st.sampled_from(VOCABULARY), max_size=8), verb=st.sampled_from(cli.VERBS))
-def test_no_line_of_words_is_a_bug(words: list[str], verb: cli.Verb) -> None:
+def test_no_command_line_causes_a_traceback(words: list[str], verb: cli.Verb) -> None:
     module = types.SimpleNamespace(run=lambda _: {})
     names = {f"domain_ft.verbs.{verb.module}": module for verb in cli.VERBS}
     with (
@@ -220,7 +222,7 @@ def test_no_line_of_words_is_a_bug(words: list[str], verb: cli.Verb) -> None:
     assert status in (0, 2), error.getvalue()
 
 
-# --- How it ends ------------------------------------------------------------------------------------------------------
+# --- Exit status and output -------------------------------------------------------------------------------------------
 
 
 def failing(error: BaseException) -> Verb:
@@ -248,9 +250,9 @@ def failing(error: BaseException) -> Verb:
         ),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "/x/y"), 2, "error: /x/y cannot be opened: Is a directory"),
         (RuntimeError("I/O error: File too large (os error 27)"), 2, "error: a file cannot be written: File too large"),
-        (ZeroDivisionError("x / 0"), 1, "error: this is a bug of domain-ft: ZeroDivisionError: x / 0\n  do:"),
-        (FileNotFoundError(errno.ENOENT, "gone", "/x"), 1, "error: this is a bug of domain-ft: FileNotFoundError"),
-        (BrokenPipeError(), 1, "error: this is a bug of domain-ft: BrokenPipeError"),
+        (ZeroDivisionError("x / 0"), 1, "error: this is a bug in domain-ft: ZeroDivisionError: x / 0\n  do:"),
+        (FileNotFoundError(errno.ENOENT, "gone", "/x"), 1, "error: this is a bug in domain-ft: FileNotFoundError"),
+        (BrokenPipeError(), 1, "error: this is a bug in domain-ft: BrokenPipeError"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
@@ -291,7 +293,7 @@ def test_json_is_the_only_standard_output(
     assert captured.err == "loading minilm\na library chatters\n"
 
 
-def test_of_several_processes_one_prints(
+def test_only_one_of_several_processes_prints(
     verb: Callable[[str, Verb], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
@@ -313,7 +315,7 @@ def command(*words: str, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-m", "domain_ft", *words], text=True, stderr=subprocess.PIPE, **options)
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with command("--help", stdout=writing) as process:
@@ -347,15 +349,15 @@ def test_help_lists_every_option_under_its_heading(capsys: pytest.CaptureFixture
         assert f"─ {option.group} ─" in shown
 
 
-def test_pydantic_has_no_say_where_something_has_imported_it(capfd: pytest.CaptureFixture[str]) -> None:
-    """cyclopts asks it about every value as soon as it is loaded, and ours are raw until all are checked together."""
+def test_pydantic_does_not_validate_values_if_it_is_loaded(capfd: pytest.CaptureFixture[str]) -> None:
+    """cyclopts validates values with pydantic if it is loaded; ours stay raw until all are checked together."""
     pytest.importorskip("pydantic")
     assert cli.main(["adapt", "--corpus", "legal", "--rank", "eight", "--train-modules", "a", "--no-examples"]) == 2
     assert capfd.readouterr().err == "error: --rank eight: must be a whole number\n"
 
 
 def test_the_model_is_named_before_it_is_loaded(capsys: pytest.CaptureFixture[str], verb: Any) -> None:
-    """Importing torch and reading weights takes seconds to a minute; the screen is not blank for it."""
+    """Importing torch and reading weights takes seconds to a minute; the screen must not be blank meanwhile."""
     seen: list[str] = []
 
     def see(_settings: Any) -> dict[str, Any]:
@@ -378,7 +380,7 @@ def test_a_message_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str
     assert "\x1b" not in capsys.readouterr().err
 
 
-def test_a_former_option_is_taken_and_its_new_name_said(
+def test_a_former_option_works_and_its_new_name_is_shown(
     settings_of: Callable[..., Settings], capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = "--tokens-per-pass"

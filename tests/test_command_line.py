@@ -1,4 +1,4 @@
-"""The command line: values that begin with a dash, and readers that leave."""
+"""The command line: values that begin with a dash, and closed pipes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from domain_ft import checking, cli
 
 
 def settings_of(*words: str) -> checking.Settings:
-    """The settings that words become."""
+    """The settings of a command line."""
     verbs: dict[Callable[..., Any], cli.Verb] = {}
     command, given_, unused, problems = cli._parse(cli._app(verbs), cli._with_dashes(words))
     return cli._settings(verbs[command], given_, unused, problems)
@@ -49,7 +49,7 @@ def test_every_value_that_is_not_spelled_like_an_option_is_joined_to_its_option(
         assert joined == words
 
 
-def test_an_option_is_no_value() -> None:
+def test_an_option_is_not_a_value() -> None:
     with pytest.raises(cli.SettingsError, match="--prompt: needs a value"):
         settings_of("generate", "--model", "m", "--prompt", "--system", "Be brief.")
     assert value("prompt", "generate", "--model", "m", "--prompt=--system") == "--system"
@@ -69,7 +69,7 @@ def test_numbers_switches_and_files_are_as_before() -> None:
 
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], TextIO]]:
-    """Makes standard output or error a pipe that nobody reads."""
+    """Makes standard output or error a pipe without a reader."""
     opened: list[TextIO] = []
 
     def make(name: str) -> TextIO:
@@ -82,7 +82,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], TextIO]]
 
     yield make
     for stream in opened:
-        stream.close()  # does not fail: what is left goes nowhere
+        stream.close()  # does not fail: the rest is discarded
 
 
 def run_instead(monkeypatch: pytest.MonkeyPatch, module: str, run: Callable[[Any], Any]) -> None:
@@ -91,7 +91,7 @@ def run_instead(monkeypatch: pytest.MonkeyPatch, module: str, run: Callable[[Any
 
 @pytest.mark.parametrize("module", ["predict", "generate"])
 @pytest.mark.parametrize("flush", [False, True])
-def test_a_reader_that_leaves_ends_it_quietly(
+def test_a_closed_pipe_ends_it_quietly(
     monkeypatch: pytest.MonkeyPatch, unread: Callable[[str], TextIO], capfd: Any, module: str, flush: bool
 ) -> None:
     def run(_: Any) -> dict[str, Any]:
@@ -107,17 +107,15 @@ def test_a_reader_that_leaves_ends_it_quietly(
     assert capfd.readouterr().err == "loading m\n"
 
 
-def test_an_error_that_nobody_reads_is_still_an_error(unread: Callable[[str], TextIO]) -> None:
+def test_an_error_without_a_reader_is_still_an_error(unread: Callable[[str], TextIO]) -> None:
     unread("stderr")
     assert cli.main(["predict", "--model", "m"]) == 2
 
 
-def test_a_pipe_of_ours_that_breaks_is_our_bug(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_broken_pipe_of_ours_is_a_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def run(_: Any) -> dict[str, Any]:
         raise BrokenPipeError
 
     run_instead(monkeypatch, "predict", run)
     assert cli.main(["predict", "--model", "m", "--input", "x"]) == 1
-    assert "bug of domain-ft" in capsys.readouterr().err
+    assert "bug in domain-ft" in capsys.readouterr().err

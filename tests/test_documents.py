@@ -1,6 +1,6 @@
-"""README.md and docs/ are run as they are printed: every command line, in their order, with tiny models and budgets.
+"""Runs the command lines of README.md and docs/ as printed, in order, with tiny models and budgets.
 
-A command that is printed but not accepted (an option that is refused, a name that a default does not give) fails here.
+So a printed command that is refused, or names a run that the ones before it did not make, fails.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NOT_RUN = {
     "adapt --corpus hf:ID": "a hub is needed",
     "bench": "minutes of measuring: benchmarks have tests of their own",
 }
-"""Commands that cannot run here, by how they begin, and why."""
+"""Commands that cannot run here, by their beginning, and why."""
 
 BUDGETS = {
     "adapt": "--max-steps 2 --tokens-per-step 300 --max-length 64 --evaluation-tokens 400 --examples",
@@ -41,14 +41,14 @@ BUDGETS = {
     "evaluate": "",
     "data estimate": "--max-length 64",
 }
-"""Options that make a command a matter of seconds, put before its own, which outrank them."""
+"""Options that limit a command to seconds, placed before its own, which override them."""
 
 RUN = {"instruct.md": "runs/questions-medical-smollm2", "tasks.md": "runs/mails-legal-minilm"}
 """The finished run that a page means by RUN."""
 
 
 def commands(page: Path) -> list[str]:
-    """The command lines of a page, continued lines joined, comments and shell variables resolved."""
+    """The command lines of a page, with continued lines joined and shell variables resolved."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     variables = dict(re.findall(r'^    (\w+)="(.*)"$', text, re.MULTILINE))
     found = []
@@ -75,7 +75,7 @@ def texts(field: str, count: int, seed: int) -> list[str]:
 
 
 def write_inputs(folder: Path) -> None:
-    """The files that the pages name, each as small as it can be."""
+    """Small files of the names that the pages use."""
     for name, field in (("contracts", "law"), ("legal", "law"), ("medical", "medicine")):
         lines = [json.dumps({"text": text}) for text in texts(field, 60, len(name))]
         (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
@@ -99,7 +99,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def write_recipes(folder: Path) -> None:
-    """Stand-ins for the corpora that come with the program, under their names, with the task that the README takes."""
+    """Stand-ins for the embedded corpora, under their names, with the task that the README uses."""
     for name, other in (("legal", "medical"), ("medical", "legal")):
         task = (
             f'[[tasks]]\nname = "license-category"\ndescription = "Fields of words."\nkind = "files"\n'
@@ -152,7 +152,7 @@ def run(line: str) -> tuple[int, str]:
 def test_the_commands_of_the_pages_run_as_printed(workplace: Path) -> None:
     done: set[str] = set()
     for page in pages():
-        Path("answers.jsonl").unlink(missing_ok=True)  # another page's: what is there already is never written over
+        Path("answers.jsonl").unlink(missing_ok=True)  # from another page: existing files are refused
         for line in commands(page):
             command = " ".join(re.sub(r"\s+#.*$", "", line).split())
             if command in done or any(command.startswith(f"domain-ft {begins}") for begins in NOT_RUN):

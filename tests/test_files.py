@@ -1,4 +1,4 @@
-"""Files are compared as files, and checks change nothing."""
+"""Files are compared by identity, not by name, and checks change nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_every_name_of_a_file_is_that_file(tmp_path: Path, monkeypatch: pytest.M
     assert same_file("folder", tmp_path / "folder")
 
 
-def test_files_that_are_not_there_yet_are_compared_by_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_do_not_exist_yet_are_compared_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "folder")
@@ -42,7 +42,7 @@ def test_files_that_are_not_there_yet_are_compared_by_place(tmp_path: Path, monk
     assert not same_file("new", "other")
 
 
-def test_case_counts_where_the_file_system_says_so(tmp_path: Path) -> None:
+def test_case_matters_if_the_file_system_distinguishes_it(tmp_path: Path) -> None:
     (tmp_path / "Probe").touch()
     ignores_case = (tmp_path / "pROBE").exists()
     assert same_file(tmp_path / "out", tmp_path / "OUT") == ignores_case
@@ -64,7 +64,7 @@ def test_two_options_for_one_file_are_refused_by_name(tmp_path: Path) -> None:
     assert file.read_text() == "kept"
 
 
-def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_unwritable_paths_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "a"
     file.write_text("kept")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
@@ -92,13 +92,13 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
 @pytest.mark.parametrize("path", ["/proc/nobody/out", "/proc/out", "/sys/out", "/sys/kernel/deep/out"])
-def test_where_the_system_lets_nobody_write_is_refused_before_anything_is_done(path: str) -> None:
+def test_places_where_nobody_can_write_are_refused_at_the_start(path: str) -> None:
     with pytest.raises(SettingsError, match=f"--output {path}.*(cannot|may not) be written"):
         refuse_unwritable(Path(path), "--output")
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EINVAL, errno.ENOSPC, errno.EIO, errno.ENXIO, errno.ENOENT])
-def test_whatever_the_system_says_against_an_output_is_the_users_to_fix(tmp_path: Path, number: int) -> None:
+def test_any_system_error_about_an_output_is_an_error_for_the_user(tmp_path: Path, number: int) -> None:
     with pytest.raises(SettingsError) as caught, writing(tmp_path / "out", "--output"):
         raise OSError(number, os.strerror(number), str(tmp_path / "out"))
     assert str(tmp_path / "out") in str(caught.value) and os.strerror(number) in str(caught.value)

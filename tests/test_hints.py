@@ -1,4 +1,4 @@
-"""A hint names no option that the verb does not have."""
+"""Hints only name options that the verb has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from domain_ft.hints import FLAG, fitted, fitting, misplaced
 
 COMMANDS = {" ".join(verb.words): cli._flags(verb) for verb in cli.VERBS}
 EVERY = {flag for flags in COMMANDS.values() for flag in flags}
-# Of other programs that ours runs or names: pip, torchrun, Accelerate.
+# Options of other programs that are run or named: pip, torchrun, Accelerate.
 FOREIGN = {
     "--dest", "--disable-pip-version-check", "--fsdp", "--ignore-requires-python", "--no-deps", "--no-input",
     "--only-binary", "--quiet", "--use", "--version", "--noent", "--converter", "--decrypt",
@@ -35,8 +35,8 @@ FOREIGN = {
         ("pip download --no-deps x", [], None),
     ],
 )
-def test_ways_that_the_verb_does_not_offer_are_left_out(fix: str, flags: list[str], left: str | None) -> None:
-    """`left`: what is left of the hint; None for all of it, empty for nothing."""
+def test_alternatives_that_the_verb_does_not_offer_are_left_out(fix: str, flags: list[str], left: str | None) -> None:
+    """`left` is the rest of the hint: None for all of it, empty for nothing."""
     assert (fitting(fix, flags, COMMANDS) or "") == (fix if left is None else left)
 
 
@@ -50,7 +50,7 @@ def test_an_error_keeps_its_kind_and_the_rest_of_its_words() -> None:
 
 
 def strings(module: ast.Module) -> Iterator[str]:
-    """The texts of a module that are no docstrings, those with values in them as one."""
+    """The strings of a module that are not docstrings, f-strings joined."""
     documentation = {
         id(node.value)
         for node in ast.walk(module)
@@ -82,7 +82,7 @@ def test_every_option_that_is_named_exists() -> None:
 
 
 def named(message: str) -> str:
-    """What a message advises."""
+    """The advice of a message."""
     return message.partition("  do:    ")[2]
 
 
@@ -117,7 +117,7 @@ VERBS = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", VERBS, ids=" ".join)
-def test_bad_files_are_answered_with_options_that_the_verb_has(
+def test_messages_about_bad_files_only_name_options_of_the_verb(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -133,9 +133,7 @@ def test_bad_files_are_answered_with_options_that_the_verb_has(
     }
 
 
-def test_the_stream_verbs_do_not_name_what_only_training_has(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_stream_verbs_do_not_name_options_of_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from domain_ft.verbs.shared.streams import bad_records
 
     bad = bad_records(None, advice="have such records listed: --rejects F")

@@ -1,4 +1,4 @@
-"""What is imported when: help, mistakes and `import domain_ft` are instant, since nothing heavy comes with them."""
+"""Imports: help, error messages and `import domain_ft` import nothing heavy, and packages follow the import rules."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_compare_imports_no_model_library() -> None:
     assert found.isdisjoint({"torch", "transformers", "matplotlib"})
 
 
-def test_what_adapt_needs_before_its_first_step_is_all_that_it_imports() -> None:
-    """What only the report, a hub's data set or another corpus's reader needs is imported there."""
+def test_adapt_imports_only_what_it_needs_before_its_first_step() -> None:
+    """Modules that only the report, hub data sets or other readers need are imported there."""
     found = imported_by("import domain_ft.verbs.adapt.run, domain_ft.training.loop")
     assert {"torch", "transformers"} <= found
     assert found.isdisjoint({"matplotlib", "datasets", "pandas"})
@@ -86,8 +86,8 @@ def test_every_public_name_has_its_module() -> None:
     assert set(domain_ft._MODULES) == set(domain_ft.__all__)
 
 
-# The walls between the rooms: who may not import whom.
-WALLS = {
+# The import rules between packages: what each must not import.
+FORBIDDEN = {
     "corpus": ("domain_ft.models", "domain_ft.training", "domain_ft.objectives", "domain_ft.verbs"),
     "objectives": ("domain_ft.corpus.corpus", "domain_ft.training", "domain_ft.verbs", "domain_ft.report"),
     "models": ("domain_ft.training", "domain_ft.objectives", "domain_ft.verbs", "domain_ft.report"),
@@ -97,7 +97,7 @@ WALLS = {
 }
 
 ESTIMATES = "verbs/data/estimate"
-"""`data estimate` prepares the run of another verb, to say what it costs. No other verb knows another's code."""
+"""`data estimate` prepares runs of other verbs to measure their cost. No other verb imports another's code."""
 
 
 def imports_of(path: Path) -> set[str]:
@@ -111,26 +111,26 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
-def test_the_walls_stand() -> None:
+def test_packages_follow_the_import_rules() -> None:
     breaches = []
     for path in PACKAGE.rglob("*.py"):
-        room = path.relative_to(PACKAGE).parts[0]
-        forbidden = WALLS.get(room, ()) if path.name != "__main__.py" else ()
+        package = path.relative_to(PACKAGE).parts[0]
+        forbidden = FORBIDDEN.get(package, ()) if path.name != "__main__.py" else ()
         if path.name != "__main__.py":
             forbidden = (*forbidden, "domain_ft.cli")
         breaches += [
             f"{path.relative_to(PACKAGE)} imports {name}"
             for name in imports_of(path)
-            if any(name == wall or name.startswith(f"{wall}.") for wall in forbidden)
+            if any(name == other or name.startswith(f"{other}.") for other in forbidden)
         ]
     assert breaches == []
 
 
-TASK_ROOMS = ("domain_ft.corpus.tasks", "domain_ft.corpus.tagging")
+TASK_PACKAGES = ("domain_ft.corpus.tasks", "domain_ft.corpus.tagging")
 
 
-def test_no_verb_knows_another() -> None:
-    """A verb's folder imports its own code and what verbs share; of another verb only the settings."""
+def test_no_verb_imports_another() -> None:
+    """A verb imports its own code and what verbs share, and of other verbs only the settings."""
     verbs = {path.name for path in (PACKAGE / "verbs").iterdir() if path.is_dir()} - {"shared", "__pycache__"}
     breaches = []
     for path in (PACKAGE / "verbs").rglob("*.py"):
@@ -141,32 +141,32 @@ def test_no_verb_knows_another() -> None:
         breaches += [
             f"{path.relative_to(PACKAGE)} imports {name}"
             for name in sorted(imports_of(path))
-            for wall in foreign
-            if name.startswith(f"{wall}.") and not name.startswith(f"{wall}.settings")
+            for other in foreign
+            if name.startswith(f"{other}.") and not name.startswith(f"{other}.settings")
         ]
     assert breaches == []
 
 
-def test_conversations_know_nothing_of_tasks() -> None:
-    """What both need is beside them, in `corpus`."""
+def test_conversations_do_not_import_tasks() -> None:
+    """What both need is in `corpus` itself."""
     for path in (PACKAGE / "corpus" / "conversations").rglob("*.py"):
-        assert not any(name.startswith(TASK_ROOMS) for name in imports_of(path)), path
+        assert not any(name.startswith(TASK_PACKAGES) for name in imports_of(path)), path
     for name in (
         *("near_copies", "splitting", "hub_splits", "inputs", "words"),
         *("annotation_tools", "examples", "knowledge_bases"),
     ):
         path = PACKAGE / "corpus" / f"{name}.py"
-        assert not any(one.startswith((*TASK_ROOMS, "domain_ft.corpus.conv")) for one in imports_of(path))
+        assert not any(one.startswith((*TASK_PACKAGES, "domain_ft.corpus.conv")) for one in imports_of(path))
 
 
-def test_tagging_and_tasks_know_nothing_of_each_other() -> None:
+def test_tagging_and_tasks_do_not_import_each_other() -> None:
     """`tag` and `classify` share `corpus.annotation_tools`, `corpus.examples` and `corpus.knowledge_bases`."""
-    for room, other in zip(("tagging", "tasks"), TASK_ROOMS, strict=True):
-        for path in (PACKAGE / "corpus" / room).rglob("*.py"):
+    for own, other in zip(("tagging", "tasks"), TASK_PACKAGES, strict=True):
+        for path in (PACKAGE / "corpus" / own).rglob("*.py"):
             assert not any(name.startswith(other) for name in imports_of(path)), path
 
 
-def test_kernels_know_nothing_of_domain_ft() -> None:
+def test_kernels_do_not_import_domain_ft() -> None:
     spec = importlib.util.find_spec("domain_ft_kernels")
     assert spec is not None
     assert spec.origin is not None

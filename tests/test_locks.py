@@ -1,4 +1,4 @@
-"""One writer for one place: who comes second is told who holds it, and a crash leaves nothing locked."""
+"""One writer per path: a second one is told who holds it, and a crash leaves nothing locked."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def holder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, bool, 
     return path, resume, process
 
 
-def test_the_second_run_is_told_who_has_the_folder(
+def test_the_second_run_is_told_who_holds_the_folder(
     holder: tuple[Path, bool, multiprocessing.process.BaseProcess],
 ) -> None:
     path, resume, process = holder
@@ -71,7 +71,7 @@ def test_another_name_of_the_same_folder_is_the_same_folder(tmp_path: Path) -> N
         raise AssertionError
 
 
-def test_an_error_inside_frees_the_place(tmp_path: Path) -> None:
+def test_an_error_inside_releases_the_lock(tmp_path: Path) -> None:
     lock = tmp_path / ".lock"
     with pytest.raises(ZeroDivisionError), only_writer(lock, tmp_path):
         assert is_locked(lock)
@@ -80,7 +80,7 @@ def test_an_error_inside_frees_the_place(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_is_locked_beside_it(tmp_path: Path) -> None:
+def test_the_lock_of_a_file_is_beside_it(tmp_path: Path) -> None:
     target = tmp_path / "new" / "mixed.jsonl"
     with writing_beside(target):
         assert not target.exists()
@@ -89,7 +89,7 @@ def test_a_file_is_locked_beside_it(tmp_path: Path) -> None:
     assert list(target.parent.iterdir()) == []
 
 
-def test_a_place_below_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(SettingsError, match=r"--fix .*b is below .*file, which is a file"):
         refuse_below_file(tmp_path / "file" / "a" / "b", "--fix")

@@ -1,4 +1,4 @@
-"""What messages show of a user's file: never a whole text, and lists of names whose parts are clear."""
+"""How messages quote user files: never whole texts, and lists of names that can be told apart."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_no_more_than_the_beginning_is_shown_and_a_cut_is_marked(text: str) -> N
 @given(
     st.lists(st.text(alphabet='ab ,;"|.', max_size=8).filter(lambda name: name == " ".join(name.split())), max_size=6)
 )
-def test_a_list_of_names_can_be_taken_apart_again(names: list[str]) -> None:
+def test_a_list_of_names_can_be_parsed_again(names: list[str]) -> None:
     if names:
         assert next(csv.reader([listed(names)], skipinitialspace=True)) == names
 

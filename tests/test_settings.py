@@ -25,7 +25,7 @@ ALL = [verb.settings for verb in VERBS]
 
 
 def problems(error: pytest.ExceptionInfo[SettingsError]) -> list[str]:
-    """The lines of an error, without the heading that says how many there are."""
+    """The lines of an error, without the heading with their number."""
     lines = str(error.value).splitlines()
     return lines[1:] if len(lines) > 1 else lines
 
@@ -64,7 +64,7 @@ def test_defaults_keep_their_own_limits(cls: type[checking.Settings]) -> None:
             assert found == []
 
 
-def test_python_hears_of_everything_at_once() -> None:
+def test_in_python_all_errors_come_at_once() -> None:
     with pytest.raises(SettingsError) as error:
         AdaptSettings(
             rank=0,
@@ -100,12 +100,12 @@ def test_one_error_is_one_line() -> None:
 @pytest.mark.parametrize(
     "value", [float("nan"), float("inf"), 10**400, -0.1, "0.1", None, True, [0.1]], ids=lambda value: repr(value)[:9]
 )
-def test_what_is_no_sound_number_is_refused(value: object) -> None:
+def test_invalid_numbers_are_refused(value: object) -> None:
     with pytest.raises(SettingsError, match="warmup"):
         AdaptSettings(corpus="legal", warmup=value)  # type: ignore[arg-type]
 
 
-def test_values_of_other_types_that_mean_the_same_are_taken() -> None:
+def test_equivalent_values_of_other_types_are_accepted() -> None:
     chosen = AdaptSettings(
         corpus=Path("texts") / "a.jsonl",  # type: ignore[arg-type]
         rank=np.int64(8),  # type: ignore[arg-type]
@@ -137,7 +137,7 @@ def test_whole_numbers_as_people_type_them(text: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["1.5", "x", "", "1e400", "nan", "0x10", "1,000"])
-def test_what_is_no_whole_number_as_text(text: str) -> None:
+def test_text_that_is_not_a_whole_number(text: str) -> None:
     _, found = checking.validate(AdaptSettings, {"rank": Given(text, "here", text=True)}, missing=lambda _: None)
     assert found == ["here: must be a whole number"]
 
@@ -149,7 +149,7 @@ def test_replace_checks_again() -> None:
         dataclasses.replace(chosen, rank=-1)
 
 
-def test_evaluate_wants_a_model_and_takes_one_or_several() -> None:
+def test_evaluate_requires_one_or_more_models() -> None:
     assert EvaluateSettings(corpus="legal", model="minilm").model == ("minilm",)  # type: ignore[arg-type]
     assert EvaluateSettings(corpus="legal", model=("a", "b")).model == ("a", "b")
     with pytest.raises(SettingsError, match="must have at least one"):
@@ -169,13 +169,13 @@ def test_config_toml_repeats_the_run(tmp_path: Path) -> None:
     assert AdaptSettings.from_toml(path, rank=4) == dataclasses.replace(chosen, rank=4)
 
 
-def test_config_toml_leaves_out_how_the_call_went(tmp_path: Path) -> None:
+def test_config_toml_leaves_out_options_of_the_call(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(AdaptSettings(corpus="legal", resume=True, dry_run=True, json=True, quiet=True).to_toml())
     assert AdaptSettings.from_toml(path) == AdaptSettings(corpus="legal")
 
 
-def test_a_length_given_on_top_displaces_the_one_in_the_file(tmp_path: Path) -> None:
+def test_a_length_given_as_an_option_replaces_the_one_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(AdaptSettings(corpus="legal", max_tokens=250_000).to_toml())
     again = AdaptSettings.from_toml(path, max_steps=3)
@@ -219,7 +219,7 @@ def test_to_dict_is_plain() -> None:
     assert chosen.to_dict() == {"model": "runs/x", "output": "merged", "json": False, "quiet": False}
 
 
-# --- Anything at all --------------------------------------------------------------------------------------------------
+# --- Arbitrary values -------------------------------------------------------------------------------------------------
 
 anything = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.text()), st.binary(), st.just(object())
@@ -241,7 +241,7 @@ def test_any_assignment_is_read_or_named(text: str, name: str) -> None:
     assert len(given_) + len(found) >= 1
 
 
-def test_a_former_name_is_taken_with_a_warning(tmp_path: Path) -> None:
+def test_a_former_name_works_with_a_warning(tmp_path: Path) -> None:
     old = "tokens_per_pass"
     with pytest.warns(FutureWarning, match="is now tokens_per_micro_batch="):
         settings = AdaptSettings(corpus="c", **{old: 64})

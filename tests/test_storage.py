@@ -1,4 +1,4 @@
-"""What is said of a disk that is full or closed, and what is left behind there: nothing."""
+"""Messages about disks that are full or not writable, and nothing left behind there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from domain_ft.storage import (
 )
 
 
-def test_a_full_disk_is_said_with_its_place_its_room_and_what_to_do(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_with_path_free_space_and_advice(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "a" / "b"))
     told = storage_error(full, "the checkpoint", then="go on with --resume")
     assert told is not None
@@ -32,7 +32,7 @@ def test_a_full_disk_is_said_with_its_place_its_room_and_what_to_do(tmp_path: Pa
     assert str(told.fix).endswith("then go on with --resume")
 
 
-def test_the_cache_is_moved_by_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_advice_names_the_variable_that_moves_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOMAIN_FT_CACHE", str(tmp_path / "cache"))
     told = storage_error(OSError(errno.EDQUOT, "quota", str(tmp_path / "cache" / "tokens")))
     assert told is not None
@@ -40,7 +40,7 @@ def test_the_cache_is_moved_by_its_variable(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EISDIR, errno.EIO, errno.ENOTDIR])
-def test_nothing_is_said_of_writing_where_a_file_was_read(tmp_path: Path, number: int) -> None:
+def test_errors_of_reading_do_not_mention_writing(tmp_path: Path, number: int) -> None:
     error = OSError(number, os.strerror(number), str(tmp_path / "a"))
     told = storage_error(error)
     assert told is not None
@@ -56,7 +56,7 @@ def test_nothing_is_said_of_writing_where_a_file_was_read(tmp_path: Path, number
     assert written.what == f"{tmp_path / 'merged'} cannot be written: {os.strerror(number)}"
 
 
-def test_an_error_of_another_kind_is_ours() -> None:
+def test_other_errors_are_bugs() -> None:
     assert storage_error(ValueError("no")) is None
     assert storage_error(FileNotFoundError(errno.ENOENT, "gone", "/x")) is None
     assert storage_error(ConnectionRefusedError(errno.ECONNREFUSED, "refused")) is None
@@ -95,7 +95,7 @@ def test_an_error_about_another_file_keeps_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace", "mkstemp"])
-def test_a_file_is_whole_or_as_it_was(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_complete_or_unchanged(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "result.json"
     path.write_text("old")
 
@@ -122,11 +122,11 @@ def test_a_cache_that_is_a_file_is_named(below: str, tmp_path: Path, monkeypatch
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOMAIN_FT_CACHE", str(tmp_path))
-    monkeypatch.setattr("os.access", lambda *_: False)  # as root every folder can be written
+    monkeypatch.setattr("os.access", lambda *_: False)  # root can write to every folder
     with pytest.raises(StorageError, match="Permission denied"):
         cache_folder("tokens")
 
 
-def test_the_home_of_nobody_is_a_path_like_any_other() -> None:
+def test_the_home_of_an_unknown_user_is_an_ordinary_path() -> None:
     assert user_path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
     assert user_path("~/x") == Path.home() / "x"

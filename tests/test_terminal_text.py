@@ -1,4 +1,4 @@
-"""What is printed of text of unknown origin."""
+"""How text of unknown origin is printed."""
 
 from __future__ import annotations
 

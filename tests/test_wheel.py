@@ -1,4 +1,4 @@
-"""A built wheel, installed in an environment of its own away from the checkout, does the job."""
+"""A built wheel works in a separate environment, away from the checkout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WORDS = ["court", "shall", "licence", "work", "notice", "grant", "party", "claim
 
 
 def run(*words: str | Path, folder: Path) -> str:
-    """A program's standard output; it runs in `folder`, and sees neither the checkout nor the tests' paths."""
+    """A program's standard output. It runs in `folder`, without the checkout or the tests on its path."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -30,7 +30,7 @@ def run(*words: str | Path, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of an environment that holds our wheel, and reads all other packages from where they are.
+    """The bin folder of an environment with our wheel, which uses the other packages of this one.
 
     The wheel is built from the source distribution, so that nothing can be missing there either.
     """
@@ -41,7 +41,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = folder / "environment" / "bin" / "python"
     run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "-q", wheel, folder=folder)
     purelib = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", folder=folder).strip())
-    # A path in a .pth file is only searched: the .pth file of the editable install that lies there is not read.
+    # Folders named in a .pth file are searched, but their own .pth files (the editable install) are not read.
     (purelib / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
     for package in ("domain_ft", "domain_ft_kernels"):
         place = run(python, "-c", f"import {package}; print({package}.__file__)", folder=folder)
@@ -69,7 +69,7 @@ def test_the_recipes_are_in_the_wheel(programs: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def printed(programs: Path, job: Path) -> str:
-    """What `adapt` printed; its run lies in the job's folder."""
+    """The output of `adapt`, whose run is in the job's folder."""
     words = "adapt --corpus domain.jsonl --control control.jsonl --model tiny --output run --max-steps 3 --json --quiet"
     return run(programs / "domain-ft", *words.split(), "--tokens-per-step", "512", folder=job)
 
@@ -83,7 +83,7 @@ def test_adapt_runs_from_the_wheel(printed: str, job: Path) -> None:
 
 
 def test_config_toml_repeats_the_run(programs: Path, printed: str, job: Path) -> None:
-    """The second run's numbers are the first's to the last bit."""
+    """Both runs have bit-identical numbers."""
     words = ("adapt", "--config", "run/config.toml", "--output", "again", "--json", "--quiet")
     again, first = json.loads(run(programs / "domain-ft", *words, folder=job)), json.loads(printed)
     assert again["before"] == first["before"]

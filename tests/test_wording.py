@@ -1,4 +1,4 @@
-"""One is said as one."""
+"""Nouns are singular after a count of one."""
 
 from __future__ import annotations
 

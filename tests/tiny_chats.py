@@ -1,4 +1,4 @@
-"""Chat templates of the families that are common, written out here, and small conversations."""
+"""Chat templates like those of common model families, and small conversations."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ CHATML = (
     "<|im_end|>{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant{{ '\n' }}{% endif %}"
 )
-"""As SmolLM2 and Qwen have it: a newline after the token that ends a turn."""
+"""Like SmolLM2 and Qwen: a newline after the token that ends a turn."""
 
 HEADERS = (
     "{{ bos_token }}{% for message in messages %}<|start|>{{ message.role }}<|end|>\n\n{{ message.content | trim }}"
     "<|eot|>{% endfor %}{% if add_generation_prompt %}<|start|>assistant<|end|>{{ '\n\n' }}{% endif %}"
 )
-"""As Llama 3 has it: contents are trimmed, and the special tokens of a header come before each."""
+"""Like Llama 3: contents are trimmed, and a header of special tokens precedes each."""
 
 INST = (
     "{{ bos_token }}{% for message in messages %}{% if message.role == 'user' %}[INST] {{ message.content }} [/INST]"
     "{% elif message.role == 'assistant' %} {{ message.content }}{{ eos_token }}"
     "{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"
 )
-"""As Mistral has it: no generation prompt, a space before each answer, and no system turn."""
+"""Like Mistral: no generation prompt, a space before each answer, and no system turn."""
 
 ALTERNATING = (
     "{% for message in messages %}{% if message.role == 'system' %}{{ raise_exception('System role not supported') }}"
@@ -40,7 +40,7 @@ ALTERNATING = (
     "<|start|>{{ 'model' if message.role == 'assistant' else message.role }}\n{{ message.content | trim }}<|end|>"
     "{{ '\n' }}{% endfor %}{% if add_generation_prompt %}<|start|>model{{ '\n' }}{% endif %}"
 )
-"""As Gemma has it."""
+"""Like Gemma: no system turn, and roles must alternate."""
 
 THINKING = (
     "{% set ns = namespace(last=0) %}{% for message in messages %}{% if message.role == 'user' %}"
@@ -53,19 +53,19 @@ THINKING = (
     "{% else %}{{ message.content }}{% endif %}<|im_end|>{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant{{ '\n' }}{% endif %}"
 )
-"""As Qwen3 has it: thoughts are told of answers after the last user's turn, and of none before."""
+"""Like Qwen3: thoughts are kept only in answers after the last user turn."""
 
 CLOSING = (
     "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}<|end|>{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{{ '\n' }}{% else %}{{ eos_token }}{% endif %}"
 )
-"""As Phi-3 has it: a conversation that is not to be gone on with ends with eos."""
+"""Like Phi-3: without a generation prompt, a conversation ends with eos."""
 
 UNENDED = (
     "{% for message in messages %}### {{ message.role }}:\n{{ message.content }}\n\n{% endfor %}"
     "{% if add_generation_prompt %}### assistant:{{ '\n' }}{% endif %}"
 )
-"""With nothing that ends a turn."""
+"""Without a token that ends a turn."""
 
 SPECIALS = ("<|im_start|>", "<|im_end|>", "<|start|>", "<|end|>", "<|eot|>", "<|user|>", "<|assistant|>")
 TEMPLATES: Mapping[str, str | None] = {
@@ -89,7 +89,7 @@ def chat_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
 
 
 def chat(*contents: str, id: str = "a", system: str | None = None, untrained: tuple[int, ...] = ()) -> Conversation:
-    """Turns of the user and the assistant, one after the other; `untrained` are numbers of answers of weight 0."""
+    """Alternating turns of user and assistant; `untrained` are the indices of answers of weight 0."""
     turns = [Turn("system", system)] if system else []
     roles = itertools.cycle(("user", "assistant"))
     for number, (content, role) in enumerate(zip(contents, roles, strict=False)):
@@ -107,7 +107,7 @@ WEATHER: dict[str, Any] = {
 
 
 def tool_chat() -> Conversation:
-    """A question, a call, what the tool says, and an answer."""
+    """A question, a tool call, the tool's result, and an answer."""
     call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": {"town": "京都"}}}
     turns = (
         Turn("user", "Is it raining?"),

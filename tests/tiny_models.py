@@ -18,7 +18,7 @@ from transformers import (
 )
 
 VOCABULARY = 384
-MAX_LENGTH = 128  # the longest piece that each tiny model takes
+MAX_LENGTH = 128  # the longest sequence of each tiny model
 
 _SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -33,7 +33,7 @@ _ROBERTA_IDS: dict[str, Any] = {"pad_token_id": 1, "bos_token_id": 0, "eos_token
 _GPT_IDS: dict[str, Any] = {"pad_token_id": None, "bos_token_id": 0, "eos_token_id": 0}
 _LLAMA: dict[str, Any] = {**_SIZES, **_GPT_IDS, "num_key_value_heads": 2}
 
-# What each supported architecture's tiny config differs in: other embedding widths, grouped heads, windows, offsets.
+# Tiny configs of the supported architectures, with their peculiarities: embedding widths, grouped heads, windows.
 CONFIGS: dict[str, dict[str, Any]] = {
     "bert": {**_SIZES, **_BERT_IDS},
     "roberta": {**_SIZES, **_ROBERTA_IDS, "max_position_embeddings": MAX_LENGTH + 2},
@@ -88,7 +88,7 @@ ENCODERS = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "albert",
 DECODERS = ("gpt2", "gpt_neox", "opt", "llama", "qwen2", "qwen3")
 SUPPORTED = ENCODERS + DECODERS
 
-# Not in the table of capabilities: they must work by the generic means, or be refused.
+# Not in the table of architectures: they must work generically, or be refused.
 OTHER_CONFIGS: dict[str, dict[str, Any]] = {
     "camembert": {**_SIZES, **_ROBERTA_IDS, "max_position_embeddings": MAX_LENGTH + 2},
     "mpnet": {**_SIZES, **_ROBERTA_IDS, "max_position_embeddings": MAX_LENGTH + 2},
@@ -104,7 +104,7 @@ OTHER_CONFIGS: dict[str, dict[str, Any]] = {
     "granite": {**_LLAMA, "logits_scaling": 8.0},
     "mistral": {**_LLAMA, "sliding_window": 8, "head_dim": 8},
 }
-# Types with a causal-LM head, or a masked-LM head, that do not read as that head must.
+# Types whose attention does not match their head, causal or masked LM.
 SEEING_CONFIGS: dict[str, dict[str, Any]] = {
     "xlnet": {"vocab_size": VOCABULARY, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, **_ROBERTA_IDS},
     "bert-generation": {**_SIZES, **_ROBERTA_IDS, "is_decoder": False},
@@ -116,7 +116,7 @@ _OTHER_ENCODERS = ("camembert", "mpnet", "deberta-v2")
 def tiny_model(architecture: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A random model with its LM head, in eval mode, float32, the same for the same `seed`; `changes` go to its config.
 
-    Biases and norms are random too, so that no path which drops one of them can pass a test.
+    Biases and norms are random too, so that code that drops one of them fails.
     """
     settings = {**CONFIGS, **OTHER_CONFIGS, **SEEING_CONFIGS}[architecture]
     auto = AutoModelForMaskedLM if architecture in ENCODERS + _OTHER_ENCODERS else AutoModelForCausalLM
@@ -142,7 +142,7 @@ _TEXT = [
 def _trained(kind: str) -> Tokenizer:
     """Train a tokenizer of one `kind` on a few sentences."""
     if kind == "wordpiece":
-        # Written down, not trained: ties fall otherwise in each process, and two processes would differ.
+        # Not trained: ties are broken differently in each process, so two processes would differ.
         words = {word for text in _TEXT for word in re.findall(r"\w+", text.lower())}
         signs = {sign for text in _TEXT for sign in text.lower() if not sign.isspace()}
         pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(signs), *(f"##{s}" for s in sorted(signs))]
@@ -215,7 +215,7 @@ def save_tiny(architecture: str, folder: Path, seed: int = 0) -> Path:
 
 
 def save_talkative(architecture: str, folder: Path, seed: int = 0) -> Path:
-    """Write a tiny decoder whose greedy answers wander, where those of `save_tiny` say one token again and again."""
+    """Write a tiny decoder whose greedy answers vary; those of `save_tiny` repeat one token."""
     model = tiny_model(architecture, seed, tie_word_embeddings=False)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -67,8 +67,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--time", action="store_true", help="only the timings")
     parser.add_argument("--all", action="store_true", help="compile every type and option")
     for name, choices in (("ops", OPS), ("targets", TARGETS), ("dtypes", ALL_DTYPES), ("models", names)):
-        parser.add_argument(f"--{name}", help=f"some of {','.join(choices)}; default: all in the table")
-    parser.add_argument("--processes", type=int, help="that compile; default: one a core")
+        default = "bfloat16, or all with --all" if name == "dtypes" else "all"
+        parser.add_argument(f"--{name}", help=f"some of {','.join(choices)}; default: {default}")
+    parser.add_argument("--processes", type=int, help="processes that compile; default: one per core, at most 8")
     parser.add_argument(
         "--output", type=Path, help="where to write the JSON; default: benchmarks/results/, if the tables are complete"
     )
@@ -231,7 +232,7 @@ def _short(name: str) -> str:
 
 
 def _short_config(config: str) -> str:
-    """Such as 128x64x32 w4 s3: blocks, warps and stages."""
+    """A config in short, such as 128x64x32 w4 s3: blocks, warps, stages."""
     sizes = "x".join(re.findall(r"\b(?!GROUP)[A-Z_]+=(\d+)", config))
     return " ".join(filter(None, (sizes, *(f"{m[1][0]}{m[2]}" for m in re.finditer(r"(warps|stages)=(\d+)", config)))))
 

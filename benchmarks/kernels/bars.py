@@ -61,7 +61,7 @@ def apart(linears: Iterable[Linear]) -> tuple[Linear, ...]:
 
 
 def entries(ops: tuple[str, ...], target: str) -> list[Entry]:
-    """All models' ops on a chip of the family `target`, bfloat16, and the peers' where they have the op."""
+    """All models' ops in bfloat16 on a chip of the family `target`, and the peers' where they have the op."""
     found = []
     for chosen in MODELS:
         if "linear_cross_entropy" in ops:

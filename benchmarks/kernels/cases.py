@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 TOKENS = 16_384
 LABELLED = 0.15
-"""Share of a masked LM's tokens that have something to predict; a causal LM predicts at all."""
+"""Share of a masked LM's tokens that have a label; in a causal LM all tokens have one."""
 
 RANK = 16
 DROPOUT = 0.1

@@ -20,7 +20,7 @@ from machine_code import LIMITS, MachineCode
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 OWN = "domain_ft_kernels"
 NOTHING = MachineCode(0, 0, 0, multiplies=False, tensor_core={}, narrow_accesses=0, occupancy=0.0)
-"""In place of what does not compile."""
+"""Stands for a kernel that does not compile."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Task:
 def tasks(
     ops: Sequence[str], targets: Sequence[str], dtypes: Sequence[str], models: Sequence[str], *, options: bool
 ) -> list[Task]:
-    """All of them; `options`: with the options that a training step by default does not use."""
+    """All tasks; with `options`, also for options that a training step does not use by default."""
     our_tasks = [
         Task(op, target, dtype, tuple(models), options) for target in targets for dtype in dtypes for op in ops
     ]
@@ -84,19 +84,19 @@ def tasks(
 
 
 def rows(work: Sequence[Task], processes: int) -> Iterator[tuple[Task, list[Row]]]:
-    """Each task with its rows as they are done."""
+    """Each task with its rows, as they complete."""
     if processes == 1:
         yield from ((task, run(task)) for task in work)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_alone) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_set_up_worker) as pool:
         futures = {pool.submit(run, task): task for task in work}
         for future in as_completed(futures):
             yield futures[future], future.result()
 
 
-def _alone() -> None:
-    """One thread per process, and no reports of internal compiler errors, which are pages long."""
+def _set_up_worker() -> None:
+    """Use one thread per process, and silence standard error: internal compiler errors are pages long."""
     torch.set_num_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 

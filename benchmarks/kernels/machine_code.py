@@ -28,11 +28,11 @@ class Limits:
     """The resources of one processor of a target.
 
     Attributes:
-        target: in Triton's form.
+        target: Triton's description of it.
         shared: bytes of shared memory per program, at most.
         shared_of_processor: bytes for all programs on a processor; each NVIDIA program costs one more KiB.
         warps: per processor, at most.
-        tensor_core: the instructions of its matrix products.
+        tensor_core: pattern of its tensor-core instructions.
     """
 
     target: GPUTarget

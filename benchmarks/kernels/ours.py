@@ -206,7 +206,7 @@ def _(p: SimpleNamespace) -> Step:
     mine, panels, e = _mine(p), cdiv(p.classes, p.PANEL), _size(p.x_ptr)
     width = p.PANEL * p.PANELS
     tiles_m, tiles_n = cdiv(mine, p.BLOCK_M), cdiv(p.classes, width)
-    padded, any_rows = tiles_m * p.BLOCK_M, mine > 0  # beyond the last row, or class, that one is read again
+    padded, any_rows = tiles_m * p.BLOCK_M, mine > 0  # the last row, or class, is read again beyond it
     reads = {
         **_count(p),
         "x_ptr": Moved(tiles_n * padded * p.size * e, mine * p.size * e),
@@ -250,7 +250,7 @@ def _(p: SimpleNamespace) -> Step:
 
 @form("linear_cross_entropy._gradient")
 def _(p: SimpleNamespace) -> Step:
-    mine, (tiles, walks) = _mine(p), p.grid
+    mine, (tiles, row_programs) = _mine(p), p.grid
     number, columns = _repeated(mine * F32, tiles), tiles * p.PANEL
     reads = {
         **_count(p),
@@ -268,9 +268,9 @@ def _(p: SimpleNamespace) -> Step:
     blocks = cdiv(mine, p.BLOCK_M)
     reads |= _class_weights(p, mine, times=tiles, smoothed=blocks, programs=tiles * blocks)
     if p.bias_gradient_ptr is not None:
-        writes["bias_gradient_ptr"] = _repeated(p.classes * F32, walks)
+        writes["bias_gradient_ptr"] = _repeated(p.classes * F32, row_programs)
         if p.ADD:
-            reads["bias_gradient_ptr"] = _repeated(p.classes * F32, walks)
+            reads["bias_gradient_ptr"] = _repeated(p.classes * F32, row_programs)
     if p.largest_ptr is not None:
         writes["largest_ptr"] = once(tiles * cdiv(mine, p.PANEL) * F32)
     return Step("gradient", reads, writes)

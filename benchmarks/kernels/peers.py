@@ -33,7 +33,7 @@ def elementwise(name: str, *, read: float = 0, write: float = 0, times: float = 
     return Step(name, {"in": once(read)} if read else {}, {"out": once(write)} if write else {}, times=times)
 
 
-def _twice_walked(count: float) -> Moved:
+def _read_twice(count: float) -> Moved:
     return Moved(2 * count, count)
 
 
@@ -46,7 +46,7 @@ def eager_head(head: Head, tokens: int = TOKENS) -> list[Step]:
     return [
         matmul("linear", n, v, d),
         elementwise("float()", read=logits * BF16, write=logits * F32),
-        Step("log_softmax", {"logits": _twice_walked(logits * F32)}, {"out": once(logits * F32)}),
+        Step("log_softmax", {"logits": _read_twice(logits * F32)}, {"out": once(logits * F32)}),
         elementwise("nll_loss", read=n * (INT64 + F32), write=n * F32),
         elementwise("nll_loss backward", read=n * INT64, write=logits * F32),
         elementwise("log_softmax backward", read=2 * logits * F32, write=logits * F32),
@@ -98,7 +98,7 @@ def liger_head(head: Head, tokens: int = TOKENS) -> list[Step]:
         *([add_bias] if head.bias else []),
         Step(
             "liger_cross_entropy_kernel",
-            {"logits": _twice_walked(labelled * v * BF16), "target": once(rows * INT64)},
+            {"logits": _read_twice(labelled * v * BF16), "target": once(rows * INT64)},
             {"logits": once(logits), "loss": once(labelled * F32)},
             times=chunks,
         ),

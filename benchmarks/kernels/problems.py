@@ -39,7 +39,7 @@ class Problem:
         differentiable: the tensors that get gradients.
         implementations: from the tensors to the outputs.
         unchecked: implementations that draw other dropout masks, so that outputs cannot agree.
-        spoilt: tensors that an implementation overwrites; it gets a copy, which is not timed.
+        overwritten: tensors that an implementation overwrites; it gets a copy, which is not timed.
         flops: forward and backward, as required by the maths.
     """
 
@@ -52,7 +52,7 @@ class Problem:
     implementations: dict[str, Implementation]
     flops: float
     unchecked: frozenset[str] = frozenset()
-    spoilt: tuple[str, ...] = ()
+    overwritten: tuple[str, ...] = ()
 
     def widened(self) -> Tensors:
         """The tensors in float32 (float64 if they are float32), for the results that errors are measured against."""
@@ -237,10 +237,10 @@ def cross_entropy_problem(classes: int, tokens: int, dtype: torch.dtype, device:
 
     implementations = _ours(ours, device)
     implementations |= {"eager": _eager_cross_entropy, "compiled": _compiled(_eager_cross_entropy)}
-    spoilt: tuple[str, ...] = ()
+    overwritten: tuple[str, ...] = ()
     if device.type == "cuda" and (liger := _installed("liger_kernel.transformers.functional")):
         implementations["Liger"] = functools.partial(_liger_cross_entropy, liger)
-        spoilt = ("logits",)  # overwritten by the gradient
+        overwritten = ("logits",)  # by the gradient
     return Problem(
         "cross_entropy",
         f"{classes} classes",
@@ -250,7 +250,7 @@ def cross_entropy_problem(classes: int, tokens: int, dtype: torch.dtype, device:
         ("logits",),
         implementations,
         flops=0.0,
-        spoilt=spoilt,
+        overwritten=overwritten,
     )
 
 
@@ -272,7 +272,7 @@ def _randoms(dtype: torch.dtype, device: torch.device) -> Callable[..., Tensor]:
 
 
 def _installed(name: str) -> Any:
-    """The module `name`, or None where its package is not installed."""
+    """The module `name`, or None if its package is not installed."""
     if importlib.util.find_spec(name.partition(".")[0]) is None:
         return None
     return importlib.import_module(name)

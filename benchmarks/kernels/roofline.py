@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from traffic import Total
 
 L2_BYTES_PER_CLOCK = 64
-"""What a processor's port to the L2 cache carries in a clock: so the L2 rate below is an upper bound on every chip."""
+"""Bytes per clock between a processor and the L2 cache, a limit on every chip: the L2 rate below is an upper bound."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 Implementations take turns: each round calls every one once, so that a machine that slows down or is shared slows all of
 them alike. Reported are medians over the rounds, and the median ratio to our fastest within a round. On a GPU: CUDA
-events around each call, a cold L2 cache, and rates beside the measured ceilings of a copy and a matrix product. Float32
-is IEEE float32 there, timed and in its ceiling: no TF32. Without a GPU: the CPU backends at small sizes, by the clock.
+events around each call, a cold L2 cache, and rates beside the measured ceilings of a copy and a matrix product; float32
+is IEEE float32 in both, not TF32. Without a GPU: the CPU backends at small sizes, by wall-clock time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from problems import Problem, Tensors, problems
 from torch import Tensor
 
 ROUNDS = {"cuda": 30, "cpu": 5}
-"""Rounds that count; the first of all warms up and does not."""
+"""Timed rounds, after one warm-up round."""
 
 OWN = ("triton", "torch")
 """Our backends, the fastest first."""
@@ -31,7 +31,7 @@ L2_FLUSH_BYTES = 256 * 2**20
 """More than any chip's L2 cache; written before each call to evict the operands."""
 
 ERROR_FACTOR = 2.0
-"""The largest allowed error of our implementations, as a multiple of the reference's in the same type."""
+"""The largest allowed error, as a multiple of the reference's in the same type (plus the type's epsilon)."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Time:
     Attributes:
         error: the largest relative error of an output or gradient against the reference in a wider type; None if
             the implementation draws other dropout masks.
-        correct: whether that is within ERROR_FACTOR times the reference's error.
+        correct: whether that is within the limit (ERROR_FACTOR).
         forward_ms, both_ms: medians; `both` is forward and backward.
         ratio: time relative to our fastest backend in the same round, forward and backward; the median.
         forward_spread, both_spread: from the 20th to the 80th percentile, as a share of the median.
@@ -169,14 +169,14 @@ def _leaves(problem: Problem, tensors: Tensors) -> Tensors:
 
 
 def _fresh(problem: Problem) -> Tensors:
-    return {name: t.clone() if name in problem.spoilt else t for name, t in problem.tensors.items()}
+    return {name: t.clone() if name in problem.overwritten else t for name, t in problem.tensors.items()}
 
 
 def _gradients(problem: Problem, outputs: list[Tensor], given: Tensors) -> tuple[Tensor, ...]:
     """Gradients of the outputs' sum of squares, or of a loss."""
-    wanted = [given[name] for name in problem.differentiable]
+    inputs = [given[name] for name in problem.differentiable]
     grads = [torch.ones_like(y) if y.dim() == 0 else y.detach() for y in outputs]
-    return torch.autograd.grad(outputs, wanted, grads)
+    return torch.autograd.grad(outputs, inputs, grads)
 
 
 def _run(problem: Problem, name: str, tensors: Tensors) -> list[Tensor]:
@@ -219,7 +219,7 @@ def _rounds(calls: dict[str, Call], device: torch.device) -> dict[str, list[floa
 
 
 def _by_events(call: Call) -> Callable[[], float]:
-    """The seconds of a call, to be read when all calls are queued, so that the GPU does not wait for Python."""
+    """The seconds of a call, read only after all calls are queued, so that the GPU does not wait for Python."""
     call.prepare()
     torch.empty(L2_FLUSH_BYTES, dtype=torch.uint8, device="cuda").zero_()
     began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -264,7 +264,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def plot(rows: list[Time], path: Path) -> None:
-    """Plot forward and backward of each problem at its largest size, one bar per implementation."""
+    """Plot forward and backward, one bar per implementation; only cross_entropy at all sizes, others at the largest."""
     import matplotlib
 
     matplotlib.use("Agg")

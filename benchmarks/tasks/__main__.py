@@ -37,8 +37,8 @@ from shared import RESULTS, in_a_process, machine, say, show, table, write_json
 
 MODEL = "minilm"
 ADAPTATION_TOKENS = 500_000
-CONTAINED = 0.5  # of a test example, in a document that is not much longer: such a document is not adapted to
-LONGER = 3
+CONTAINED, LONGER = 0.5, 3
+"""Documents that contain this share of a test example, and are at most so many times as long, are left out."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ PLANS = (
     Plan("medical/phenotype-system", "medical", test=0.04, validation=0.012),
     Plan("medical/icd-chapter", "medical", test=0.013, validation=0.004),
 )
-STEPS, EVALUATE_EVERY = 200, 50  # of 16 examples: ten times all of them
+STEPS, EVALUATE_EVERY = 200, 50  # of 16 examples: ten epochs
 FIELDS = ("legal", "medical")
 METHODS = ("head", "lora", "full")
 
@@ -87,6 +87,7 @@ class PublicSet:
         steps: optimiser steps of `batch_size` examples.
         max_length: tokens of an example.
         verb: `classify` or `tag`.
+        files: the options that are files.
     """
 
     name: str
@@ -141,7 +142,7 @@ FULL_LEARNING_RATE = 2e-4
 hardly changes in so few steps."""
 
 
-# --- What adaptation is worth -----------------------------------------------------------------------------------------
+# --- The effect of adaptation -----------------------------------------------------------------------------------------
 
 
 def scores(args: argparse.Namespace) -> dict[str, Any]:
@@ -162,9 +163,9 @@ def scores(args: argparse.Namespace) -> dict[str, Any]:
                 bases.pop("other field", None)
             runs = {name: classify_run(plan, method, name, model, args) for name, model in bases.items()}
             rows += [row_of(plan, method, name, run) for name, run in runs.items()]
-            for first, other in (("base", "adapted"), ("other field", "adapted")):
+            for first in ("base", "other field"):
                 if first in runs:
-                    comparisons.append(comparison(plan, method, first, other, runs))
+                    comparisons.append(comparison(plan, method, first, "adapted", runs))
                     say(f"{plan.task} {method}: adapted against {first}: {comparisons[-1]['macro_f1']['verdict']}")
             if not any(found["task"] == plan.task for found in baselines):
                 baselines.append(baseline_scores(plan, runs["base"]))
@@ -344,7 +345,7 @@ def peers(args: argparse.Namespace) -> dict[str, Any]:
     return {**machine(), "model": MODEL, "learning_rate": FULL_LEARNING_RATE, "batch_size": BATCH_SIZE, "rows": found}
 
 
-Judge = Callable[[dict[str, Any]], float]
+Scorer = Callable[[dict[str, Any]], float]
 """Scores the answers of the peer."""
 
 
@@ -410,7 +411,7 @@ def file_options(public: PublicSet, folder: Path) -> dict[str, str]:
     return {name: str(folder / value) if name in public.files else value for name, value in public.options.items()}
 
 
-def prepared_peer(public: PublicSet, args: argparse.Namespace) -> tuple[dict[str, Any], Judge, dict[str, Any]]:
+def prepared_peer(public: PublicSet, args: argparse.Namespace) -> tuple[dict[str, Any], Scorer, dict[str, Any]]:
     """The peer's job without its seed, the function that scores its answers, and facts about the data set."""
     from domain_ft.models.sources import find
 
@@ -429,7 +430,7 @@ def prepared_peer(public: PublicSet, args: argparse.Namespace) -> tuple[dict[str
     return common | job, score_of, facts
 
 
-def prepared_classes(options: dict[str, str]) -> tuple[dict[str, Any], Judge, dict[str, Any]]:
+def prepared_classes(options: dict[str, str]) -> tuple[dict[str, Any], Scorer, dict[str, Any]]:
     """A classification job for the peer, with the examples of domain-ft's splits."""
     from domain_ft.corpus.tasks.opening import TaskSource, open_task
     from domain_ft.evaluation.baselines import majority, tfidf_svm
@@ -458,7 +459,7 @@ def prepared_classes(options: dict[str, str]) -> tuple[dict[str, Any], Judge, di
     return job, score_of, {"score": "macro F1", "classes": len(labels), **scored}
 
 
-def prepared_tags(options: dict[str, str]) -> tuple[dict[str, Any], Judge, dict[str, Any]]:
+def prepared_tags(options: dict[str, str]) -> tuple[dict[str, Any], Scorer, dict[str, Any]]:
     """A tagging job for the peer, in words and IOB2 tags, scored by seqeval."""
     from seqeval.metrics import f1_score
 

@@ -4,7 +4,7 @@ Written from the documented behaviour of those examples: all weights are trained
 AdamW and a linear schedule; texts are truncated and padded to the longest of their batch. Nothing is evaluated or saved
 between steps. This is a program: it reads its job from a file and prints its result as JSON.
 
-    python peer.py JOB.json
+    python peer.py JOB.json [THREADS]
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from transformers import (
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Fine-tune and predict. Returns `seconds` of training, `tokens` read in it, and `logits` of the test examples.
+    """Fine-tune and predict. Returns `seconds` of training, and `logits` (or `tags`) of the test examples.
 
     Args:
         job: `model` (a folder), `labels`, `train` and `test` (lists of {"text", "pair", "label"}, or of {"tokens",
@@ -77,7 +77,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         labels = np.asarray(predicted.label_ids)
         best = np.asarray(predicted.predictions).argmax(-1)
         found["tags"] = [
-            [job["labels"][tag] for tag, wanted in zip(row, own, strict=True) if wanted != -100]
+            [job["labels"][tag] for tag, label in zip(row, own, strict=True) if label != -100]
             for row, own in zip(best.tolist(), labels.tolist(), strict=True)
         ]
     else:

@@ -1,7 +1,7 @@
-"""Corpora: recipes, readers, cleaning, duplicates, splits; then tokens, packing and masks.
+"""Corpora: recipes, readers, cleaning, duplicates and splits; then tokens, packing and masks.
 
-Text comes in here and rows of tokens go out. This room gives plain values and numpy arrays; it knows no model and no
-training. Its names are imported when they are first used, so that naming a corpus costs no heavy import.
+Text comes in; plain values and numpy arrays of tokens go out. Nothing here depends on a model or on training. Names are
+imported when they are first used, which keeps `import domain_ft.corpus` fast.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from domain_ft.corpus.recipes import Recipe as Recipe
     from domain_ft.corpus.recipes import list_recipes as list_recipes
 
-_HOMES = {
+_MODULES = {
     "Corpus": "corpus",
     "open_corpus": "corpus",
     "Document": "documents",
@@ -31,12 +31,12 @@ _HOMES = {
     "Recipe": "recipes",
     "list_recipes": "recipes",
 }
-__all__ = sorted(_HOMES)
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

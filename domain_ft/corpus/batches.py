@@ -1,4 +1,4 @@
-"""What the corpus passes to a model: sequences of documents laid end to end, without padding."""
+"""Micro-batches: the sequences that a model reads, packed end to end without padding."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """One micro-batch: whole sequences laid end to end in a single row of tokens. Attention stays inside each sequence.
+    """One micro-batch: whole sequences packed end to end. Attention stays inside each sequence.
 
     Attributes:
-        input_ids: (tokens,) int64, special tokens at both ends of each sequence where the tokenizer has them.
+        input_ids: (tokens,) int64, with special tokens.
         position_ids: (tokens,) int64, counted from 0 within each sequence.
         cu_seqlens: (sequences + 1,) int32, where each sequence begins, and the end of the last.
-        rows: (sequences,) int64, the index of each sequence in the TokenRows that it comes from.
+        rows: (sequences,) int64, the index of each sequence in the rows that it comes from.
         documents: (sequences,) int64, the index of each sequence's document.
         sequences: (sequences,) int32, the number of each sequence within its document, from 0.
         word_ids: (tokens,) int32, tokens of one word share a number within a sequence; -1 for special tokens.
-        token_bytes: (tokens,) int32, UTF-8 bytes of text from the end of the token before to the end of this one, so
+        token_bytes: (tokens,) int32, UTF-8 bytes of text from the end of the previous token to the end of this one, so
             that they sum to the document's bytes; 0 for special tokens.
     """
 
@@ -57,13 +57,13 @@ class PackedBatch:
         token_bytes: npt.NDArray[Any] | None = None,
         **fields: Any,
     ) -> Self:
-        """A micro-batch of tokens that are end to end already.
+        """A micro-batch of sequences whose tokens are end to end already.
 
         Args:
             input_ids: (tokens,) any integers.
             lengths: (sequences,) tokens of each sequence.
             rows, documents, sequences: (sequences,) see the class.
-            word_ids, token_bytes: (tokens,) see the class; zeros where nothing reads them.
+            word_ids, token_bytes: (tokens,) see the class; zeros by default, for models that do not need them.
             fields: those of a subclass.
         """
         lengths = np.asarray(lengths, dtype=np.int64)
@@ -82,9 +82,7 @@ class PackedBatch:
         )
 
     def repeated(self, lengths: Sequence[int]) -> Self:
-        """A micro-batch of `len(lengths)` sequences, for measuring memory: each is the first tokens of this one's only
-        sequence.
-        """
+        """For measuring memory: sequences of these lengths, each a prefix of this micro-batch's only sequence."""
         places = np.concatenate([np.arange(length) for length in lengths])
         return dataclasses.replace(self, **self._taken(places, np.zeros(len(lengths), dtype=np.int64), lengths))
 
@@ -103,7 +101,7 @@ class PackedBatch:
 
     @property
     def tokens(self) -> int:
-        """Number of tokens in the micro-batch, special tokens included."""
+        """Number of tokens, special tokens included."""
         return len(self.input_ids)
 
     @property
@@ -114,17 +112,16 @@ class PackedBatch:
 
 @dataclass(frozen=True)
 class TaskBatch(PackedBatch):
-    """One micro-batch of a downstream task. Its rows are examples; an example has one sequence, or one for each of its
-    windows.
+    """One micro-batch of a downstream task. An example has one sequence, or one for each of its windows.
 
     The sequences of an example are adjacent, and `rows` repeats its index for each of them.
 
     Attributes:
-        type_ids: (tokens,) int64, the segment of each token: 1 for the second text of a pair, where the tokenizer
-            distinguishes them.
-        targets: what to predict. For classification (examples,) int64, one class each, or (examples, classes) float32
-            of 0 and 1 with several; for tagging (tokens,) int64. IGNORED where there is no label.
-        by_token: whether `targets` are of tokens.
+        type_ids: (tokens,) int64, the segment of each token: 1 for the second text of a pair, if the tokenizer
+            distinguishes the two.
+        targets: what to predict. For classification (examples,) int64 classes, or (examples, classes) float32 of 0 and
+            1 for multi-label tasks; for tagging (tokens,) int64. IGNORED where an example or token has no label.
+        by_token: whether `targets` has an entry for each token.
     """
 
     type_ids: npt.NDArray[np.int64]

@@ -1,7 +1,8 @@
-"""Cleaning of text in any script: invisible characters go, what carries meaning stays.
+"""Cleaning of text in any script.
 
-Unicode is composed (NFC), line ends become `\\n`, control characters go, runs of spaces and of empty lines shrink.
-What carries meaning in some script stays: the ideographic space (U+3000), zero-width joiners, marks of direction.
+Unicode is composed (NFC), line ends become `\\n`, control characters are removed, and runs of spaces and of empty lines
+are shortened. Characters that carry meaning in some script are kept: the ideographic space (U+3000), zero-width
+joiners and directional marks.
 
 `Aligned` maps each character of a cleaned text to the original, so that findings are reported in the user's text.
 """
@@ -20,14 +21,14 @@ import numpy.typing as npt
 
 # Line ends other than \n: \r\n, \r, vertical tab, form feed, next line, line and paragraph separators.
 _LINE_ENDS = re.compile("\r\n?|[\v\f\x85\u2028\u2029]")
-# Controls but \t and \n, the byte order mark, and code points that are no characters.
+# Control characters except \t and \n, the byte order mark, and noncharacters.
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff]")
-_SURROGATES = re.compile("[\ud800-\udfff]")  # halves of a character, from truncated JSON escapes; they have no UTF-8
-# Spaces that differ only in width. U+3000 is not among them: Japanese and Chinese indent and separate words with it.
+_SURROGATES = re.compile("[\ud800-\udfff]")  # halves of a character, from truncated JSON escapes; not valid in UTF-8
+# Spaces that differ only in width, except U+3000: Japanese and Chinese indent and separate words with it.
 _SPACES = re.compile("[\xa0\u2000-\u200a\u202f\u205f]")
 _RUNS = re.compile("[ \t]{2,}")
 _TRAILING = re.compile("[ \t]+(?=\n)")
-_SEGMENT = 1_000_000  # characters
+_SEGMENT = 1_000_000  # characters normalised at a time
 _EMPTY_LINES = re.compile("\n{3,}")
 _MARGINS = re.compile(r"\A[ \t\n]+|[ \t\n]+\Z")
 
@@ -38,7 +39,7 @@ _AFTER: tuple[_Step, ...] = ((_SPACES, " "), (_RUNS, " "), (_TRAILING, ""), (_EM
 
 
 def clean(text: str) -> str:
-    """The text as it is trained on. Idempotent.
+    """Clean a text for training. Idempotent.
 
     >>> clean("one\\r\\ntwo \\x07  three\\n\\n\\n\\nfour ")
     'one\\ntwo three\\n\\nfour'
@@ -83,7 +84,7 @@ class Aligned:
         Characters that were removed at the edges of the span are not in it; those removed inside it are.
         """
         if not 0 <= start < end <= len(self.text):
-            raise ValueError(f"[{start}, {end}) is no span of the {len(self.text)} cleaned characters")
+            raise ValueError(f"[{start}, {end}) is not a span of the {len(self.text)} cleaned characters")
         return int(self.starts[start]), int(self.ends[end - 1])
 
     def _replaced(self, changes: Iterable[tuple[int, int, str]]) -> Aligned:
@@ -104,10 +105,10 @@ class Aligned:
 
 
 def _composed(text: str) -> Iterator[tuple[int, int, str]]:
-    """The changes that make a text NFC: (start, end, composed), from one stable character up to the next.
+    """The changes that make a text NFC: (start, end, composed), each from a stable character up to the next.
 
-    A character is stable if its decomposition begins with a base that never composes with what precedes it. So the NFC
-    of a text is the concatenation of the NFC of its parts between stable characters.
+    A character is stable if its decomposition begins with a base that never composes with what precedes it. So the
+    parts of a text that begin at stable characters can be composed separately.
     """
     if unicodedata.is_normalized("NFC", text):
         return
@@ -124,12 +125,12 @@ def _composed(text: str) -> Iterator[tuple[int, int, str]]:
 @functools.cache
 def _is_stable(character: str) -> bool:
     base = unicodedata.normalize("NFD", character)[0]
-    return unicodedata.combining(base) == 0 and base not in _seconds()
+    return unicodedata.combining(base) == 0 and base not in _second_characters()
 
 
 @functools.cache
-def _seconds() -> frozenset[str]:
-    """The characters that compose with the one before: the second of each pair that Unicode composes."""
+def _second_characters() -> frozenset[str]:
+    """The characters that compose with the previous one: the second of each pair that Unicode composes."""
     found = {chr(code) for code in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))}  # Hangul composes by rule
     for code in range(sys.maxunicode + 1):
         parts = unicodedata.decomposition(chr(code)).split()
@@ -139,7 +140,7 @@ def _seconds() -> frozenset[str]:
 
 
 def normalise(text: str) -> str:
-    """The form in which copies of a text are equal: NFKC, casefolded, without white space."""
+    """The form in which texts are compared for copies: NFKC, casefolded, without white space."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    # In segments: the words of a whole book as a list take ten times the memory of the book.
+    # In segments, because the list of all words of a book takes ten times the memory of the book.
     return "".join("".join(folded[start : start + _SEGMENT].split()) for start in range(0, len(folded), _SEGMENT))

@@ -23,6 +23,7 @@ from domain_ft.corpus.readers import reader
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject, Seen, SourceDocument
 from domain_ft.corpus.readers.encoding_names import canonical
 from domain_ft.corpus.readers.files import KNOWN_ENDINGS, Listing, list_files
+from domain_ft.corpus.readers.gated import gated_error
 from domain_ft.corpus.recipes import Recipe, Source, load_recipe, recipe_names, recipes_folder
 from domain_ft.errors import AssetError, CorpusError, nearest
 from domain_ft.progress import Progress
@@ -152,13 +153,15 @@ def hub_revision(source: Source) -> str | None:
     if source.revision:
         return source.revision
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     memory = cache_folder("corpora") / "hub-revisions.json"
     known: dict[str, str] = _read_json(memory)
     try:
         revision = HfApi().dataset_info(str(source.id)).sha
-    except RepositoryNotFoundError as error:
+    except GatedRepoError as error:
+        raise gated_error(str(source.id), f"hf:{source.id}") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
         fix = "check the id; a private data set needs a token: hf auth login"
         raise CorpusError(f"there is no data set '{source.id}' on the hub", where=f"hf:{source.id}", fix=fix) from error
     except Exception as error:  # the client raises errors of its HTTP library, which depends on its version

@@ -12,7 +12,11 @@ from domain_ft.storage import storage_error
 
 @contextlib.contextmanager
 def disk_errors(what: str, folder: Path) -> Iterator[None]:
-    """Turn a full or closed disk into an error that the user can fix: `what` is being written to `folder`."""
+    """Raise errors of the disk, such as a full or read-only one, as a `CorpusError`.
+
+    Args:
+        what: what is being written to `folder`, for the message.
+    """
     try:
         yield
     except OSError as error:

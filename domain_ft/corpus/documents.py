@@ -1,4 +1,4 @@
-"""What a corpus is made of, before it becomes tokens."""
+"""The documents of a corpus, before they are tokenised."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class Document:
     """One text of a corpus.
 
     Attributes:
-        id: stable name of the document within its corpus, such as `afl-2.0` or `notes.jsonl:17`.
-        text: the text, as Unicode.
-        source: the name of the source or file that it comes from.
+        id: a stable name within the corpus, such as `afl-2.0` or `notes.jsonl:17`.
+        text: the text.
+        source: the name of the source or file.
     """
 
     id: str

@@ -1,6 +1,6 @@
-"""Resumable work on a corpus: files that grow together.
+"""Files for resumable work on a corpus.
 
-Reading and tokenising append their results to such files, in the order of the documents.
+Reading and tokenising append their results to them in the order of the documents.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from domain_ft.storage import sync_folder, write_json
 
 
 def unfinished_folder(folder: Path) -> Path:
-    """Where the unfinished work for `folder` is kept."""
+    """The folder for the unfinished files of `folder`."""
     return folder.with_name(f".{folder.name}.unfinished")
 
 
 class GrowingFiles:
-    """Files that grow together until they are complete; a stopped process resumes from them.
+    """Files that are appended to together. A stopped run resumes from the last commit.
 
-    A commit flushes them to disk and records their sizes. Reopened files are truncated to the last commit.
+    A commit flushes the files to disk and records their sizes. Reopened files are truncated to these sizes.
 
     Args:
-        folder: of the unfinished files; made if need be.
+        folder: of the unfinished files; created if it does not exist.
         names: of the files.
-        commit_every: how many appends go into a commit.
+        commit_every: the number of appends between commits.
 
     Attributes:
         facts: integers that are committed with the files.
@@ -73,14 +73,14 @@ class GrowingFiles:
         write_json(self._journal, {"sizes": self._sizes, "facts": self.facts})
 
     def keep(self, folder: Path) -> None:
-        """Commit, and move the files to `folder`."""
+        """Commit, and rename the folder of the files to `folder`."""
         self.commit()
         self._folder.rename(folder)
         sync_folder(folder.parent)
         (folder / self._journal.name).unlink()
 
     def close(self) -> None:
-        """Commit unless the files were moved by `keep`, and close them."""
+        """Commit, unless `keep` has moved the files, and close them."""
         try:
             if self._folder.is_dir():
                 self.commit()

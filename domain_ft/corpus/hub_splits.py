@@ -1,4 +1,4 @@
-"""Data sets of a hub: what their splits are called, and their rows as flat records."""
+"""Data sets on a hub: the names of their splits, and their rows as flat records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from domain_ft.corpus.corpus import content_key
 from domain_ft.storage import cache_folder, write_json
 
-# What the splits are called, in folders and on hubs.
+# The usual names of the splits, in folders and on hubs.
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "development"),
@@ -18,7 +18,7 @@ SPLIT_NAMES = {
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with nested fields flattened: `context.contexts`."""
+    """A row with the fields of its objects, named like `context.contexts`, in place of the objects. One level only."""
     flat: dict[str, Any] = {}
     for name, value in row.items():
         flat.update(
@@ -28,11 +28,11 @@ def flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hub_splits(identifier: str, config: str | None, commit: str | None, content: Any) -> list[str]:
-    """The names of a data set's splits. The answer is cached, so the hub is needed only once."""
-    memory = cache_folder("tasks") / f"{content_key('splits', content)}.json"
-    if not memory.is_file():
+    """The names of a data set's splits. They are cached under a key made of `content`."""
+    cached = cache_folder("tasks") / f"{content_key('splits', content)}.json"
+    if not cached.is_file():
         from domain_ft.corpus.readers.hub import open_splits  # imports datasets
 
-        write_json(memory, list(open_splits(identifier, config, commit)))
-    names: list[str] = json.loads(memory.read_text(encoding="utf-8"))
+        write_json(cached, list(open_splits(identifier, config, commit)))
+    names: list[str] = json.loads(cached.read_text(encoding="utf-8"))
     return names

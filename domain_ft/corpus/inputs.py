@@ -1,4 +1,4 @@
-"""The records of a file or stream named by the user, for every verb on records."""
+"""The records of a file or stream that the user names as input."""
 
 from __future__ import annotations
 
@@ -20,10 +20,15 @@ STREAM = "standard input"
 def input_records(
     spec: Path | BinaryIO, bad: BadRecords, columns: Callable[[str], Columns] | None = None
 ) -> Iterator[tuple[RawRecord, str]]:
-    """The records of a file or stream, with its name for messages; `columns(name)` chooses the fields.
+    """The records of a file or stream, each with the name of the file for messages.
+
+    Args:
+        spec: a file, a named pipe, or a binary stream.
+        bad: receives records that cannot be read.
+        columns: gives, for the name of a file, the function that chooses among its fields.
 
     Raises:
-        CorpusError: there is no such file.
+        CorpusError: there is no such file, or it cannot be read.
     """
     if not isinstance(spec, Path):
         yield from _stream_records(spec, STREAM, bad)
@@ -54,7 +59,7 @@ def is_stream(path: Path) -> bool:
 
 
 def _stream_records(stream: BinaryIO, name: str, bad: BadRecords) -> Iterator[tuple[RawRecord, str]]:
-    """JSON lines or one text a line; the first character decides."""
+    """The records of JSON lines, if the first character is a brace; otherwise each line is a text."""
     if not isinstance(stream, io.BufferedReader) and isinstance(stream, io.RawIOBase):
         stream = io.BufferedReader(stream)
     begin = stream.peek(1) if isinstance(stream, io.BufferedReader) else b""

@@ -4,9 +4,9 @@ A record is a document: passages with offsets, entities of one or more parts, an
 al. 2022, "BigBIO: A Framework for Data-Centric Biomedical Natural Language Processing"). Events and coreferences are
 not read.
 
-For `tag`, a document is a text with spans. For `classify`, each pair of entities in a sentence is an example, in which
-marks replace the two: "@CHEMICAL$ inhibits @GENE$." (Gu et al. 2021, "Domain-Specific Language Model Pretraining for
-Biomedical Natural Language Processing": dummification of entities).
+For `tag`, a document is a text with spans. For `classify`, each pair of entities in a sentence is an example, with both
+entities replaced by marks: "@CHEMICAL$ inhibits @GENE$." (Gu et al. 2021, "Domain-Specific Language Model Pretraining
+for Biomedical Natural Language Processing": dummification of entities).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from domain_ft.corpus.words import Bounds
 PASSAGES, ENTITIES, RELATIONS = "passages", "entities", "relations"
 
 NO_RELATION = "false"
-"""The label of two entities without one of the relations to learn."""
+"""The label of two entities that have none of the relations to learn."""
 
 MOST_PAIRED = 64
-"""Maximum entities of a sentence that is used. A longer one is a list, whose pairs would outnumber all others."""
+"""A sentence with more entities is skipped: it is a list, whose pairs would outnumber all others."""
 
-_WIDEST_GAP = 1_000_000  # characters between two passages; a larger gap is a mistake, and would fill the memory
+_WIDEST_GAP = 1_000_000  # characters between two passages; a larger gap is a mistake, and filling it takes memory
 
 
 class KnowledgeBaseError(ValueError):
-    """A record that violates the schema. `field` is the path, such as `entities[2].offsets`."""
+    """A record violates the schema. `field` is the path, such as `entities[2].offsets`."""
 
     def __init__(self, reason: str, field: str, fix: str | None = None) -> None:
         super().__init__(reason)
@@ -43,7 +43,7 @@ class KnowledgeBaseError(ValueError):
 
 @dataclass(frozen=True)
 class Entity:
-    """An entity: the characters [start, end), from its first to its last part."""
+    """An entity. [start, end) reaches from its first part to its last; `parts` is their number."""
 
     id: str
     type: str
@@ -54,7 +54,7 @@ class Entity:
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation between the entities with these ids."""
+    """A relation. `first` and `second` are the ids of its entities."""
 
     type: str
     first: str
@@ -66,8 +66,8 @@ class Document:
     """A record of the schema.
 
     Attributes:
-        text: of all passages at their offsets, with newlines in the gaps.
-        breaks: the offsets where passages begin.
+        text: all passages at their offsets, with newlines in the gaps.
+        breaks: the offsets at which passages begin.
         entities, relations: in the order of the record.
     """
 
@@ -83,9 +83,9 @@ def is_knowledge_base(record: Mapping[str, Any]) -> bool:
 
 
 def read_document(record: Mapping[str, Any]) -> Document:
-    """Parse a record of the schema, and compare the text of each entity with the text at its offsets.
+    """Parse a record of the schema, and check the text of each entity against the text at its offsets.
 
-    White space is ignored, because a line break within an entity may be written as a space.
+    This ignores white space, because a line break within an entity may be written as a space.
 
     Raises:
         KnowledgeBaseError: the record violates the schema.
@@ -116,17 +116,17 @@ class RelationReader:
     """Makes examples from the pairs of entities in one sentence: `reader = "relations"` in a recipe.
 
     Attributes:
-        marks: by mark (without the signs around it), the entity types that it replaces. With one mark, its entities are
-            paired with each other; with two, those of the first with those of the second.
-        relations: the relation types that are classes. A pair with several gets the first, one with none of them
-            `NO_RELATION`.
+        marks: by mark (without the @ and $ around it), the entity types that it replaces. With one mark, its entities
+            are paired with each other; with two, those of the first with those of the second.
+        relations: the relation types that are classes. A pair with several of them gets the first; a pair with none
+            gets `NO_RELATION`.
     """
 
     marks: Mapping[str, Sequence[str]]
     relations: Sequence[str]
 
     def __call__(self, record: RawRecord, name: str, bad: BadRecords) -> Iterator[RawRecord]:
-        """The examples of a record, with fields for text, label and group (the document)."""
+        """The examples of a record, with the fields `text`, `label` and `group` (the document)."""
         fields = record.fields
         try:
             document = read_document(fields)
@@ -138,13 +138,13 @@ class RelationReader:
             yield RawRecord(record.line, {"text": text, "label": label, "group": group}, f"{group}:{key}")
 
     def pairs(self, document: Document) -> Iterator[tuple[str, str, str]]:
-        """(ids of the two, sentence with marks, label) of each pair in one sentence, in the order of the text.
+        """(ids of both entities, sentence with marks, label) of each pair, in the order of the text.
 
         Sentences with more than `MOST_PAIRED` entities to mark are skipped.
         """
         marks = {type: mark for mark, types in self.marks.items() for type in types}
         places = {e.id: (e.start, e.end, marks[e.type]) for e in document.entities if e.type in marks}
-        ids = {place: id for id, place in reversed(places.items())}  # the first of equal entities
+        ids = {place: id for id, place in reversed(places.items())}  # of equal entities, the first
         labels = self._labels(document, places)
         whole = [(entity.start, entity.end) for entity in document.entities]
         sentences = list(sentence_bounds(document.text, whole=whole, breaks=document.breaks))
@@ -158,16 +158,16 @@ class RelationReader:
                     yield f"{ids[one]}+{ids[other]}", text, labels.get(frozenset((one, other)), NO_RELATION)
 
     def _labels(self, document: Document, places: Mapping[str, Any]) -> dict[frozenset[Any], str]:
-        """The relation of each pair of places that has one, in either direction."""
+        """The relation of each pair of `places` that has one. The direction of relations is ignored."""
         labels: dict[frozenset[Any], str] = {}
-        for name in reversed(self.relations):  # the first of a pair's relations counts
+        for name in reversed(self.relations):  # of several relations, the first in `self.relations` remains
             for relation in document.relations:
                 if relation.type == name and relation.first in places and relation.second in places:
                     labels[frozenset((places[relation.first], places[relation.second]))] = name
         return labels
 
     def _marked(self, text: str, sentence: Bounds, one: tuple[int, int, str], other: tuple[int, int, str]) -> str:
-        """The sentence with marks for both entities, or one mark such as `@CHEMICAL-GENE$` if they overlap."""
+        """The sentence with a mark for each entity, or one such as `@CHEMICAL-GENE$` for both if they overlap."""
         start, end = sentence
         if other[0] < one[1]:
             both = "-".join(sorted((one[2], other[2]), key=list(self.marks).index))
@@ -190,7 +190,7 @@ def _text(record: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
     parts, length = [], 0
     for (start, end), text, field in sorted(found):
         if end - start != len(text):
-            reason = f"the text has {len(text)} characters, and [{start}, {end}] {end - start}"
+            reason = f"the text has {len(text)} characters, but [{start}, {end}] has {end - start}"
             raise KnowledgeBaseError(reason, f"{field}.offsets", _COUNTED)
         if not 0 <= start - length <= _WIDEST_GAP:
             where = "begins before the end of" if start < length else f"is more than {_WIDEST_GAP:,} characters after"
@@ -199,7 +199,7 @@ def _text(record: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
         length = end
     text = "".join(parts)
     if not text.strip():
-        raise KnowledgeBaseError("the passages hold no text", PASSAGES)
+        raise KnowledgeBaseError("the passages have no text", PASSAGES)
     return text, tuple(start for (start, _), _, _ in found)
 
 
@@ -221,7 +221,7 @@ def _entity(item: Mapping[str, Any], field: str, text: str) -> Entity:
     extent = text[start:end]
     start, end = start + len(extent) - len(extent.lstrip()), end - len(extent) + len(extent.rstrip())
     if start >= end:
-        raise KnowledgeBaseError("the entity holds no text", f"{field}.text")
+        raise KnowledgeBaseError("the entity has no text", f"{field}.text")
     return Entity(_name(item, "id", field), _name(item, "type", field), start, end, len(offsets))
 
 
@@ -230,10 +230,10 @@ def _items(record: Mapping[str, Any], name: str) -> Iterator[tuple[int, Mapping[
     items = record.get(name)
     if not isinstance(items, list):
         kind = kind_of(items) if name in record else "missing"
-        raise KnowledgeBaseError(f"the field is {kind}, where a list of objects is wanted", name)
+        raise KnowledgeBaseError(f"the field is {kind}, where a list of objects is expected", name)
     for place, item in enumerate(items):
         if not isinstance(item, Mapping):
-            raise KnowledgeBaseError(f"this is {kind_of(item)}, where an object is wanted", f"{name}[{place}]")
+            raise KnowledgeBaseError(f"this is {kind_of(item)}, where an object is expected", f"{name}[{place}]")
         yield place, item
 
 
@@ -243,7 +243,7 @@ def _name(item: Mapping[str, Any], key: str, field: str) -> str:
         value = str(value)
     if not isinstance(value, str) or not value:
         kind = kind_of(value) if value != "" else "empty"
-        raise KnowledgeBaseError(f"the field is {kind}, where a name is wanted", f"{field}.{key}")
+        raise KnowledgeBaseError(f"the field is {kind}, where a name is expected", f"{field}.{key}")
     return value
 
 
@@ -257,14 +257,15 @@ def _texts(item: Mapping[str, Any], field: str) -> list[str]:
 def _offsets(item: Mapping[str, Any], field: str) -> list[Bounds]:
     """(start, end) of each part, at least one."""
     offsets = item.get("offsets")
-    wanted = "a list of [start, end] in whole numbers"
+    expected = "a list of pairs [start, end] of whole numbers"
     if not isinstance(offsets, list) or not offsets:
         kind = "empty" if offsets == [] else kind_of(offsets)
-        raise KnowledgeBaseError(f"the field is {kind}, where {wanted} is wanted", f"{field}.offsets")
+        raise KnowledgeBaseError(f"the field is {kind}, where {expected} is expected", f"{field}.offsets")
     for bounds in offsets:
         numbers = bounds if isinstance(bounds, list) else []
         if len(numbers) != 2 or any(isinstance(n, bool) or not isinstance(n, int) for n in numbers):
-            raise KnowledgeBaseError(f"this is {json.dumps(bounds)}, where {wanted} is wanted", f"{field}.offsets")
+            reason = f"this is {json.dumps(bounds)}, where a pair [start, end] of whole numbers is expected"
+            raise KnowledgeBaseError(reason, f"{field}.offsets")
         if not 0 <= numbers[0] <= numbers[1]:
             raise KnowledgeBaseError(f"{bounds} begins before the text or ends before it begins", f"{field}.offsets")
     return [(start, end) for start, end in offsets]

@@ -1,7 +1,7 @@
-"""What a run did not read of its input files: records, fields and whole files.
+"""Records, fields and files of the input that a run did not read.
 
-Readers count, the verb writes the counts to result.json (`to_result`), and the terminal and the page show the same
-sentences (`sentences`), so that nothing is left out silently.
+Readers count them, and the verb writes the counts to result.json (`LeftOut.to_result`). The terminal and the report
+show them in the same `sentences`, so that nothing is left out silently.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from domain_ft.quoting import quoted, shown
 from domain_ft.wording import counted
 
-LISTED = 20  # names in a sentence; result.json has up to LISTED_IN_RESULT
+LISTED = 20  # most names in a sentence; result.json has up to LISTED_IN_RESULT files
 LISTED_IN_RESULT = 1000
 
 VERDICT = "answer"
@@ -22,7 +22,7 @@ VERDICT = "answer"
 
 
 def rejected_by_annotator(record: Mapping[str, Any]) -> str | None:
-    """Why a record is left out that its annotator rejected or ignored; None for any other record.
+    """The reason to leave out a record that its annotator rejected or ignored; None for other records.
 
     >>> rejected_by_annotator({"text": "x", "answer": "Reject"})
     "the annotator's answer is Reject"
@@ -46,9 +46,9 @@ class LeftOut:
     """Counts of what was not read.
 
     Attributes:
-        records: records that were rejected, each a line of rejects.jsonl.
-        fields: by name, the number of records with the field where nothing read it.
-        files: files of a folder that were not read.
+        records: records that were left out, each a line of rejects.jsonl.
+        fields: by field that was not read, the number of records with it.
+        files: files that were not read.
     """
 
     records: int = 0
@@ -56,7 +56,7 @@ class LeftOut:
     files: list[UnreadFile] = field(default_factory=list)
 
     def see_fields(self, present: Iterable[str], read: Collection[str]) -> None:
-        """Count the fields of one record that nothing reads."""
+        """Count the fields of one record that are `present` but not `read`."""
         self.fields.update(name for name in present if name not in read)
 
     def to_result(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     rejected = result.get("rejected", 0)
     if rejected:
         records = "1 record was" if rejected == 1 else f"{rejected:,} records were"
-        listed = result.get("rejects")  # where the verb has a list of another name
+        listed = result.get("rejects")  # the name of the list, unless it is rejects.jsonl
         parts.append(f"{records} left out; {listed if isinstance(listed, str) else 'rejects.jsonl'} says which and why")
     fields = result.get("unread_fields") or {}
     if fields:
@@ -94,7 +94,7 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
 
 
 def fields_read(text_fields: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Sentences on the fields of the texts and their lengths, from the `text_fields` of a result."""
+    """Sentences about the fields of the texts and their lengths, from the `text_fields` of a result."""
     return [
         f"the text is read from the field '{shown(one['field'])}'{', found automatically' if one['found'] else ''}: "
         f"{counted(one['records'], 'record')}, a median of {counted(one['median_characters'], 'character')}"

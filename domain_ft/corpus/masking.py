@@ -72,7 +72,7 @@ def mask_tokens(
 
     Args:
         batch: sequences laid end to end.
-        epoch: the number of the epoch, from 0; 0 for an evaluation.
+        epoch: the number of the epoch, from 0; -1 for an evaluation.
         seed: of the run.
         rate: the share of a sequence's tokens to mask, in (0, 1]. At least one token of each is masked.
         whole_word: whether the tokens of a word are masked together.

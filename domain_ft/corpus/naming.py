@@ -1,4 +1,4 @@
-"""Names a corpus, a task or a run after its file, folder or id.
+"""Names for corpora, tasks and runs, made from a file, folder or id.
 
 name_of("mails.csv") == "mails"; name_of("conll/train.txt") == "conll-train"; name_of("hf:org/news:en") == "news-en"
 """
@@ -13,16 +13,17 @@ from domain_ft.storage import user_path
 
 _TAGGED = (".conll", ".conllu", ".bio", ".iob", ".iob2")
 _PACKED = (".gz", ".zst", ".xz", ".bz2")
-# Names that need their folder's before them: of splits, of what every tool writes, numbers, one or two letters.
-_COMMON = {
+# File names that say too little without the name of their folder.
+_GENERIC = {
     *("train", "training", "test", "testing", "dev", "valid", "validation", "eval", "all", "data", "dataset", "corpus"),
     *("text", "texts", "input", "output", "examples", "records", "file", "files", "model", "adapter", "checkpoint"),
 }
-_SAYS_NOTHING = re.compile(r"[\W\d_]*|\w{1,2}|(train|test|validation)?[-_.]?\d+[-_]of[-_]\d+")
+# The same: digits and signs, one or two letters, and shards such as train-00000-of-00002.
+_UNINFORMATIVE = re.compile(r"[\W\d_]*|\w{1,2}|(train|test|validation)?[-_.]?\d+[-_]of[-_]\d+")
 
 
 def name_of(given: str) -> str:
-    """A short, non-empty name; a common file name is prefixed with its folder's, where the path has one.
+    """A short, non-empty name. A generic file name gets that of its folder in front, if the path has one.
 
     Args:
         given: a file, a folder, a recipe (.toml), `hf:ID[:config]`, or a name.
@@ -35,13 +36,13 @@ def name_of(given: str) -> str:
         path = path.resolve()
     name = _without_endings(path.name)
     folder = path.parent.name
-    if folder not in ("", "..") and (name.lower() in _COMMON or _SAYS_NOTHING.fullmatch(name)):
+    if folder not in ("", "..") and (name.lower() in _GENERIC or _UNINFORMATIVE.fullmatch(name)):
         return f"{folder}-{name}"
     return name or "data"
 
 
 def _without_endings(name: str) -> str:
-    """A file's name without the endings that select its reader, unless nothing would be left."""
+    """A file's name without the endings of its packing and its format, unless nothing would be left."""
     bare = name
     for endings in (_PACKED, (*ENDINGS, *_TAGGED, ".toml")):
         found = next((ending for ending in endings if bare.lower().endswith(ending)), None)

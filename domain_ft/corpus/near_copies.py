@@ -1,7 +1,7 @@
 """Copies and near copies among texts: their fingerprints, and the groups that must stay in one split.
 
-Shared by the verbs that split or compare texts: `duplicates` has the method (shingles, MinHash, banding), this module
-applies it to a list of texts, and `splitting` draws whole groups.
+`duplicates` has the method (shingles, MinHash, banding), this module applies it to a list of texts, and `splitting`
+draws whole groups.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from domain_ft.corpus.duplicates import (
 from domain_ft.corpus.workers import in_order
 
 MOST_COMPARED = 1_000_000
-"""The most texts that are compared for near copies: half a gigabyte of signatures."""
+"""Near copies are searched for among at most this many texts, whose signatures take half a gigabyte."""
 
 DIGEST = np.dtype([("hash", ">u8"), ("rest", ">u8")])
 _BATCH = 1_000_000  # characters signed at a time
-_FAMILY = 1_000  # the largest family whose pairs are all compared
+_LARGEST_FAMILY = 1_000  # texts; all pairs of a larger family would be too many to compare
 
 Digests = npt.NDArray[np.void]
 Integers = npt.NDArray[np.int64]
@@ -41,11 +41,11 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Fingerprints of texts, equal or similar for copies.
+    """Fingerprints of texts: equal for copies, similar for near copies.
 
     Attributes:
         digests: (texts,) hashes of the normalised texts, equal for exact copies.
-        signatures: (texts, 128) MinHash signatures, similar for near copies; None for too many texts.
+        signatures: (texts, 128) MinHash signatures, similar for near copies; None if they were not computed.
     """
 
     digests: Digests
@@ -57,12 +57,12 @@ class Fingerprints:
         return self.digests["hash"].astype(np.uint64)
 
     def take(self, rows: Integers) -> Fingerprints:
-        """Those of some texts."""
+        """The fingerprints of these texts."""
         return Fingerprints(self.digests[rows], None if self.signatures is None else self.signatures[rows])
 
 
 def text_fingerprints(texts: Iterable[str], *, signed: bool = True) -> Fingerprints:
-    """The fingerprints of a few texts, made on all cores; without signatures where `signed` is False."""
+    """The fingerprints of texts, in memory. `signed`: whether they include signatures."""
     parts = list(signed_batches(texts, signed=signed))
     digests = np.frombuffer(b"".join(digest for digest, _ in parts), DIGEST)
     if not signed:
@@ -72,7 +72,7 @@ def text_fingerprints(texts: Iterable[str], *, signed: bool = True) -> Fingerpri
 
 
 def signed_batches(texts: Iterable[str], *, signed: bool) -> Iterator[tuple[bytes, bytes]]:
-    """The digests and signatures of texts as bytes, a batch at a time, made on all cores."""
+    """The digests and signatures of texts as bytes, in batches, computed on all cores. See `text_fingerprints`."""
     return in_order(_signed if signed else _digested, _batches(texts))
 
 
@@ -91,25 +91,25 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 def _signed(texts: list[str]) -> tuple[bytes, bytes]:
     signer = Signer()
-    essences = list(map(normalise, texts))
-    return _digest(essences), b"".join(signer.sign(shingles(essence)).tobytes() for essence in essences)
+    normalised = list(map(normalise, texts))
+    return _digest(normalised), b"".join(signer.sign(shingles(text)).tobytes() for text in normalised)
 
 
 def _digested(texts: list[str]) -> tuple[bytes, bytes]:
     return _digest(map(normalise, texts)), b""
 
 
-def _digest(essences: Iterable[str]) -> bytes:
-    return b"".join(hashlib.blake2b(essence.encode("utf-8"), digest_size=16).digest() for essence in essences)
+def _digest(normalised: Iterable[str]) -> bytes:
+    return b"".join(hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest() for text in normalised)
 
 
 def duplicate_groups(prints: Fingerprints, *names: Sequence[str], similarity: float | None = FAMILY) -> Integers:
-    """(texts,) the group of each text, from 0: copies, near copies and texts of one name are grouped.
+    """(texts,) the group of each text, from 0: copies, near copies and texts with a name in common are grouped.
 
     Args:
         prints: of the texts.
-        names: each (texts,), such as the values of a group field; an empty name groups nothing.
-        similarity: the least similarity of near copies; None for exact copies only.
+        names: lists (texts,) of names, such as the values of a group field. Empty names are ignored.
+        similarity: the minimum similarity of near copies; None for exact copies only.
     """
     count = len(prints.digests)
     _, first, copy_of = np.unique(prints.digests, return_index=True, return_inverse=True)
@@ -125,12 +125,15 @@ def duplicate_groups(prints: Fingerprints, *names: Sequence[str], similarity: fl
 
 
 def all_similar_pairs(signatures: Signatures, threshold: float) -> tuple[Integers, npt.NDArray[np.float32]]:
-    """`similar_pairs`, plus every pair within families of up to `_FAMILY` texts, where it compares only neighbours."""
+    """`similar_pairs`, which compares only neighbours, plus the other similar pairs within each family.
+
+    A family is a set of texts that are connected by pairs. For those of more than `_LARGEST_FAMILY`, nothing is added.
+    """
     pairs, similarity = similar_pairs(signatures, threshold)
     families = connected(len(signatures), map(tuple, pairs.tolist()))
     sizes = np.bincount(families)
     more_pairs, more = [pairs], [similarity]
-    for family in np.flatnonzero((sizes > 2) & (sizes <= _FAMILY)):
+    for family in np.flatnonzero((sizes > 2) & (sizes <= _LARGEST_FAMILY)):
         members = np.flatnonzero(families == family)
         first, second = np.triu_indices(len(members), 1)
         inside = np.stack([members[first], members[second]], axis=1)

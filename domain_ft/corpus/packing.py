@@ -1,7 +1,7 @@
-"""Distributes sequences over the steps of an epoch, the ranks, and micro-batches of a given number of tokens.
+"""Distributes sequences over optimiser steps, ranks, and micro-batches with a maximum of tokens.
 
 Everything is a function of the lengths and the seed, so a resumed run needs only the number of its step. A large corpus
-is shuffled a chapter at a time, so that neither the time to the first step nor the memory grows with it.
+is shuffled in chapters, so that neither the memory nor the time that shuffling takes grows with its size.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from domain_ft.randomness import generator
 Rows = npt.NDArray[np.int64]
 
 CHAPTER = 1 << 20  # sequences shuffled at a time: 50 MB at the peak, 8 MB afterwards
-_CHAPTER_STEPS = 64  # the fewest steps of a chapter, so that the steps of all chapters are equal within 1 % or so
+_CHAPTER_STEPS = 64  # the fewest steps of a chapter: their sizes then differ by about 1 % between chapters
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Step:
     """The sequences of an optimiser step.
 
     Attributes:
-        epoch: how often the corpus has been read before.
+        epoch: counted from 0.
         rows: (sequences,) int64 row indices.
     """
 
@@ -35,18 +35,18 @@ class Step:
 
 
 class StepPlan:
-    """The sequences of every optimiser step of a run, however long it is.
+    """The sequences of every optimiser step, for runs of any number of steps.
 
-    Each epoch is a permutation of all sequences, cut into `steps_per_epoch` steps of as equal a number of tokens as
-    whole sequences allow: `tokens_per_step` or a little less. A short last step would give its few sequences more
-    weight than the others. No step spans two epochs.
+    Each epoch is a permutation of all sequences, cut into `steps_per_epoch` steps of whole sequences, with about the
+    same number of tokens each. A short last step would give its few sequences more weight than the others. No step
+    spans two epochs.
 
-    An epoch of more than `CHAPTER` sequences is read in chapters: consecutive parts of a random order of the whole,
+    An epoch of more than `CHAPTER` sequences is read in chapters: consecutive parts of a random order of all sequences,
     each cut into its share of the steps.
 
     Args:
         lengths: (sequences,) tokens of each sequence.
-        tokens_per_step: the target.
+        tokens_per_step: the most tokens of a step on average, unless single sequences are longer.
         seed: of the order.
     """
 
@@ -59,7 +59,7 @@ class StepPlan:
         total = int(self._lengths.sum(dtype=np.int64))
         self.steps_per_epoch = min(-(-total // tokens_per_step), sequences)
         chapters = min(-(-sequences // CHAPTER), max(1, self.steps_per_epoch // _CHAPTER_STEPS))
-        # Where each chapter begins, in sequences and in steps of the epoch, and the end of the last.
+        # Where each chapter begins, in sequences and in steps of the epoch; and the end of the last one.
         self._starts = [chapter * sequences // chapters for chapter in range(chapters + 1)]
         self._steps = [place * self.steps_per_epoch // sequences for place in self._starts]
         self._arranged = (-1, -1)  # epoch and chapter
@@ -67,7 +67,7 @@ class StepPlan:
         self._bounds = np.empty(0, dtype=np.int64)
 
     def step(self, index: int) -> Step:
-        """The step with number `index`, counted from 0 over all epochs. Seeking shuffles one chapter."""
+        """The step with number `index`, counted from 0 over all epochs. At most one chapter is shuffled for it."""
         epoch, place = divmod(index, self.steps_per_epoch)
         chapter = bisect.bisect_right(self._steps, place) - 1
         if (epoch, chapter) != self._arranged:
@@ -76,7 +76,7 @@ class StepPlan:
         return Step(epoch, self._order[self._bounds[place] : self._bounds[place + 1]])
 
     def _arrange(self, epoch: int, chapter: int) -> None:
-        """Find the order of a chapter of `epoch`, and where its steps begin."""
+        """Determine the order of a chapter of `epoch`, and where its steps begin."""
         (first, last), total = self._starts[chapter : chapter + 2], len(self._lengths)
         sequences, steps = last - first, self._steps[chapter + 1] - self._steps[chapter]
         if sequences == total:
@@ -87,7 +87,7 @@ class StepPlan:
         ends = np.cumsum(lengths, dtype=np.int64)
         middles = ends - lengths / 2
         bounds = np.searchsorted(middles, np.arange(1, steps) * (ends[-1] / steps))
-        # At least one sequence a step, even where a sequence is longer than a step should be.
+        # Each step has at least one sequence, even if some sequences are longer than a step.
         least = np.arange(1, steps)
         bounds = np.minimum(np.maximum.accumulate(bounds - least) + least, sequences - steps + least)
         bounds = np.maximum(bounds, least)
@@ -95,10 +95,10 @@ class StepPlan:
 
 
 def share(rows: npt.ArrayLike, lengths: npt.ArrayLike, rank: int, world: int) -> Rows:
-    """The sequences of a step for rank `rank` of `world`, about as many tokens for each.
+    """The sequences of a step for rank `rank` of `world`. All ranks get about the same number of tokens.
 
-    They are dealt longest first, to the ranks forward and backward in turn, so that no two ranks differ by more than
-    the longest sequence. With fewer sequences than ranks, the last ranks get none.
+    Sequences are dealt out longest first, to the ranks in ascending and descending order by turns, so that no two ranks
+    differ by more tokens than the longest sequence has. With fewer sequences than ranks, the last ranks get none.
 
     Args:
         rows: (sequences,) row indices of the step.
@@ -115,15 +115,15 @@ def share(rows: npt.ArrayLike, lengths: npt.ArrayLike, rank: int, world: int) ->
 
 
 def micro_batches(rows: npt.ArrayLike, lengths: npt.ArrayLike, tokens_per_micro_batch: int) -> list[Rows]:
-    """Cut the sequences of a step into micro-batches that fit in memory.
+    """Divide the sequences of a step into micro-batches.
 
-    They are sorted longest first. So equal lengths are adjacent, which attention computes together, and if a
-    micro-batch does not fit in memory, the first one already fails.
+    They are sorted longest first. So sequences of equal length are adjacent, which attention computes together, and a
+    step that does not fit in memory fails at its first micro-batch.
 
     Args:
         rows: (sequences,) row indices.
         lengths: tokens of every sequence of the corpus, indexed by row.
-        tokens_per_micro_batch: the most; a longer sequence is a micro-batch of one.
+        tokens_per_micro_batch: the maximum. A longer sequence is a micro-batch of its own.
 
     Returns:
         the micro-batches, each (sequences,) row indices; none is empty.

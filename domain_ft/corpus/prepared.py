@@ -1,9 +1,9 @@
 """A prepared corpus: read, cleaned, freed of near copies and split; cached as Arrow files.
 
-The text is read once into a spool file, while all cores clean and sign it; some two hundred bytes a document stay in
-memory, its signature of 512 bytes in a file. A stopped run resumes after the last documents in the spool. Then the
-documents are grouped and split, and copied from the spool to `train.arrow` and `evaluation.arrow`. A second call for
-the same content finds the finished folder. The input is a `corpus.Corpus`; `tokens` reads the output.
+All cores clean the text and compute MinHash signatures while it is read once into a spool file. About two hundred bytes
+a document stay in memory; its signature of 512 bytes is in a file. A stopped run resumes after the last documents in
+the spool. Then the documents are grouped and split, and copied from the spool to `train.arrow` and `evaluation.arrow`.
+A second call for the same content finds the finished folder. The input is a `corpus.Corpus`; `tokens` reads the output.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ from domain_ft.errors import CorpusError, RecordError
 from domain_ft.progress import Progress
 from domain_ft.storage import cache_folder, creation_lock, new_folder, sync_folder, write_json
 
-# Raise this with every change to reading, cleaning, duplicates or splits, so that corpora of older code are not used.
+# Increase this with every change to reading, cleaning, duplicates or splits, so that older cached corpora are not used.
 VERSION = 3
 
 Shares = npt.NDArray[np.float64]
@@ -85,10 +85,10 @@ _SCHEMA = pa.schema(
 )
 _ARROW_END = b"ARROW1"
 _SPOOLED = ("spool.arrows", "signatures.bin", "digests.bin", "characters.bin", "rejects.jsonl")
-_DIGEST = np.dtype([("hash", ">u8"), ("rest", ">u8")])  # of a document's content; the first half serves as its hash
+_DIGEST = np.dtype([("hash", ">u8"), ("rest", ">u8")])  # of a document's content; the first half is used as its hash
 _EXAMINED = 1_000_000  # characters cleaned and signed at a time, and of a batch in an Arrow file
-_COMMIT_BATCHES = 16  # batches after which what is read survives a power cut or a kill
-_FLATTERS = "Much of the evaluation text is also in training, so the scores are optimistic."
+_COMMIT_BATCHES = 16  # batches between commits, which survive a power cut or a kill
+_OPTIMISTIC = "Much of the evaluation text is also in training, so the scores are optimistic."
 _SAMPLES, _SAMPLE_CHARACTERS = 3, 200
 
 
@@ -100,24 +100,26 @@ class CorpusStatistics:
         read: documents from the sources.
         kept: documents in training and evaluation together.
         empty: documents without text after cleaning.
-        exact_duplicates: documents left out as copies of another, up to case and white space.
+        exact_duplicates: documents left out as copies of another, apart from case, white space and Unicode form.
         near_duplicates: documents left out for a similarity of 0.85 or more with an earlier one.
         groups: groups of similar documents among those kept; each is in one split.
         largest_group: documents in the largest group.
-        moved_to_training: documents drawn for evaluation that training documents contain by half or more.
+        moved_to_training: documents drawn for evaluation that were moved, because half or more of one of their group is
+            in one training document.
         greatest_overlap: the greatest share of any evaluation document that is in one training document; None
-            where the corpus was too small for that to be kept low.
+            if the corpus was too small to keep that low.
         characters, bytes: of the text kept; bytes as UTF-8.
         train_documents, train_characters, evaluation_documents, evaluation_characters: of each split.
         rejects: records that could not be read and were left out.
-        unread_files: files of a folder that are not read: `count`, and the first `files` with the reason, as
-            `LeftOut.to_result` gives them.
-        text_fields: the fields that texts were read from, as `Seen.text_fields` gives them; none of files without.
-        unread_fields: by name, the records that hold a field that is not read.
-        languages: documents by language, where the source says it.
-        histogram: (from, below, documents) by length in characters, bounds in the ratio of the square root of ten.
-        samples: the beginnings of three documents.
-        notes: what was done out of the ordinary, in sentences.
+        unread_files: files that are not read: `count`, and the first `files` with the reason, as in
+            `LeftOut.to_result`.
+        text_fields: the fields that texts were read from, as in `Seen.text_fields`; empty for files without fields.
+        unread_fields: by field that is not read, the number of records with it.
+        languages: documents by language, if the source names it.
+        histogram: (from, below, documents) by length in characters; each bound is the previous one times the square
+            root of ten.
+        samples: the beginnings of up to three training documents.
+        notes: how the split differs from the usual one, in sentences.
     """
 
     read: int
@@ -145,7 +147,7 @@ class CorpusStatistics:
     notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """The numbers, for JSON."""
+        """All statistics, for JSON."""
         return dataclasses.asdict(self)
 
     @property
@@ -159,7 +161,7 @@ class CorpusStatistics:
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """The batches of an Arrow file. They are not memory-mapped, since mapped pages count as memory."""
+    """The batches of an Arrow file. It is not memory-mapped, because mapped pages count as memory of the process."""
     with pa.OSFile(str(path)) as source:
         reader = pa.ipc.open_file(source)
         for number in range(reader.num_record_batches):
@@ -173,7 +175,7 @@ class TextSplit:
     Attributes:
         name: `train` or `evaluation`.
         path: the Arrow file.
-        key: hexadecimal, the same for the same documents.
+        key: a hash: equal keys mean equal documents.
     """
 
     name: str
@@ -211,7 +213,7 @@ class TextSplit:
 
     @property
     def ids(self) -> list[str]:
-        """The documents' names, in order."""
+        """The ids of all documents, in order."""
         names: list[str] = self._table.column("id").to_pylist()
         return names
 
@@ -222,9 +224,9 @@ class PreparedCorpus:
 
     Attributes:
         name, recipe: of the corpus.
-        key: hexadecimal: the content of its sources, how they are read, and the version of this code.
+        key: a hash of the content of its sources, how they are read, and the version of this code.
         folder: in the cache, with the Arrow files.
-        statistics: what was read and what became of it.
+        statistics: counts of what was read and kept.
     """
 
     name: str
@@ -250,17 +252,17 @@ class PreparedCorpus:
 
 
 def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Progress | None = None) -> PreparedCorpus:
-    """Read, clean, remove near copies from, group and split a corpus; or find it in the cache.
+    """Read and clean a corpus, remove near copies, and split it; or find it in the cache.
+
+    A call that was stopped while reading resumes. If another process prepares the same corpus, this one waits for it.
 
     Args:
         corpus: what to read.
         evaluation_fraction: the share of groups that is held out, above 0 and below 1.
-        progress: called with (label, documents done, documents in all or None).
-
-    A call that was stopped while reading resumes. If another process prepares the same corpus, this one waits for it.
+        progress: called with (label, documents done, documents in total or None).
 
     Raises:
-        CorpusError: something cannot be read, or too little is left to train on and to evaluate with.
+        CorpusError: something cannot be read, or there is too little text to train on one part and evaluate on another.
         AssetError: an asset cannot be fetched.
     """
     if not 0 < evaluation_fraction < 1:
@@ -283,7 +285,7 @@ def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Prog
                 _make(corpus, folder, evaluation_fraction, progress)
     values = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
     values["histogram"] = [tuple(row) for row in values["histogram"]]
-    # The unread files of the folder may have changed since; those that are read have not.
+    # The unread files of a folder may have changed since. The files that are read are part of the key.
     attachments = values.pop("attachments")
     files = [*corpus.unread_files(), *itertools.starmap(UnreadFile, attachments)]
     values["unread_files"] = LeftOut(files=files).to_result()["unread_files"]
@@ -291,7 +293,7 @@ def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Prog
 
 
 def _make(corpus: Corpus, folder: Path, fraction: float, progress: Progress | None) -> None:
-    """Prepare `corpus` into `folder`. After an error, what was read is kept for the next call to resume from."""
+    """Prepare `corpus` into `folder`. After most errors, what was read is kept for the next call to resume from."""
     shutil.rmtree(folder, ignore_errors=True)
     unfinished = unfinished_folder(folder)
     made = unfinished / "made"
@@ -299,7 +301,7 @@ def _make(corpus: Corpus, folder: Path, fraction: float, progress: Progress | No
     try:
         with new_folder(made / folder.name) as fresh:
             _Preparation(corpus, fresh, unfinished, fraction, progress).run()
-    except (RecordError, _UnusableError):  # the fix changes the key, so nothing is to be resumed
+    except (RecordError, _UnusableError):  # a fixed corpus has another key, so nothing could be resumed
         shutil.rmtree(unfinished)
         raise
     (made / folder.name).rename(folder)
@@ -308,11 +310,11 @@ def _make(corpus: Corpus, folder: Path, fraction: float, progress: Progress | No
 
 
 class _UnusableError(CorpusError):
-    """A corpus has too little text."""
+    """The corpus has too little text."""
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether the statistics and both Arrow files are there, the latter with the mark at their end."""
+    """Whether the statistics are there, and both Arrow files are complete, by the marker at their end."""
     try:
         for name in ("train", "evaluation"):
             with (folder / f"{name}.arrow").open("rb") as file:
@@ -332,13 +334,13 @@ def spaced(count: int, wanted: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Split:
-    """The held-out documents, by index among those kept.
+    """The division of the kept documents.
 
     Attributes:
         held_out: (documents,) True for evaluation.
-        overlap: (documents,) the greatest share of a held-out document that is in one training document, where the two
-            sides were compared.
-        cut: a document that is cut in two, if any, and its `parts` for training and for evaluation.
+        overlap: (documents,) the greatest share of a held-out document that is in one training document; None if that
+            was not kept low.
+        cut: the index of a document that is cut in two, if any, and its `parts` for training and for evaluation.
     """
 
     held_out: Bools
@@ -348,9 +350,9 @@ class Split:
 
 
 class _Preparation:
-    """The steps of a run of `prepare`. Arrays have an entry for each document of the spool.
+    """One run of `prepare`. Arrays have an entry for each document of the spool, or for each of those `kept`.
 
-    The finished files go to `folder`; the spool, and what else a second call would go on from, to `unfinished`.
+    The finished files go to `folder`; the spool and the other files for resuming go to `unfinished`.
     """
 
     def __init__(
@@ -388,7 +390,7 @@ class _Preparation:
             shutil.copyfile(self.unfinished / "rejects.jsonl", self.folder / "rejects.jsonl")
 
     def _read(self) -> None:
-        """Spool every document that is not an exact copy, with its signature, skipping those already in the spool."""
+        """Spool all documents except exact copies, with their signatures. Resumes after those already in the spool."""
         with contextlib.closing(GrowingFiles(self.unfinished, _SPOOLED, commit_every=_COMMIT_BATCHES)) as files:
             self.counts.update(files.facts)
             seen = {digest.tobytes() for digest in np.fromfile(self.unfinished / "digests.bin", _DIGEST)}
@@ -400,7 +402,7 @@ class _Preparation:
     def _records(self, done: int) -> Iterator[list[SourceDocument | Reject]]:
         """The records of the sources after the first `done`, in batches of about `_EXAMINED` characters."""
         label = f"reading {self.corpus.name}"
-        batch: list[SourceDocument | Reject] = []  # the sources append their rejects
+        batch: list[SourceDocument | Reject] = []  # the sources append rejects to it
         waiting = 0
         for number, document in enumerate(self.corpus.documents(batch.append, self.progress, self.seen), 1):
             batch.append(document)
@@ -418,7 +420,7 @@ class _Preparation:
             yield batch[done:]
 
     def _spooled(self, batch: list[Examined], seen: set[bytes]) -> dict[str, bytes]:
-        """What a batch of records adds to the files; also updates the counts."""
+        """The data that a batch of records adds to the files. Also updates the counts."""
         self.counts["records"] += len(batch)
         rows: list[_Row] = []
         signatures, digests, rejects = [], [], []
@@ -448,7 +450,7 @@ class _Preparation:
         }
 
     def _keep_apart(self, spool: _Spool, kept: Integers, groups: Integers, drawn: Bools) -> tuple[Bools, Shares]:
-        """The held-out documents among those kept, after those that training documents contain were moved."""
+        """`move_contained` for the kept documents: those still held out, and their overlap with training documents."""
         label = f"comparing the splits of {self.corpus.name}"
 
         def texts(documents: Integers) -> Iterator[list[str]]:
@@ -473,10 +475,10 @@ class _Preparation:
     def _hold_out_something(
         self, spool: _Spool, kept: Integers, groups: Integers, characters: Integers, hashes: npt.NDArray[np.uint64]
     ) -> Split:
-        """The split of a corpus without a drawn group, most often a small one.
+        """The split of a corpus of which nothing was drawn, usually a small one.
 
-        The first possible of: a group of a fitting size; the end of a long document that is like no other; the
-        smallest group; and where all documents are alike, single documents, with a warning.
+        Holds out the first of these that is possible: a group of fitting size; the end of a long document that
+        resembles no other; the smallest group; or, if all documents are alike, single documents, with a warning.
         """
         for group in fitting_groups(groups, characters, self.fraction):
             held_out, overlap = self._keep_apart(spool, kept, groups, groups == group)
@@ -493,7 +495,7 @@ class _Preparation:
             if parts is not None:
                 self.notes.append(
                     f"The corpus has too few documents to hold one out: the last {len(parts[1]):,} characters of "
-                    f"'{spool.id(int(kept[longest]))}' are the evaluation text, and the rest of it trains."
+                    f"'{spool.id(int(kept[longest]))}' are the evaluation text, and its beginning is for training."
                 )
                 return Split(np.zeros(len(kept), bool), cut=longest, parts=parts)
         if len(sizes) > 1:
@@ -502,15 +504,15 @@ class _Preparation:
             if held_out.any():
                 self.notes.append("The corpus is tiny: its smallest group of documents is the evaluation text.")
                 return Split(held_out, overlap)
-            self.notes.append(f"The smallest group of documents was held out. {_FLATTERS}")
+            self.notes.append(f"The smallest group of documents was held out. {_OPTIMISTIC}")
             return Split(smallest)
         if len(kept) > 1:
-            self.notes.append(f"All documents resemble each other: single documents were held out. {_FLATTERS}")
+            self.notes.append(f"All documents resemble each other: single documents were held out. {_OPTIMISTIC}")
             chosen = np.argsort(hashes, kind="stable")[: max(1, round(self.fraction * len(kept)))]
             return Split(np.isin(np.arange(len(kept)), chosen))
         copies = self.counts["read"] - self.counts["empty"] - len(kept)
         raise _UnusableError(
-            f"corpus '{self.corpus.name}' holds a single text of {int(characters.sum()):,} characters"
+            f"corpus '{self.corpus.name}' has a single text of {int(characters.sum()):,} characters"
             + (
                 f": the other {copies:,} of the {self.counts['read']:,} documents are copies or near copies of it"
                 * bool(copies)
@@ -582,7 +584,7 @@ class _Preparation:
             lines = (self.unfinished / "rejects.jsonl").read_text(encoding="utf-8").splitlines()[:3]
             reasons = [f"\n  - {reject['file']}: {reject['reason']}" for reject in map(json.loads, lines)]
         return _UnusableError(
-            f"corpus '{self.corpus.name}' holds no document that can be used"
+            f"corpus '{self.corpus.name}' has no document that can be used"
             + (f" ({'; '.join(left_out)})" if left_out else "")
             + "".join(reasons),
             where=", ".join(str(s.path or s.id) for s in self.corpus.recipe.sources),
@@ -596,36 +598,39 @@ def _signer() -> Signer:
 
 
 def _examine(batch: list[SourceDocument | Reject]) -> list[Examined]:
-    """Clean and sign the documents of a batch, in a worker."""
+    """Clean the documents of a batch and compute their signatures, in a worker."""
     return [(record, b"", b"") if isinstance(record, Reject) else _examine_one(record) for record in batch]
 
 
 def _examine_one(document: SourceDocument) -> Examined:
     document = dataclasses.replace(document, text=clean(document.text))
-    essence = normalise(document.text)
-    if not essence:
+    normalised = normalise(document.text)
+    if not normalised:
         return document, b"", b""
-    digest = hashlib.blake2b(essence.encode(), digest_size=16).digest()
-    return document, digest, _signer().sign(shingles(essence)).tobytes()
+    digest = hashlib.blake2b(normalised.encode(), digest_size=16).digest()
+    return document, digest, _signer().sign(shingles(normalised)).tobytes()
 
 
 def _shingles_of_texts(texts: list[str]) -> list[Shingles]:
     return [shingles(normalise(text)) for text in texts]
 
 
-_held_out = functools.lru_cache(maxsize=1)(Containment.load)  # a worker opens it once
+_held_out = functools.lru_cache(maxsize=1)(Containment.load)  # loaded once in each worker
 
 
 def overlaps_of_texts(index: Path, texts: list[str]) -> list[Overlap]:
-    """How much of each held-out document, whose index is in a folder, is contained in each of the texts."""
+    """For each text, the held-out documents that it shares shingles with, and the share of each that it contains.
+
+    `index` is the folder with the index of the held-out documents.
+    """
     return [_held_out(index).of(hashes) for hashes in _shingles_of_texts(texts)]
 
 
-_Row = tuple[str, str, str, "str | None"]  # a document in the Arrow files
+_Row = tuple[str, str, str, "str | None"]  # a document in the Arrow files: the fields of `_SCHEMA`
 
 
 def _record_batch(rows: list[_Row]) -> pa.RecordBatch:
-    """Documents as a batch of an Arrow file."""
+    """Documents as a batch for an Arrow file."""
     columns = [pa.array(column, kind.type) for column, kind in zip(zip(*rows, strict=True), _SCHEMA, strict=True)]
     return pa.record_batch(columns, schema=_SCHEMA)
 
@@ -648,19 +653,19 @@ class _Writer:
         self.file.write_batch(_record_batch(rows))
 
     def copy(self, spool: _Spool, documents: Integers) -> None:
-        """Add documents of the spool, in ascending order."""
+        """Add these documents of the spool; their indices ascend."""
         for batch in spool.batches(documents):
             self.file.write_batch(batch)
 
 
 def _messages(source: pa.NativeFile) -> Iterator[pa.RecordBatch]:
-    """The record batches of a file, read in order."""
+    """The record batches of a spool, in order."""
     while source.tell() < source.size():
         yield pa.ipc.read_record_batch(pa.ipc.read_message(source), _SCHEMA)
 
 
 class _Spool:
-    """The spool, a file of consecutive record batches, read by index or in order."""
+    """Reads the spool, a file of record batches, by index or in order."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -685,7 +690,7 @@ class _Spool:
         return identifier, text, source, language
 
     def batches(self, documents: Integers) -> Iterator[pa.RecordBatch]:
-        """The rows of `documents`, in ascending order, a batch of the file at a time."""
+        """The rows of `documents`, whose indices ascend, from one batch of the file at a time."""
         first = 0
         with pa.OSFile(str(self.path)) as source:  # not memory-mapped, as in `_batches`
             for batch in _messages(source):
@@ -696,12 +701,12 @@ class _Spool:
                 first = last
 
     def texts(self, documents: Integers) -> Iterator[list[str]]:
-        """The texts of `documents`, in ascending order, in batches."""
+        """The texts of `documents`, whose indices ascend, in batches."""
         for batch in self.batches(documents):
             yield batch.column("text").to_pylist()
 
     def languages(self, wanted: Bools) -> dict[str, int]:
-        """The number of `wanted` documents in each language that the source names; sorted by language."""
+        """The number of `wanted` documents in each language that the sources name, sorted by language."""
         counts = self.table.column("language").filter(pa.array(wanted)).drop_null().value_counts().to_pylist()
         return {count["values"]: count["counts"] for count in sorted(counts, key=lambda count: str(count["values"]))}
 

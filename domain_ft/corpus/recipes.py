@@ -1,7 +1,7 @@
-"""Recipes: a TOML file for each corpus, with its description, licence, sources of text and tasks. No code.
+"""Recipes: a TOML file for each corpus, with its description, licence, sources of text and tasks.
 
-The recipes of this package are in `corpora/`; users add a corpus with a file there or by naming their TOML. All errors
-of a recipe are reported at once, each unknown key with its nearest name.
+The recipes of this package are in `corpora/`; users give the path of their own. All errors of a recipe are reported at
+once, with the nearest valid name for each unknown key.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _RECIPE_KEYS: dict[str, tuple[type, bool]] = {
     "sources": (list, True),
     "tasks": (list, False),
 }
-# What every task says, then what it says by the kind of its source.
+# The keys of every task, then those by the kind of its source.
 _TASK_KEYS: dict[str, tuple[type, bool]] = {
     "name": (str, True),
     "description": (str, True),
@@ -76,23 +76,23 @@ _TASK_SOURCE_KEYS: dict[str, dict[str, tuple[type, bool]]] = {
         "relations": (str, False),
     },
 }
-# How the rows of a task on the hub may be read -> the keys that such a reader needs.
+# The readers for rows of tasks on the hub -> the keys that each needs.
 _HUB_READERS: dict[str, tuple[str, ...]] = {"single-label": ("label_field",), "relations": ("marks", "relations")}
 _TYPE_NAMES = {str: "a text", int: "a whole number", list: "a list of tables", dict: "a table"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """One place that text comes from.
+    """A source of text.
 
     Attributes:
         kind: `asset` (a wheel with text), `files` (a file or folder) or `hub` (a data set on a hub).
-        reader: how to read it, a name in `readers.READERS`; `auto` goes by the file's ending.
+        reader: how to read it, a name in `readers.READERS`; `auto` selects the reader by the file's ending.
         asset: the asset's name in `assets.ASSETS`.
         path: within the asset (its last part may have a `*`), or of the file or folder, relative to the recipe.
         id: of the data set on the hub, with its `config`, `split` and `revision`.
-        text_field: the field that holds the text; several, separated by commas, are joined by a blank line.
-        documents: the number to take from the beginning (hub); None for all.
+        text_field: the field of the text; several, separated by commas, are joined by a blank line.
+        documents: how many to read from the beginning (hub); None for all.
     """
 
     kind: str
@@ -109,27 +109,27 @@ class Source:
 
 @dataclass(frozen=True)
 class Task:
-    """A downstream task of the corpus: its card, and where its examples are.
+    """A downstream task of the corpus: its description, and where its examples are.
 
     Attributes:
         name: within the recipe; `legal/NAME` on the command line.
         description: the question, in a sentence.
-        kind: `asset`, `files` or `hub`, as of a source.
+        kind: `asset`, `files` or `hub`, as in `Source`.
         asset, path, reader: the files within an asset, and the reader of their records, a name in `readers.RECORDS`.
         train, validation, test, test_ids: files, relative to the recipe (`files`).
-        id, config, revision: of the data set on the hub, whose splits are found by their usual names. There `reader`
-            may be `single-label` (the label is in a list of one) or `relations` (pairs of entities, of records in
+        id, config, revision: of the data set on the hub, whose splits are found by their usual names. `reader` may then
+            be `single-label` (the label is in a list of one) or `relations` (pairs of entities in records of
             BigBIO's knowledge-base schema).
         marks: the mark that replaces an entity of a relation -> the types of such entities, separated by commas. With
             one mark, its entities are paired with each other; with two, those of the first with those of the second.
         relations: the types of relations that are classes, separated by commas.
         text_field, pair_field, label_field, id_field, group_field, label_names, label_separator: as the options of
             these names.
-        classes: how many there are.
-        split: how the examples are split, unless the files say it.
+        classes: the number of classes.
+        split: how the examples are split; empty if the splits are as given.
         weaknesses: known problems of the task.
-        scores: what simple and known models reach, and where that was measured.
-        licence, citation: those of the corpus where they are empty.
+        scores: scores of baselines and known models, and where they were measured.
+        licence, citation: those of the corpus if empty.
     """
 
     name: str
@@ -164,7 +164,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a corpus is. `folder` is where relative paths start."""
+    """The description of a corpus. Relative paths start at `folder`."""
 
     name: str
     description: str
@@ -177,7 +177,7 @@ class Recipe:
 
     @property
     def known_language(self) -> str:
-        """The language for messages: empty where it is not known (`und`)."""
+        """The language for messages; empty if it is not known (`und`)."""
         return "" if self.language == "und" else self.language
 
     @property
@@ -188,7 +188,7 @@ class Recipe:
 
 
 def recipes_folder() -> Path:
-    """Where the recipes of this package lie: inside it in a wheel, beside it in a checkout."""
+    """The folder of this package's recipes: inside the package in a wheel, next to it in a checkout."""
     package = Path(str(resources.files("domain_ft")))
     inside = package / "corpora"
     return inside if inside.is_dir() else package.parent / "corpora"
@@ -208,19 +208,23 @@ def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
 
     Raises:
-        CorpusError: not TOML, or not a recipe; every problem is in the one message.
+        CorpusError: the file is not TOML or not a valid recipe. The message lists all problems.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{path.name} is not sound TOML: {error}", where=str(path)) from error
+    except (ValueError, RecursionError) as error:  # ValueError covers TOML and Unicode errors
+        raise CorpusError(f"{path.name} is not valid TOML: {error}", where=str(path)) from error
     except OSError as error:
         raise CorpusError(f"{path.name} cannot be read: {error.strerror}", where=str(path)) from error
     return parse_recipe(values, name=path.stem, folder=path.parent, where=str(path))
 
 
 def parse_recipe(values: Mapping[str, Any], *, name: str, folder: Path, where: str) -> Recipe:
-    """Make a recipe of a TOML's `values`, named `name` unless it says otherwise. All problems are raised at once."""
+    """The recipe with the `values` of a TOML file. `name` is used unless they have one.
+
+    Raises:
+        CorpusError: it is not a valid recipe. The message lists all problems.
+    """
     problems = _check_table(values, _RECIPE_KEYS, "the recipe")
     sources = _tables(values.get("sources"), "sources", problems)
     tasks = _tables(values.get("tasks"), "tasks", problems)
@@ -252,12 +256,12 @@ def parse_recipe(values: Mapping[str, Any], *, name: str, folder: Path, where: s
 
 
 def _tables(value: Any, key: str, problems: list[str]) -> list[dict[str, Any]]:
-    """The tables of a list such as [[sources]]; what is no table is a problem."""
+    """The tables of a list such as [[sources]]. An item that is not a table is added to `problems`."""
     if not isinstance(value, list):
         return []
     wrong = [item for item in value if not isinstance(item, dict)]
     if wrong:
-        problems.append(f"'{key}' holds {wrong[0]!r}, where a table is wanted: begin each with [[{key}]]")
+        problems.append(f"'{key}' holds {wrong[0]!r}, where a table is expected: begin each with [[{key}]]")
     return [item for item in value if isinstance(item, dict)]
 
 
@@ -268,7 +272,14 @@ def _check_place(
     shared: Mapping[str, tuple[type, bool]],
     readers: Collection[str],
 ) -> list[str]:
-    """What is wrong with a source or task. It may have the `shared` keys, and those that `kinds` has for its kind."""
+    """What is wrong with a source or task.
+
+    Args:
+        label: names it in messages.
+        kinds: the keys that it may have, by its kind.
+        shared: the keys that it may have whatever its kind.
+        readers: the names of the readers that it may have.
+    """
     kind = table.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
         given = "has no 'kind'" if kind is None else f"is of kind {kind!r}"
@@ -287,23 +298,23 @@ def _check_place(
             problems.append(f"{label}: the path '{path}' leaves the asset")
     count = table.get("documents")
     if isinstance(count, int) and count < 1:
-        problems.append(f"{label}: documents = {count}, where 1 or more is wanted")
+        problems.append(f"{label}: documents = {count}, where 1 or more is expected")
     return problems
 
 
 def _check_hub_reader(table: Mapping[str, Any], label: str) -> list[str]:
-    """What is wrong with the keys that the reader of a task on the hub needs."""
+    """What is wrong with a hub task's keys for its reader."""
     reader = str(table.get("reader"))
     needed = _HUB_READERS.get(reader, ())
     problems = [f"{label} has no '{key}', which the reader '{reader}' needs" for key in needed if key not in table]
-    lost = [key for key in _HUB_READERS["relations"] if key in table and key not in needed]
-    problems += [f"{label}: '{key}' is only for the reader 'relations'" for key in lost]
+    unused = [key for key in _HUB_READERS["relations"] if key in table and key not in needed]
+    problems += [f"{label}: '{key}' is only for the reader 'relations'" for key in unused]
     marks = table.get("marks")
     if isinstance(marks, dict):
         if not 1 <= len(marks) <= 2:
-            problems.append(f"{label}: 'marks' has {len(marks)} keys, where 1 or 2 are wanted")
+            problems.append(f"{label}: 'marks' has {len(marks)} keys, where 1 or 2 are expected")
         wrong = [mark for mark, types in marks.items() if not isinstance(types, str) or not types.strip(", ")]
-        problems += [f"{label}: marks.{mark} = {marks[mark]!r}, where types of entities are wanted" for mark in wrong]
+        problems += [f"{label}: marks.{mark} = {marks[mark]!r}, where types of entities are expected" for mark in wrong]
     return problems
 
 
@@ -314,7 +325,7 @@ def _check_table(table: Mapping[str, Any], keys: Mapping[str, tuple[type, bool]]
             if required:
                 problems.append(f"{label} has no '{key}'")
         elif not isinstance(table[key], wanted) or isinstance(table[key], bool):
-            problems.append(f"{label}: {key} = {table[key]!r}, where {_TYPE_NAMES[wanted]} is wanted")
+            problems.append(f"{label}: {key} = {table[key]!r}, where {_TYPE_NAMES[wanted]} is expected")
         elif wanted is str and required and not table[key].strip():
             problems.append(f"{label}: '{key}' is empty")
     return problems

@@ -1,4 +1,4 @@
-"""The interface of rows of tokens: what the loop and the evaluation read."""
+"""The interface of rows of tokens, which training and evaluation read."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ class Rows(Protocol):
         """(rows,) tokens of each row, special tokens included."""
 
     def pack(self, rows: npt.ArrayLike) -> PackedBatch:
-        """Lay these rows end to end, in that order."""
+        """Pack these rows end to end, in that order."""
 
     def row_id(self, row: int) -> str:
         """The id of the row's document or example, for messages."""
 
 
 class DocumentRows(Rows, Protocol):
-    """Rows on which a language model is scored, document by document: of a corpus, or of conversations."""
+    """Rows of a corpus or of conversations, on which a language model is scored by document."""
 
     @property
     def key(self) -> str:
-        """Names the content: equal keys, equal rows."""
+        """A hash of the content: equal keys mean equal rows."""
 
     @property
     def tokens(self) -> int:
-        """Of all rows together, special tokens included."""
+        """Tokens of all rows together, special tokens included."""
 
     @property
     def documents(self) -> npt.NDArray[np.int64]:
         """(rows,) the index of each row's document."""
 
     def document_id(self, document: int) -> str:
-        """The id of the document with this index; no two have the same."""
+        """The id of the document with this index. It is unique."""
 
     def select_documents(self, max_tokens: int | None) -> npt.NDArray[np.int64]:
-        """(selected,) rows of as many documents as `max_tokens` allows, the same each time; of all for None."""
+        """(selected,) the rows of as many documents as `max_tokens` allows, or of all for None. Deterministic."""

@@ -1,4 +1,4 @@
-"""Where sentences end, in any script, without a model or a list of abbreviations."""
+"""Splits texts into sentences, in any script, without a model or a list of abbreviations."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable, Iterator
 
 SENTENCE_ENDS = frozenset(".!?…։؟۔।॥።፧፨។៕᠃᠉。．！？｡‼‽⁇⁈⁉⸮꓿")
-"""The signs that end a sentence (Unicode's property Sentence_Terminal)."""
+"""The signs that end a sentence: the usual ones of Unicode's property Sentence_Terminal, and the ellipsis."""
 
-_WIDE = "。．！？｡"  # these are followed by no space
+_WIDE = "。．！？｡"  # these need no space after them
 _SPACED = "".join(sorted(SENTENCE_ENDS - set(_WIDE)))
 _CLOSING = re.escape(")]}\"'»”’›」』）】")
-# White space follows a spaced sign, else it is a decimal point. Closing quotation marks belong to the sentence.
+# A spaced sign must be followed by white space, or it is a decimal point. Closing brackets and quotation marks belong
+# to the sentence.
 _CUT = re.compile(
     rf"(?<=[{re.escape(_SPACED)}])[{_CLOSING}]*\s+|(?P<wide>(?<=[{_WIDE}])(?![{_WIDE}])[{_CLOSING}]*\s*)|[\n\r\u2028\u2029]\s*"
 )
@@ -22,24 +23,24 @@ def sentence_bounds(
 ) -> Iterator[tuple[int, int]]:
     """The sentences of a text in order, as (start, end) in characters, without the white space around them.
 
-    A sentence ends after a sign of `SENTENCE_ENDS` with closing brackets and quotation marks, and at the end of a line,
-    but not before a lower-case letter, as in `i.v. infusion`. So `Fig. 2` is cut, and a sentence that begins with `p53`
-    stays with the one before it.
+    A sentence ends after a sign of `SENTENCE_ENDS`, including closing brackets and quotation marks after it, and at the
+    end of a line. It does not end before a lower-case letter, as in `i.v. infusion`, except after `。` and the like. So
+    `Fig. 2` is cut, and a sentence that begins with `p53` is joined to the previous one.
 
     Args:
-        text: of any language.
+        text: in any language.
         whole: (start, end) of spans that are never cut, such as names.
-        breaks: where a sentence always ends, unless inside such a span.
+        breaks: offsets at which a sentence always ends, unless they are inside such a span.
 
     >>> text = "He took 0.5 mg i.v. daily. (It helped.) 頭痛が治った。終わり"
     >>> [text[start:end] for start, end in sentence_bounds(text)]
     ['He took 0.5 mg i.v. daily.', '(It helped.)', '頭痛が治った。', '終わり']
     """
     cuts = {
-        match.end() for match in _CUT.finditer(text) if match["wide"] is not None or not _goes_on(text, match.end())
+        match.end() for match in _CUT.finditer(text) if match["wide"] is not None or not _is_lower(text, match.end())
     }
     start, within = 0, sorted(whole, reverse=True)
-    reach = 0  # the furthest end of the spans that begin before the cut
+    reach = 0  # the last end of the spans that begin before the cut
     for cut in [*sorted(cuts.union(breaks) - {0, len(text)}), len(text)]:
         while within and within[-1][0] < cut:
             reach = max(reach, within.pop()[1])
@@ -52,5 +53,5 @@ def sentence_bounds(
         start = cut
 
 
-def _goes_on(text: str, place: int) -> bool:
+def _is_lower(text: str, place: int) -> bool:
     return text[place : place + 1].islower()

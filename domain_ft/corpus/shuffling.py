@@ -1,4 +1,4 @@
-"""Random orders that are computed in parts, so that none is drawn or kept for a whole corpus."""
+"""Computes parts of random orders, so that the order of a whole large corpus is never in memory."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy.typing as npt
 from domain_ft.randomness import derive, generator
 
 GAMMA = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: the stride of SplitMix64
-DRAWN = 1 << 16  # up to so many numbers, the whole order is drawn even for a part of it
+DRAWN = 1 << 16  # of at most this many numbers, `beginning` draws the whole order
 _ROUNDS = 4  # enough to make a permutation of many numbers pseudorandom (Luby and Rackoff 1988)
 
 
 def scramble(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Scramble 64-bit numbers, one to one: the output function of SplitMix64 (Steele, Lea and Flood 2014)."""
+    """Scramble 64-bit numbers by a bijection, the output function of SplitMix64 (Steele, Lea and Flood 2014)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
@@ -22,14 +22,14 @@ def scramble(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 def shuffled(first: int, last: int, count: int, seed: int, *keys: str | int) -> npt.NDArray[np.int64]:
     """Positions `first` up to `last` of a random order of `range(count)`.
 
-    The order is a Feistel network, a permutation of the numbers of an even count of bits; what falls outside the range
-    goes through it again until it is inside (Black and Rogaway 2002). Time and memory grow with the part, not with
-    `count`.
+    The order is computed by a Feistel network, which permutes all numbers of an even number of bits. Results outside
+    the range go through it again until they are inside (Black and Rogaway 2002). Time and memory grow with the part,
+    not with `count`.
 
     Args:
         first, last: positions in the order, `0 <= first <= last <= count`.
-        count: of the numbers; for a few dozen, draw a permutation instead.
-        seed, keys: name the order, as for `randomness.generator`.
+        count: of the numbers. For a few dozen, draw a permutation instead: this one is not random enough.
+        seed, keys: determine the order, as for `randomness.generator`.
 
     Returns:
         (last - first,) int64.
@@ -49,9 +49,10 @@ def shuffled(first: int, last: int, count: int, seed: int, *keys: str | int) -> 
 
 
 def beginning(wanted: int, count: int, seed: int, *keys: str | int) -> npt.NDArray[np.int64]:
-    """The first `wanted` numbers of a random order of `range(count)`, or all of them: a sample of a large corpus.
+    """A random sample of `wanted` numbers below `count`, or all of them: the first ones of a random order.
 
-    The order of few numbers is drawn, that of many computed, so that time and memory do not grow with `count`.
+    The order is drawn for up to `DRAWN` numbers. For more, only its beginning is computed, so that time and memory do
+    not grow with `count`.
     """
     if count <= DRAWN:
         return generator(seed, *keys).permutation(count)[:wanted]

@@ -1,9 +1,9 @@
-"""Splits: which documents train and which are held out, so that no held-out text has a near copy in training.
+"""Splits a corpus into training and held-out documents, so that no held-out text has a near copy in training.
 
-The unit is the group of similar documents, not the document. A group is held out if a hash of its content falls within
-the requested share, independently of seeds, the order of reading and other documents. Two rules are added. A group
-larger than the whole share goes to training, so that no big family becomes the evaluation. A held-out document half of
-which is in a training document moves to training with its group.
+The unit is the group of similar documents. A group is held out if a hash of its content falls within the requested
+share (`splitting.draw_parts`), whatever the seed and the order of reading. There are two more rules. A group larger
+than the whole share goes to training, so that no big family becomes the evaluation. If half or more of a held-out
+document is in one training document, its whole group moves to training (`move_contained`).
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
 Overlap = tuple[Integers, npt.NDArray[np.float64]]
 
-SHORTEST_CUT = 2_000  # the fewest characters of a document that is cut into a training and an evaluation part
+SHORTEST_CUT = 2_000  # a document with fewer characters is not cut into a training and an evaluation part
 _SHORTEST_PART = 400  # the fewest characters of the evaluation part
-_REACH = 1_000  # characters around a cut that are searched for a better place
-# If no group was drawn, one is held out whose size is within this factor of the share.
-_FITTING = 5.0
+_REACH = 1_000  # characters before and after a cut that are searched for a better place
+_FITTING = 5.0  # a group fits if its size is within this factor of the share to hold out
 # Where a text may be cut, best first: paragraph, line, sentence, word.
 _BOUNDARIES = (re.compile("\n\n"), re.compile("\n"), re.compile(r"[.!?]\s|[。．！？।؟]"), re.compile(r"\s"))
 
 
 def fitting_groups(groups: Integers, characters: Integers, fraction: float) -> list[int]:
-    """Up to ten groups whose size is near the share to hold out, the nearest first."""
+    """Up to ten groups with a size near the share to hold out, the nearest first."""
     sizes = np.bincount(groups, weights=characters)
     if len(sizes) < 2:
         return []
@@ -48,22 +47,22 @@ def move_contained(
     """Move groups to training until no held-out document is contained, by half or more, in one training document.
 
     Args:
-        held_out: (documents,) True where the document was drawn for evaluation.
+        held_out: (documents,) True for documents drawn for evaluation.
         groups: (documents,) the group of each document.
-        shingles_of: gives the shingles of some documents, in their order.
-        overlaps: gives `index.of` the shingles of some documents, in their order.
+        shingles_of: gives the shingles of the documents with these indices, in order.
+        overlaps: gives `index.of` the shingles of the documents with these indices, in order.
 
     Returns:
-        held_out: (documents,) what is left for evaluation.
-        contained: (documents,) the greatest share of each document that is in one training document, estimated; 0 for
-            training documents. An upper bound of the Jaccard similarity.
+        held_out: (documents,) True for documents that are still for evaluation.
+        contained: (documents,) an estimate of the greatest share of each document that is in one training document; 0
+            for training documents. This share is an upper bound of their Jaccard similarity.
     """
     held_out = held_out.copy()
     owners = np.flatnonzero(held_out)
     index = Containment.of_documents(shingles_of(owners))
     contained = np.zeros(len(owners))
     moved = np.zeros(int(groups.max()) + 1, dtype=bool)  # by group
-    joining = np.flatnonzero(~held_out)  # the training documents that were not compared yet
+    joining = np.flatnonzero(~held_out)  # the training documents that are not compared yet
     while len(joining) and held_out.any():
         for found, shares in overlaps(index, joining):
             contained[found] = np.maximum(contained[found], shares)
@@ -76,9 +75,9 @@ def move_contained(
 
 
 def cut(text: str, fraction: float) -> tuple[str, str] | None:
-    """Cut a text in two at a paragraph, line, sentence or word; the last `fraction` of it is for evaluation.
+    """Cut a text into a training part and an evaluation part, which is about the last `fraction` of it.
 
-    A language without spaces is cut at a sentence, or between two characters. None where the text is too short.
+    The cut is at the end of a paragraph, line, sentence or word if possible. None if the text is too short.
     """
     if len(text) < SHORTEST_CUT:
         return None
@@ -89,7 +88,7 @@ def cut(text: str, fraction: float) -> tuple[str, str] | None:
 
 
 def sequences(text: str, length: int = 2_000) -> list[str]:
-    """A text in sequences of about `length` characters, cut as `cut` does, so that evaluation has units to count."""
+    """A text in parts of one to two `length` characters, cut like `cut`, so that evaluation has several documents."""
     places = [0]
     while len(text) - places[-1] > 2 * length:
         places.append(_place(text, places[-1] + length, length // 2))
@@ -98,7 +97,7 @@ def sequences(text: str, length: int = 2_000) -> list[str]:
 
 
 def _place(text: str, target: int, reach: int) -> int:
-    """Where to cut a text near `target`: at the nearest boundary of the best kind within `reach`."""
+    """The offset at which to cut a text near `target`: the nearest boundary of the best kind within `reach`."""
     reach = min(reach, target // 2, _REACH)
     for boundary in _BOUNDARIES:
         ends = [match.end() for match in boundary.finditer(text, target - reach, target + reach)]

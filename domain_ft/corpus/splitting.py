@@ -1,13 +1,14 @@
-"""Held-out texts: whole groups of copies, near copies and texts of one source, chosen by a hash of their content.
+"""Chooses held-out texts: whole groups of copies, near copies and texts of one source, by a hash of their content.
 
-The choice depends on no seed and no order of reading. There are two rules, both on the smallest hash of a group:
+The choice does not depend on a seed or on the order of reading. There are two rules, both on the smallest hash of a
+group:
 
 - `draw_parts`: the hash of a group decides its part. So added documents do not move the others, and shares are met on
   average (`adapt`, `data split`).
 - `draw`: groups are taken in the order of their hashes until the share of each class is reached (`classify`,
   `instruct`, `tag`).
 
-Near copies are found by `near_copies`. Where most texts are alike, `groupings` groups fewer of them.
+Near copies are found by `near_copies`. If most texts are alike, `groupings` forms smaller groups.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from domain_ft.corpus.near_copies import Bools, Fingerprints, Integers, duplicat
 from domain_ft.quoting import shown
 
 JOINED = {"near copies": FAMILY, "nearest copies": NEAR, "copies": None}
-"""What is grouped, and the least similarity of texts in a group. The first that leaves enough to hold out is used."""
+"""What is grouped -> the minimum similarity of texts in a group. The first that leaves enough to hold out is used."""
 
 
 def lowest_hashes(groups: Integers, hashes: npt.ArrayLike) -> npt.NDArray[np.uint64]:
@@ -36,7 +37,7 @@ def lowest_hashes(groups: Integers, hashes: npt.ArrayLike) -> npt.NDArray[np.uin
 
 
 def draw_parts(keys: npt.NDArray[np.uint64], sizes: npt.ArrayLike, shares: Sequence[float]) -> Integers:
-    """(groups,) the part of each: 0 for training, 1 for the first share, 2 for the second.
+    """(groups,) the part of each group: 0 for training, 1 for the first share, 2 for the second.
 
     A group that is larger than the share of its part goes to training.
 
@@ -58,24 +59,24 @@ def draw_parts(keys: npt.NDArray[np.uint64], sizes: npt.ArrayLike, shares: Seque
 def groupings(
     prints: Fingerprints, sources: Sequence[str] = (), alike: Sequence[str] = ()
 ) -> Iterator[tuple[str, Integers]]:
-    """A key of `JOINED` and the (texts,) group of each text: the widest groups first.
+    """(key of `JOINED`, (texts,) the group of each text) for each way to group texts, the one with the largest first.
 
-    Where most texts are alike, such as those of one template, the widest are a single group, and nothing can be held
-    out: the caller then takes the next.
+    If most texts are alike, such as those of one template, the largest grouping is a single group, of which nothing can
+    be held out: the caller then takes the next.
 
     Args:
         prints: of the texts.
-        sources: (texts,) texts of one source are always grouped; empty names group nothing.
-        alike: (texts,) as `sources`, but not where only copies are grouped.
+        sources: (texts,) names; texts of one source are always grouped. Empty names are ignored.
+        alike: (texts,) like `sources`, but ignored if only copies are grouped.
     """
     for words, similarity in JOINED.items():
         yield words, duplicate_groups(prints, sources, alike if similarity else (), similarity=similarity)
 
 
 def nearest_group(groups: Integers, hashes: npt.ArrayLike, wanted: float, among: Bools) -> int | None:
-    """The group with a text `among` whose size is nearest to `wanted`; of equal ones that of the lowest hash.
+    """The group with a text of `among` whose size is nearest to `wanted`; of several, the one with the lowest hash.
 
-    None for fewer than two such groups: nothing would be left to train on.
+    None if there are fewer than two such groups: nothing would be left to train on.
     """
     candidates = np.unique(groups[among])
     if len(candidates) < 2:
@@ -85,7 +86,7 @@ def nearest_group(groups: Integers, hashes: npt.ArrayLike, wanted: float, among:
 
 
 def why_none_held_out(groups: Integers, labels: Sequence[tuple[str, ...]], fraction: float) -> str:
-    """Why `draw` of the same values held out nothing, in a sentence.
+    """Why `draw` with the same arguments held out nothing, in a sentence.
 
     >>> why_none_held_out(np.zeros(29, np.int64), [("a",)] * 29, 0.1)
     'all 29 are copies or near copies of each other, or share a source: one group, which is not split'
@@ -133,7 +134,7 @@ def draw(groups: Integers, hashes: npt.ArrayLike, labels: Sequence[tuple[str, ..
     for group, names in zip(groups.tolist(), labels, strict=True):
         for label in names:
             holders[label].add(group)
-        # Of several labels the rarest: common ones are in every part anyway.
+        # Of several labels, the rarest counts: common ones are in every part anyway.
         stratum_of[group][min(names, key=lambda label: (frequency[label], label)) if names else ""] += 1
     strata: dict[str, list[int]] = defaultdict(list)
     for group, counter in enumerate(stratum_of):

@@ -1,9 +1,9 @@
-"""The store behind all rows of tokens: records in files or in memory, and views of some of the rows.
+"""The store of all rows of tokens: records in files or in memory, and views of some of the rows.
 
     StoredRows                       rows and views of them: `ExampleRows`, whose rows have one or several sequences
     └── SequenceRows                 one sequence a row: `TokenRows`, `ConversationRows`, `TaggingRows`
 
-What differs between them is what they keep of a token, and what becomes of it in a batch.
+Subclasses differ in the records of their tokens and in the batches that they make of them.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 SEQUENCE = np.dtype([("start", "<i8"), ("document", "<i8"), ("number", "<i4")])
-"""A sequence: its first token in the store, its document, and its number within the document, from 0."""
+"""A sequence: the position of its first token, its document, and its number within the document, from 0."""
 
 
 class Records(ABC):
-    """A long array of records of one size, read in parts."""
+    """A long array of records, read in parts."""
 
     def __init__(self, kind: np.dtype[Any]) -> None:
         self._kind = kind
 
     def read(self, starts: npt.ArrayLike, counts: npt.ArrayLike) -> npt.NDArray[Any]:
-        """(records,) `counts[i]` records from `starts[i]` on, for each i, end to end. Read-only."""
+        """(records,) end to end, `counts[i]` records from `starts[i]` on for each i. The array is read-only."""
         size = self._kind.itemsize
         spans = zip(np.asarray(starts).tolist(), np.asarray(counts).tolist(), strict=True)
         data = b"".join(self._bytes(start * size, count * size) for start, count in spans)
@@ -51,7 +51,7 @@ class Records(ABC):
 class RecordFile(Records):
     """Records in a file.
 
-    They are read and not memory-mapped: mapped pages count as the process's memory, and an epoch in random order would
+    The file is read, not memory-mapped: mapped pages count as memory of the process, and an epoch in random order would
     map the whole file.
     """
 
@@ -90,18 +90,18 @@ class StoredRows:
 
     def __init__(self, lengths: npt.NDArray[np.int32]) -> None:
         self.lengths = lengths
-        self._stored_at: Indices | None = None  # (rows,) of a view: where each row is in the store
+        self._stored_at: Indices | None = None  # for a view, (rows,) the index of each row in the store
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     @property
     def tokens(self) -> int:
-        """Of all rows together, special tokens included."""
+        """Tokens of all rows together, special tokens included."""
         return int(self.lengths.sum(dtype=np.int64))
 
     def _at(self, rows: npt.ArrayLike) -> Indices:
-        """(rows,) where these rows are in the store."""
+        """(rows,) the indices of these rows in the store."""
         rows = np.asarray(rows, dtype=np.int64)
         return rows if self._stored_at is None else self._stored_at[rows]
 
@@ -149,7 +149,7 @@ class SequenceRows(StoredRows, ABC):
         return self.document_id(int(self.documents[row]))
 
     def _read(self, rows: npt.ArrayLike) -> tuple[npt.NDArray[Any], dict[str, Any]]:
-        """The token records of these rows, end to end, and the other arguments of `PackedBatch.of`."""
+        """The token records of these rows, end to end, and the arguments of `PackedBatch.of` for their layout."""
         rows = np.asarray(rows, dtype=np.int64)
         lengths = self.lengths[rows]
         stored = self._sequences.read(self._at(rows), np.ones_like(rows))
@@ -158,7 +158,7 @@ class SequenceRows(StoredRows, ABC):
 
     @abstractmethod
     def pack(self, rows: npt.ArrayLike) -> PackedBatch:
-        """Lay the sequences `rows` (sequences,) end to end, in that order."""
+        """Pack the sequences `rows` (sequences,) end to end, in that order."""
 
 
 def sequence_records(
@@ -172,15 +172,16 @@ def sequence_records(
 
 
 def cached_rows(kind: str, key: str, make: Callable[[Path], None], progress: Progress | None, what: str) -> Path:
-    """The cache's folder of the rows with this key, made where it is not there.
+    """The folder in the cache with the rows of this key. It is made if it does not exist.
 
-    Another process that makes the same rows is waited for.
+    If another process makes the same rows, this one waits for it.
 
     Args:
         kind: the folder of the cache.
-        make: writes the rows to the folder that it is given.
-        progress: called while another process is waited for.
-        what: is tokenised; for messages.
+        key: of the rows.
+        make: writes the rows to the given folder.
+        progress: called while this process waits.
+        what: names what is tokenised, in messages.
 
     Raises:
         CorpusError: the rows cannot be written.

@@ -1,11 +1,11 @@
-"""The split of a corpus as rows of tokens: tokenised once, cut into sequences, cached in files.
+"""A split of a corpus as rows of tokens: tokenised once, cut into sequences, and cached in files.
 
 Each token is stored with its id, whether it begins a word, and its bytes of text: enough for whole-word masks and for
 bits per byte.
 
-Sequences. A document is cut at `max_length` tokens, special tokens included. All sequences but the last are full, since
-attention is fastest on sequences of one length. A tail of less than a quarter of a sequence, too little to learn from,
-is split evenly with the sequence before it.
+Sequences. A document is cut into sequences of `max_length` tokens, special tokens included. All but the last are full,
+because attention is fastest on sequences of one length. A last sequence of less than a quarter of that is too short to
+learn from: its tokens and those of the sequence before it are divided evenly between the two.
 
 Special tokens. See `SpecialTokens`. Text that spells a special token, such as `[MASK]`, is encoded as plain text, so
 that no document can forge one.
@@ -44,24 +44,24 @@ from domain_ft.progress import Progress
 from domain_ft.randomness import derive
 from domain_ft.storage import write_json
 
-if TYPE_CHECKING:  # a worker does not wait for it
+if TYPE_CHECKING:  # workers do not need this slow import
     from transformers import PreTrainedTokenizerFast
 
 Records = npt.NDArray[np.void]
 
-VERSION = 4  # of the files: raise it whenever the same text would give other rows or files
+VERSION = 4  # of the files: increase it whenever the same text would give other rows or files
 
-COMMIT_BATCHES = 64  # batches after which what is tokenised survives a power cut or a kill
+COMMIT_BATCHES = 64  # batches between commits, which survive a power cut or a kill
 BATCH_CHARACTERS = 1_000_000  # tokenised at once
 SECTION_CHARACTERS = 100_000  # longer documents are tokenised in sections, in parallel
-SHORTEST_TAIL = 0.25  # of a full sequence
-DOCUMENT_SHARE = 1 / 32  # of an evaluation's budget: the most for one document
+SHORTEST_TAIL = 0.25  # of a full sequence: a shorter last sequence is evened out with the one before it
+DOCUMENT_SHARE = 1 / 32  # the largest share of an evaluation's tokens for one document
 _SCANNED = 1 << 16  # records of documents or tokens read at a time
-_COUNTED_PARTS = 64  # of `_SCANNED` tokens each, that are counted in
+_COUNTED_PARTS = 64  # the most parts, of `_SCANNED` tokens each, in which `count_token` counts
 
 CONTINUES, BEGINS, SPECIAL = 0, 1, 2  # kinds of tokens: inside a word, first of a word, special
 
-# The records of the files. `bytes` counts the text from the end of the previous token to the end of this one.
+# The records of the files. `bytes` is the size of the text from the end of the previous token to the end of this one.
 TOKEN = [("id", "<u4"), ("kind", "u1"), ("bytes", "<i4")]
 SHORT_TOKEN = [("id", "<u2"), *TOKEN[1:]]  # for a vocabulary of up to 65,536
 SEQUENCE = [("start", "<i8"), ("document", "<i8"), ("bytes", "<i8"), ("number", "<i4")]
@@ -70,11 +70,11 @@ DOCUMENT = [("order", "<i8"), ("sequence_end", "<i8"), ("name_end", "<i8")]
 
 
 class TextDocuments(Protocol):
-    """The input: a split of a prepared corpus."""
+    """The input, such as a split of a prepared corpus."""
 
     @property
     def key(self) -> str:
-        """A name for the split's content: equal keys, equal documents."""
+        """A hash of the content: equal keys mean equal documents."""
 
     def __len__(self) -> int: ...
 
@@ -86,18 +86,18 @@ class TextDocuments(Protocol):
 class SpecialTokens:
     """The special tokens around the sequences of a document.
 
-    A tokenizer with a mask token is an encoder's: each sequence gets the tokens of the tokenizer's post-processor,
-    `[CLS] … [SEP]` or `<s> … </s>`.
+    A tokenizer with a mask token is an encoder's. Each sequence gets the tokens of the tokenizer's post-processor, such
+    as `[CLS] … [SEP]` or `<s> … </s>`; without them, CLS (or BOS) and SEP (or EOS).
 
     Any other is a decoder's. Every sequence, not only the first, begins with the start token: so every token of the
-    text is predicted, and all bytes of a document are scored, however it is cut. The last sequence ends with the end
-    token. These tokens are those of the post-processor; else `<|endoftext|>` where the vocabulary
-    has it (GPT-2, GPT-NeoX, SmolLM and Qwen separate documents with it, and the chat-tuned ones use their bos and eos
-    for turns, which raw text must not imitate); else bos (or eos without a bos) to start and eos to end.
+    text is predicted, and all bytes of a document are scored, however it is cut. Only the last sequence ends with the
+    end token. These tokens are the first that exist of: those of the post-processor; `<|endoftext|>` (GPT-2, GPT-NeoX,
+    SmolLM and Qwen separate documents with it, and their chat models use BOS and EOS for turns, which raw text must not
+    imitate); BOS, or EOS without a BOS, at the start, and EOS at the end.
 
     Attributes:
         start: ids before each sequence.
-        end: ids after each sequence, or after the last sequence of a document only.
+        end: ids after each sequence, or only after the last sequence of a document.
         end_every_sequence: which of the two.
     """
 
@@ -107,7 +107,7 @@ class SpecialTokens:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> SpecialTokens:
-        """The policy for `tokenizer`."""
+        """The special tokens of `tokenizer`."""
         start, end = _post_processed(tokenizer)
         if tokenizer.mask_token_id is not None:
             start = start or _known(tokenizer.cls_token_id, tokenizer.bos_token_id)
@@ -128,16 +128,16 @@ class TokenRows(SequenceRows):
     """The sequences of a split, in files. Opening takes the same time for any size.
 
     Attributes:
-        key: names the content (the text, the tokenizer, the length): equal keys, equal rows.
-        max_length: the most tokens of a sequence, special tokens included.
+        key: a hash of the text, the tokenizer and `max_length`: equal keys mean equal rows.
+        max_length: the maximum of tokens in a sequence, special tokens included.
         special: the special tokens around the sequences.
         lengths: (sequences,) int32, tokens of each sequence, special tokens included.
-        documents: (sequences,) int64, the index in the split of each sequence's document; never falls.
+        documents: (sequences,) int64, the index in the split of each sequence's document, in ascending order.
         sequences: (sequences,) int32, the number of each sequence within its document, from 0.
         bytes: (sequences,) int64, UTF-8 bytes of the text of each sequence.
         tokens: of all sequences together, special tokens included.
-        document_count: documents of the split.
-        documents_without_tokens: how many of them have no token and so no sequence.
+        document_count: the number of documents in the split.
+        documents_without_tokens: how many of them have no tokens and so no sequence.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -164,28 +164,28 @@ class TokenRows(SequenceRows):
 
     @property
     def tokens(self) -> int:
-        """Of all sequences together, special tokens included."""
+        """Tokens of all sequences together, special tokens included."""
         return self._token_count
 
     def document_id(self, document: int) -> str:
-        """The id of the document with index `document`, as `documents` gives it."""
+        """The id of the document with index `document` in the split."""
         start, end = self._bounds(document, "name_end")
         return self._names.read([start], [end - start]).tobytes().decode("utf-8")
 
     def document_tokens(self, most: int = 20_000) -> npt.NDArray[np.int64]:
-        """(documents,) tokens of each document, or of `most` evenly spaced ones if there are more."""
+        """(documents,) tokens of each document, or of `most` evenly spaced documents if there are more."""
         sample = np.unique(np.linspace(0, self.document_count - 1, min(most, self.document_count), dtype=np.int64))
         rows = (slice(*self._bounds(document, "sequence_end")) for document in sample.tolist())
         return np.array([self.lengths[span].sum() for span in rows], dtype=np.int64)
 
     def count_token(self, token: int | None) -> tuple[int, int, int, int]:
-        """Count a token in the text, without the special tokens around the sequences.
+        """Count all tokens and one token in the text, without the special tokens around the sequences.
 
-        In a large file only evenly spaced parts are counted.
+        In a large file, only evenly spaced parts are counted.
 
         Returns:
-            tokens, text_bytes: of all tokens.
-            of_token, bytes_of_token: of the token with the id `token`; 0 for None.
+            tokens, text_bytes: the number of all tokens, and the bytes of text that they stand for.
+            of_token, bytes_of_token: the same for the token with the id `token`; 0 for None.
         """
         parts = max(1, -(-self.tokens // _SCANNED))
         chosen = np.unique(np.linspace(0, parts - 1, min(parts, _COUNTED_PARTS), dtype=np.int64))
@@ -200,12 +200,12 @@ class TokenRows(SequenceRows):
         return tokens_counted, text_bytes, of_token, bytes_of_token
 
     def _bounds(self, document: int, field: str) -> tuple[int, int]:
-        """Start and end of `document` in the file whose ends the table of documents has as `field`."""
+        """Where the sequences or the name of `document` start and end; `field` is that of the ends in DOCUMENT."""
         ends = self._documents.read([max(document - 1, 0)], [2 if document else 1])[field].tolist()
         return (ends[0] if document else 0), ends[-1]
 
     def pack(self, rows: npt.ArrayLike) -> PackedBatch:
-        """Lay the sequences `rows` (sequences,) end to end, in that order."""
+        """Pack the sequences `rows` (sequences,) end to end, in that order."""
         tokens, layout = self._read(rows)
         words = np.cumsum(tokens["kind"] == BEGINS, dtype=np.int32) - 1
         words[tokens["kind"] == SPECIAL] = -1
@@ -214,15 +214,15 @@ class TokenRows(SequenceRows):
     def select_documents(self, max_tokens: int | None) -> npt.NDArray[np.int64]:
         """The rows of as many documents as `max_tokens` allows, in an order that depends only on their ids.
 
-        So an evaluation reads the same documents before and after training, and on every machine. All sequences of a
-        document are selected, unless they take more than 1/32 of the budget: then as many evenly spaced ones as that
-        allows, so that no book dominates. At least one document is selected, whatever the budget.
+        So an evaluation reads the same documents before and after training, and on every machine. A document may take
+        1/32 of the budget. From a longer one, evenly spaced sequences are selected, so that no book dominates. At least
+        one sequence is selected, whatever the budget.
 
         Args:
-            max_tokens: the budget, special tokens included; None for all.
+            max_tokens: the budget, special tokens included; None for all documents.
 
         Returns:
-            (selected,) row indices: documents in their hashed order, the sequences of each in the order of its text.
+            (selected,) row indices: documents in the order of a hash of their ids, each with its sequences in order.
         """
         allowed = np.inf if max_tokens is None else max_tokens
         selected: list[npt.NDArray[np.int64]] = []
@@ -237,9 +237,9 @@ class TokenRows(SequenceRows):
         return np.concatenate(selected)
 
     def _evaluated_first(self, most: int) -> list[int]:
-        """The first `most` documents with sequences, in the order of evaluation.
+        """The first `most` documents that have sequences, in the order of evaluation.
 
-        The table is read in parts and not memory-mapped: it may be long, and little of it is kept.
+        The table is read in parts, because it may be long and little of it is kept.
         """
         first, orders, sequence_end = np.empty(0, np.int64), np.empty(0, np.int64), 0
         for start in range(0, self.document_count, _SCANNED):
@@ -261,17 +261,17 @@ def tokenize(
 ) -> TokenRows:
     """Tokenise `split`, or find its rows in the cache.
 
-    Args:
-        split: documents with a key that names their content.
-        tokenizer: any fast tokenizer; its truncation and padding are ignored.
-        max_length: the most tokens of a sequence, special tokens included.
-        progress: called with ("tokenising", documents done, documents in all).
-
     A stopped run resumes. If another process tokenises the same split, this one waits for its rows.
+
+    Args:
+        split: documents with a key of their content.
+        tokenizer: any fast tokenizer; its truncation and padding are ignored.
+        max_length: the maximum of tokens in a sequence, special tokens included.
+        progress: called with ("tokenising", documents done, documents in total).
 
     Raises:
         SettingsError: `max_length` leaves no room for text.
-        CorpusError: the split has no token, or its rows cannot be written.
+        CorpusError: the split has no tokens, or its rows cannot be written.
     """
     special = SpecialTokens.of(tokenizer)
     if max_length <= len(special):
@@ -292,11 +292,11 @@ def tokenize(
 
 
 def _section_tokens(text: str, encoding: Encoding, kind: np.dtype[Any]) -> Records:
-    """The tokens of `text` as records. The last token also gets the bytes after it, so that all are counted."""
+    """The tokens of `text` as records. The last token also gets the bytes after it, so that every byte is counted."""
     tokens = np.empty(len(encoding), dtype=kind)
     tokens["id"] = encoding.ids
-    # Tokens of parts of a character share its offsets, and normalisers may reorder tokens; so ends are made not
-    # to fall, and the first token of a character gets all of its bytes.
+    # Several tokens may share the offsets of one character, and normalisers may reorder tokens. So ends are made to
+    # ascend, and the first token of a character gets all of its bytes.
     ends = np.fromiter(map(operator.itemgetter(1), encoding.offsets), dtype=np.int64, count=len(tokens))
     ends = np.maximum.accumulate(ends)
     ends[-1:] = len(text)
@@ -307,7 +307,7 @@ def _section_tokens(text: str, encoding: Encoding, kind: np.dtype[Any]) -> Recor
 
 
 def byte_offsets(text: str, characters: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Convert offsets in characters of `text` to offsets in the bytes of its UTF-8."""
+    """Convert offsets in characters of `text` to offsets in its UTF-8 bytes."""
     if text.isascii():
         return characters
     encoded = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
@@ -316,9 +316,9 @@ def byte_offsets(text: str, characters: npt.NDArray[np.int64]) -> npt.NDArray[np
 
 
 def _sections(text: str) -> Iterator[str]:
-    """Cut `text` into sections short enough to tokenise at once, after a line, else a word, else anywhere.
+    """Cut `text` into sections of at most `SECTION_CHARACTERS`, after a line if possible, or else before a space.
 
-    A space goes with the word after it, as in byte-level tokenizers.
+    A space belongs to the word after it, as in byte-level tokenizers.
     """
     start = 0
     while len(text) - start > SECTION_CHARACTERS:
@@ -330,7 +330,7 @@ def _sections(text: str) -> Iterator[str]:
 
 
 class _Section(NamedTuple):
-    """A section of a document; `last` marks the last one."""
+    """A section of a document. `document` is its index and `id` its id; `last` marks its last section."""
 
     document: int
     id: str
@@ -362,9 +362,9 @@ class _Encoded:
         tokens: (tokens,) records, without special tokens.
         counts: (sections,) tokens of each section.
         sizes: (sections,) UTF-8 bytes of each section's text.
-        last: (sections,) bool, whether a document ends with the section.
-        names: the ids of the documents that end here.
-        orders: (documents,) their positions in the order of evaluation.
+        last: (sections,) bool, whether the section is the last of its document.
+        names: the ids of the documents that end in these sections.
+        orders: (documents,) hashes of these ids, which give the order of evaluation.
     """
 
     tokens: Records
@@ -389,7 +389,7 @@ class _Encoded:
         )
 
     def split_off_rest(self) -> tuple[_Encoded, _Encoded]:
-        """The complete documents, and the sections of the incomplete one."""
+        """The complete documents, and the sections of an incomplete one at the end, if any."""
         sections = int(np.flatnonzero(self.last)[-1]) + 1
         tokens = int(self.counts[:sections].sum())
         return self._between(0, sections, 0, tokens), self._between(sections, None, tokens, None)
@@ -421,11 +421,11 @@ def _encode(backend: Tokenizer, kind: np.dtype[Any], sections: list[_Section]) -
 
 
 def _whole_documents(batches: Iterable[_Encoded]) -> Iterator[tuple[_Encoded, npt.NDArray[np.int64]]]:
-    """Batches of complete documents, and the number of tokens (documents,) of each, which may be 0."""
+    """Batches of complete documents, each with the number of tokens (documents,) of its documents, which may be 0."""
     waiting: list[_Encoded] = []
     for batch in batches:
         waiting.append(batch)
-        if not batch.last.any():  # within one long document
+        if not batch.last.any():  # the whole batch is inside one long document
             continue
         whole, rest = _Encoded.joined(waiting).split_off_rest()
         waiting = [rest] if len(rest.counts) else []
@@ -446,7 +446,7 @@ def _cut(counts: npt.NDArray[np.int64], capacity: int) -> tuple[npt.NDArray[np.i
     """Cut documents of `counts` (documents,) tokens into sequences of at most `capacity`.
 
     Returns:
-        sizes: (sequences,) tokens of each sequence. Those of a document are `capacity` except the last one or two.
+        sizes: (sequences,) tokens of each sequence: `capacity` except for the last one or two of a document.
         numbers: (documents,) sequences of each document; 0 for an empty one.
     """
     numbers = -(-counts // capacity)
@@ -468,7 +468,7 @@ def _sequences(
 
     Returns:
         tokens: (tokens,) records, with special tokens.
-        sequences: (sequences,) records; documents and starts are counted from 0.
+        sequences: (sequences,) records, with documents and starts counted from 0.
         lengths: (sequences,) tokens of each sequence.
     """
     sizes, numbers = _cut(counts, max_length - len(special))
@@ -482,7 +482,7 @@ def _sequences(
     tokens = np.zeros(int(lengths.sum()), dtype=text.dtype)
     tokens["kind"] = SPECIAL
     tokens[np.arange(len(text)) + np.repeat(starts + len(special.start) - text_starts, sizes)] = text
-    tokens["kind"][starts + len(special.start)] = BEGINS  # the rest of a word that was cut counts as a word
+    tokens["kind"][starts + len(special.start)] = BEGINS  # the rest of a word that was cut is a word of its own
     for offset, token in enumerate(special.start):
         tokens["id"][starts + offset] = token
     for offset, token in enumerate(special.end):
@@ -510,7 +510,7 @@ def _write(
     max_length: int,
     progress: Progress | None,
 ) -> None:
-    """Tokenise `split` into `folder`, resuming if that was stopped."""
+    """Tokenise `split` into `folder`, or resume a stopped run."""
     token = TOKEN if backend.get_vocab_size() > 1 << 16 else SHORT_TOKEN
     unfinished = unfinished_folder(folder)
     names = ("tokens.bin", "sequences.bin", "lengths.bin", "documents.bin", "names.txt")
@@ -538,8 +538,8 @@ def _write(
     if not done["tokens"]:
         shutil.rmtree(unfinished)
         raise CorpusError(
-            f"the tokenizer found no token in any of the {done['documents']} documents",
-            fix="check that the corpus has text in a language that the model's tokenizer knows",
+            f"the tokenizer gives no tokens for any of the {done['documents']} documents",
+            fix="check that the corpus has text in a language that the model's tokenizer supports",
         )
 
 
@@ -550,7 +550,7 @@ def _file_parts(
     special: SpecialTokens,
     max_length: int,
 ) -> tuple[dict[str, bytes | npt.NDArray[Any]], dict[str, int]]:
-    """What whole documents add to each file after what is counted in `done`, and the counts after them."""
+    """The data that complete documents add to each file, and the counts after them. `done` has the counts before."""
     tokens, sequences, lengths = _sequences(texts.tokens, counts, special, max_length)
     sequences["start"] += done["tokens"]
     sequences["document"] += done["documents"]
@@ -578,16 +578,16 @@ def _file_parts(
 
 
 def _key(split: TextDocuments, backend: Tokenizer, special: SpecialTokens, max_length: int) -> str:
-    """The key of the rows: a hash of everything that determines them."""
-    made_of = [VERSION, split.key, backend.to_str(), dataclasses.astuple(special), max_length]
-    return hashlib.blake2b(json.dumps(made_of).encode(), digest_size=16).hexdigest()
+    """A hash of everything that determines the rows."""
+    parts = [VERSION, split.key, backend.to_str(), dataclasses.astuple(special), max_length]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
 # ----------------------------------------------------------------------------------------------------- the tokenizer
 
 
 def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    """A copy of the fast tokenizer without truncation and padding, which reads special tokens in the text as text."""
+    """A copy of the fast tokenizer that does not truncate or pad, and reads special tokens in a text as plain text."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()
@@ -607,12 +607,12 @@ def _post_processed(tokenizer: PreTrainedTokenizerFast) -> tuple[tuple[int, ...]
 
 
 def _known(*ids: int | None) -> tuple[int, ...]:
-    """The first of `ids` that the tokenizer has, or none."""
+    """The first of `ids` that is not None, as a tuple; empty if there is none."""
     return next(((token,) for token in ids if token is not None), ())
 
 
 def _spread(rows: npt.NDArray[np.int64], lengths: npt.NDArray[np.int32], allowed: float) -> npt.NDArray[np.int64]:
-    """All `rows` of a document, or as many evenly spaced ones as `allowed` tokens hold; at least one."""
+    """All `rows` of a document, or about as many evenly spaced ones as have `allowed` tokens; at least one."""
     total = int(lengths[rows].sum())
     if total <= allowed:
         return rows

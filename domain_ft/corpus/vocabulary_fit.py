@@ -1,6 +1,6 @@
-"""How well a tokenizer fits a text: the share for which it has no token, and the bytes per token.
+"""How well a tokenizer fits a text: the share of unknown tokens, and the bytes per token.
 
-All text that a tokenizer does not know becomes the unknown token, from which nothing can be learned.
+Text for which a tokenizer has no token becomes the unknown token, from which nothing can be learned.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 from domain_ft.corpus.tokens import TokenRows
 from domain_ft.errors import CorpusError
 
-WARNED_SHARE = 0.05  # of the tokens or of the bytes, from which on the user is warned
-USELESS_SHARE = 0.9  # from which on nothing can be learned
-FEWEST_BYTES = 1.5  # per token: below it words are spelled out byte by byte
-FEWEST_TOKENS = 32  # known ones, below which there is nothing to learn from
+WARNED_SHARE = 0.05  # if this share of the tokens or of the bytes is unknown, the user is warned
+USELESS_SHARE = 0.9  # if this share is unknown, the text is refused
+FEWEST_BYTES = 1.5  # per token: with fewer, words are spelled out byte by byte
+FEWEST_TOKENS = 32  # known tokens: with fewer, there is nothing to learn from
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class VocabularyFit:
     """Statistics of the tokens of a text.
 
     Attributes:
-        unknown_tokens: the share of the tokens that are the unknown one.
+        unknown_tokens: the share of unknown tokens.
         unknown_bytes: the share of the text, in bytes, that they replace.
-        bytes_per_token: of text, as UTF-8.
-        known_tokens: counted tokens that are not the unknown one.
+        bytes_per_token: UTF-8 bytes of text per token.
+        known_tokens: the number of other tokens, among those that were counted.
     """
 
     unknown_tokens: float
@@ -35,7 +35,7 @@ class VocabularyFit:
 
     @classmethod
     def of(cls, rows: TokenRows, unknown: int | None) -> VocabularyFit:
-        """The fit of a tokenizer whose unknown token has the id `unknown`; None where it has none."""
+        """The fit of a tokenizer to its rows. `unknown` is the id of its unknown token, if it has one."""
         tokens, text_bytes, unknown_tokens, unknown_bytes = rows.count_token(unknown)
         return cls(
             round(unknown_tokens / max(1, tokens), 4),
@@ -45,7 +45,7 @@ class VocabularyFit:
         )
 
     def to_result(self) -> dict[str, Any]:
-        """As result.json has it."""
+        """The values for result.json."""
         return asdict(self)
 
     def check(self, model: str, corpus: str) -> None:
@@ -63,8 +63,8 @@ class VocabularyFit:
             f"unknown one, which replaces {self.unknown_bytes:.0%} of the text ({self.bytes_per_token:,.1f} bytes a "
             "token). Nothing can be learned from it",
             where=corpus,
-            fix="check that the files hold words, separated as the language has them, or take a model whose tokenizer "
-            "knows the language",
+            fix="check that the files have words, separated as usual in the language; or use a model whose tokenizer "
+            "supports the language",
         )
 
     def warnings(self, model: str) -> list[str]:
@@ -77,6 +77,6 @@ class VocabularyFit:
         if self.bytes_per_token < FEWEST_BYTES:
             return [
                 f"The tokenizer of {model} spells this text out: a token has {self.bytes_per_token:.1f} bytes. "
-                "A model whose tokenizer knows the language learns more from it."
+                "A model whose tokenizer supports the language learns more from it."
             ]
         return []

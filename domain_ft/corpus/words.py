@@ -1,4 +1,4 @@
-"""Words of a plain text in any script: finding them, and joining words to a text."""
+"""Words in any script: finding them in a text, and joining them to a text."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def is_unspaced(character: str) -> bool:
 
 
 def join_words(words: Sequence[str]) -> tuple[str, tuple[Bounds, ...]]:
-    """Join words to a text; also returns the bounds of each.
+    """Join words to a text. Also returns the bounds of each word in it.
 
-    Words are joined by a space, or by nothing if either adjoining character is of a script without spaces: the
-    Japanese words "EGFR", "遺伝子", "の" give "EGFR遺伝子の". The offsets are always exact.
+    There is a space between two words, unless one of the adjoining characters is of a script without spaces: the
+    Japanese words "EGFR", "遺伝子", "の" give "EGFR遺伝子の".
     """
     parts: list[str] = []
     bounds: list[Bounds] = []
@@ -48,13 +48,13 @@ def join_words(words: Sequence[str]) -> tuple[str, tuple[Bounds, ...]]:
 
 
 def find_words(text: str) -> tuple[Bounds, ...]:
-    """The bounds of the words of a plain text, the units of entities. The same for every tokenizer.
+    """The bounds of the words of a text, for any tokenizer. Entities consist of whole words.
 
-    A run of letters and digits with their marks is a word; so is every other sign, and each character of a script
-    without spaces. A mark goes with the character before it.
+    A word is a run of letters, digits and underscores; any other sign; or a character of a script without spaces. A
+    combining mark belongs to the character before it.
     """
     bounds: list[Bounds] = []
-    running = False  # whether the last word is a run that may grow
+    running = False  # whether the last word is a run that the next character may continue
     for place, character in enumerate(text):
         if character.isspace():
             running = False

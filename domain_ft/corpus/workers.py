@@ -1,7 +1,7 @@
 """Maps a function over a stream of batches on all cores; results come in the order of the batches.
 
-Used for reading, cleaning and tokenising. Short streams are processed here, since a worker takes a second to start.
-Only as many batches are in flight as keep the workers busy, so that a stream of any length takes the memory of a few.
+Short streams are processed without workers, because a worker takes a second to start. Only as many batches are in
+flight as keep the workers busy, so that memory does not grow with the stream.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from domain_ft.errors import CorpusError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-FEW_BATCHES = 8  # or fewer are processed without workers
+FEW_BATCHES = 8  # a stream of at most this many batches is processed without workers
 _WAITING = 3  # batches in flight for each worker
 
-_function: Callable[[Any], Any]  # in a worker: its function
+_function: Callable[[Any], Any]  # in a worker: the function that it applies
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_order(function: Callable[[Item], Result], batches: Iterable[Item]) -> Generator[Result, None, None]:
-    """`function` of each batch, in their order, computed by as many processes as there are cores.
+    """`function` of each batch, in order, computed by as many processes as there are cores.
 
     Args:
-        function: of a module, or a partial of one; pickled once for each worker.
+        function: a function of a module, or a partial of one; pickled once for each worker.
         batches: consumed lazily. Each batch and each result is pickled.
 
     Raises:
@@ -58,7 +58,7 @@ def in_order(function: Callable[[Item], Result], batches: Iterable[Item]) -> Gen
     pending: collections.deque[Future[Result]] = collections.deque()
     try:
         for batch in batches:
-            with _main_unseen():  # the first batches start the workers
+            with _main_hidden():  # the first batches start the workers
                 pending.append(pool.submit(_work, batch))
             if len(pending) >= _WAITING * cores():
                 yield pending.popleft().result()
@@ -74,11 +74,11 @@ def in_order(function: Callable[[Item], Result], batches: Iterable[Item]) -> Gen
 
 
 @contextlib.contextmanager
-def _main_unseen() -> Iterator[None]:
+def _main_hidden() -> Iterator[None]:
     """Keep workers that start in this block from importing the main program.
 
-    A spawned process would run the user's script from the top, which may lack an `if __name__ == "__main__"`. A worker
-    does not need it.
+    A spawned process would run the user's script again if that has no `if __name__ == "__main__"`. Workers do not need
+    the script.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -92,7 +92,7 @@ def _begin(function: Callable[[Any], Any]) -> None:
     """Make a process a worker for `function`."""
     global _function
     _function = function
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches all processes; the main one ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one stops the workers
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core for each worker
 
 

@@ -1,4 +1,4 @@
-"""The loading functions of `models` for verbs: an embedded model is made first if it is not in the cache."""
+"""The loading functions of `models`, as verbs use them: an embedded model that is not in the cache is made first."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 def made_first(function: Callable[P, T]) -> Callable[P, T]:
-    """Wrap `function` to make a missing embedded model and try again.
+    """Wrap `function` so that it makes a missing embedded model and tries again.
 
-    The embedded model may be the one that was named, or the base of a run. A `progress` argument is used for making it.
+    That model may be the one that was named, or the base of a run. Making it reports to the `progress` argument.
     """
 
     @functools.wraps(function)

@@ -1,8 +1,8 @@
-"""Makes the embedded models: an asset becomes a folder that transformers loads, once, in the user's cache.
+"""Makes the embedded models: turns an asset into a folder that transformers loads, once, in the user's cache.
 
 `minilm` has no masked-LM head; one is fitted to its frozen body (`mlm_head`) on training text of the embedded corpora,
-an equal share of each, so that it is the same base for all. `smollm2` is a GGUF file, and is converted (`models.gguf`).
-This package is above `models` and `corpus`, so that loading a model prepares no corpus.
+an equal share of each, so that the base is the same for all of them. `smollm2` is a GGUF file, and is converted
+(`models.gguf`). `models.base.load` does not import this package, so it never prepares a corpus.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ if TYPE_CHECKING:
     from domain_ft.corpus.tokens import TokenRows
 
 
-HEAD_TOKENS = 200_000  # tokens of text with masked positions, an equal share of each corpus
-HEAD_MASK_RATE = 0.3  # twice the usual rate, since the body runs only once
+HEAD_TOKENS = 200_000  # tokens of text that the head is fitted on, an equal share of each corpus
+HEAD_MASK_RATE = 0.3  # twice the usual rate: more masked positions from the one run of the body
 _MAX_LENGTH = 256  # as for `adapt`, so that both use the same cached tokens
 _TOKENS_PER_MICRO_BATCH = 4096
-_COUNTED = 1 << 22  # the most tokens of a corpus that frequencies are counted over
+_COUNTED = 1 << 22  # the most tokens per corpus for counting frequencies
 _TOKENS_AT_ONCE = 1 << 20  # tokens counted in memory at a time
-_SAMPLED = 1 << 18  # the most sequences of a corpus that either is sampled from
+_SAMPLED = 1 << 18  # the most sequences in a sample of a corpus
 
 
 def resolve(name: str, progress: Progress | None = None) -> Path:
-    """The folder of the embedded model `name`, for transformers to load; made first if it is not in the cache.
+    """The folder of the embedded model `name`, which transformers can load; made first if it is not in the cache.
 
     Raises:
         ModelError: there is no such model.
@@ -85,10 +85,10 @@ def _with_head(source: Path, folder: Path, progress: Progress | None) -> dict[st
 
 
 def _fit_head(base: BaseModel, rows: list[TokenRows], folder: Path, progress: Progress | None) -> HeadReport:
-    """Fit the head of `base`, which is on the CPU, to its frozen body, and write the model to `folder`."""
+    """Fit the head of `base` to its frozen body, and write the model to `folder`. `base` must be on the CPU."""
     frequencies = _frequencies(rows, base.model.get_output_embeddings().weight.shape[0])
     report = fit_mlm_head(base, _masked_micro_batches(rows, base.tokenizer), frequencies, progress=progress)
-    # transformers writes only in the first of all processes; here it may be the first process of any node.
+    # transformers writes only in the process of rank 0, but this may be the first process of another node.
     base.model.should_save_on_this_rank = lambda _main: True
     with quiet():
         base.model.save_pretrained(folder)
@@ -99,19 +99,19 @@ def _fit_head(base: BaseModel, rows: list[TokenRows], folder: Path, progress: Pr
 def with_fitted_head(base: BaseModel, rows: list[TokenRows], progress: Progress | None = None) -> BaseModel:
     """Fit a masked-LM head on `rows` to the frozen body of a user's encoder that has none.
 
-    It is made once and kept in the cache. An adapter records that folder as its base, since it needs this head.
+    The model with the head is made once and kept in the cache. An adapter records its folder as the base.
 
     Args:
-        base: loaded with `head_is_random`.
-        rows: training text, an equal share of each; to compare a base on two corpora, fit it on both.
+        base: a model with `head_is_random`.
+        rows: training text, of which an equal share each is used; to compare a base on two corpora, fit it on both.
 
     Raises:
-        ModelError: the head has another structure than can be fitted, or the model is a decoder.
+        ModelError: the head has a structure that cannot be fitted, or the model is a decoder.
     """
     if base.objective != "mlm":
         raise ModelError(
             f"'{base.name}' has no output projection, so it cannot predict tokens.",
-            fix="take a complete causal language model",
+            fix="use a complete causal language model",
         )
     content = json.dumps([base.revision, [one.key for one in rows], HEAD_TOKENS, HEAD_MASK_RATE])
     folder = cache_folder("models") / f"fitted-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
@@ -131,7 +131,7 @@ def _training_rows(name: str, tokenizer: PreTrainedTokenizerFast, progress: Prog
 
 
 def _masked_micro_batches(corpora: list[TokenRows], tokenizer: PreTrainedTokenizerFast) -> list[tuple[Tokens, Tensor]]:
-    """Masked micro-batches of each corpus in turn, up to an equal share of HEAD_TOKENS, with labels (T,)."""
+    """Masked micro-batches with labels (T,): one of each corpus in turn, up to an equal share of HEAD_TOKENS."""
     vocabulary = MaskVocabulary.of(tokenizer)
     plans = []
     for number, rows in enumerate(corpora):
@@ -170,4 +170,4 @@ MAKERS: dict[Making, Callable[[Path, Path, Progress | None], dict[str, Any]]] = 
     "head": _with_head,
     "gguf": _convert,
 }
-"""How a model is made: maker(asset's folder or file, folder to write, progress) -> entries of its provenance."""
+"""How a model is made: maker(the asset's folder or file, folder to write, progress) -> further provenance."""

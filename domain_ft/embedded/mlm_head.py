@@ -5,18 +5,19 @@ nothing. The head of the BERT family maps a hidden state h (D,) to logits (V,) b
 
     z = LayerNorm(act(W h + c)) * g + s,     logits = E z + b,
 
-where E is tied to the input embeddings and not changed. The body is frozen, so the hidden states at the n masked
-positions are computed once. The rest takes seconds:
+where E has the input embeddings e_t as rows and is not changed. The body is frozen, so the hidden states at the n
+masked positions are computed once. The rest takes seconds:
 
-1. Whitening: u = S^(-1/2) (h - mean), since variances differ by orders of magnitude between directions.
+1. Whitening: u = S^(-1/2) (h - mean), with S the covariance of h, since variances differ by orders of magnitude between
+   directions.
 2. Initialisation of W, c, g, s, b in closed form by linear discriminant analysis: u given the token t is assumed normal
-   with mean M e_t, so that logits are e_t · R u - |R' e_t|²/2 + log p_t. R is a ridge regression on embeddings; p_t are
-   the token frequencies in all the text, not only at masked positions. Large constants in c make the activation and the
-   layer norm nearly linear at first.
-3. A few epochs of Adam on the exact loss over the tokens that occur. Only W, c, g, s and b are trained, and then folded
-   into the model's modules.
+   with mean Rᵀ e_t and covariance I, so that logits are e_t · R u - |Rᵀ e_t|²/2 + log p_t. R is fitted by ridge
+   regression of u on the embeddings; p_t are the token frequencies in all the text, not only at masked positions. Large
+   constants in c make the activation and the layer norm nearly linear at first.
+3. A few epochs of Adam on the exact loss over the tokens that occur. Only W, c, g, s and b are trained. They are then
+   folded into the model's modules.
 
-In shapes E is the embedding size.
+In shapes, E is the size of an embedding.
 """
 
 from __future__ import annotations
@@ -41,26 +42,26 @@ IGNORED = -100  # the label of a position that is not masked
 EPOCHS = 2
 BATCH = 1024  # positions per step
 LEARNING_RATE = 1e-2  # of c, g, s and b
-MATRIX_LEARNING_RATE = 0.1  # of W, as a share of the root mean square of its entries at the start
+MATRIX_LEARNING_RATE = 0.1  # of W, relative to the root mean square of its initial entries
 WARM_UP = 10  # steps
 HELD_OUT = 15  # one in this many micro-batches is held out for the losses; odd, since corpora alternate
 
 _RIDGE = 10.0  # relative to the mean variance of the labels' embeddings along a direction
 _DISCRIMINANT = 1.3  # factor on R, which makes up for its shrinkage by the ridge
 _WHITENING_FLOOR = 1e-3  # relative to the mean variance of the hidden states along a direction
-_SHIFT, _SPREAD = 3.0, 0.5  # c starts at _SHIFT ± _SPREAD, where GELU is nearly the identity; z then has unit variance
-_ACTIVATION_NAMES = ("hidden_act", "activation", "hidden_activation")  # its names in configurations
+_SHIFT, _SPREAD = 3.0, 0.5  # c starts at _SHIFT ± _SPREAD, where GELU is nearly the identity
+_ACTIVATION_NAMES = ("hidden_act", "activation", "hidden_activation")  # in config.json
 _SMOOTHING = 0.07  # weight of the uniform distribution that is mixed into the frequencies
 
 
 @dataclass(frozen=True)
 class HeadReport:
-    """The result of fitting a head. Losses are nats per masked token, on micro-batches that were not trained on.
+    """The result of fitting a head. Losses are in nats per masked token, on the held-out micro-batches.
 
     Attributes:
         positions: masked positions trained on.
         held_out_positions: masked positions that the losses are measured on.
-        loss_unigram: of the token frequencies alone.
+        loss_unigram: of predicting the token frequencies only.
         loss_random: of the original head.
         loss_closed_form: of the closed-form head, before gradient steps.
         loss: of the fitted head.
@@ -89,11 +90,11 @@ def fit_mlm_head(
 
     Args:
         base: an encoder with packed attention; its head may be random.
-        micro_batches: masked rows of tokens, each with labels (T,): the true token where it is masked, -100 elsewhere.
+        micro_batches: masked rows of tokens, each with labels (T,): the original token if it is masked, else -100.
         frequencies: (V,) token frequencies of the text that the micro-batches come from, on any scale.
         seed: of the order of the positions.
         epochs: times that each position is trained on.
-        progress: called with the number of micro-batches and of steps.
+        progress: called after each micro-batch and each step.
 
     Raises:
         ModelError: the head is not of the form above, the model needs padding, or there is only one micro-batch.
@@ -102,7 +103,7 @@ def fit_mlm_head(
         raise ModelError(
             f"'{base.name}' is of type '{base.model.config.model_type}', whose batches are padded; a head can only be "
             "fitted on packed rows.",
-            fix="take a model that comes with its head",
+            fix="use a model that comes with its head",
         )
     head = _Head.of(base.model)
     training, held_out = _hidden_states(base, head, micro_batches, progress)
@@ -132,7 +133,11 @@ class _Head:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> _Head:
-        """The head of `model`. Raises ModelError if it has other modules."""
+        """The head of `model`.
+
+        Raises:
+            ModelError: it has other modules.
+        """
         projection = model.get_output_embeddings()
         body = {id(module) for module in model.base_model.modules()} | {id(projection)}
         rest = [module for module in model.modules() if id(module) not in body]
@@ -159,13 +164,13 @@ def _unknown_head(model: PreTrainedModel) -> ModelError:
     return ModelError(
         f"the head of {type(model).__name__} is not a linear layer, an activation and a layer norm before the output "
         "projection, so it cannot be fitted.",
-        fix="take a model that comes with its head",
+        fix="use a model that comes with its head",
     )
 
 
 @dataclass(frozen=True)
 class _Positions:
-    """Masked positions: the body's hidden states (n, D), and the true tokens (n,)."""
+    """Masked positions: the body's hidden states (n, D), and the original tokens (n,)."""
 
     hidden: Tensor
     labels: Tensor
@@ -186,10 +191,10 @@ def _hidden_states(
     handle = head.dense.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     try:
         for number, (batch, labels) in enumerate(micro_batches):
-            rows = (labels != IGNORED).nonzero().squeeze(1)
-            output = base.hidden(batch, rows)
-            hidden = seen.pop().reshape(-1, head.dense.in_features)
-            if len(hidden) != len(rows):  # the body passed on all tokens of the row
+            rows = (labels != IGNORED).nonzero().squeeze(1)  # (n,)
+            output = base.hidden(batch, rows)  # (n, E)
+            hidden = seen.pop().reshape(-1, head.dense.in_features)  # (n, D), or (T, D)
+            if len(hidden) != len(rows):  # the body passed all tokens of the row to the head
                 hidden = hidden[rows]
             if number == 0 and not torch.allclose(head.output(hidden), output, atol=1e-4):
                 raise _unknown_head(base.model)
@@ -213,14 +218,15 @@ class _Whitening:
 
     @classmethod
     def of(cls, hidden: Tensor, *, centred: bool) -> _Whitening:
-        """From hidden states (n, D). `centred` needs a bias that can take the mean."""
+        """From hidden states (n, D). `centred` subtracts their mean, which needs a bias to fold it into."""
         mean = hidden.mean(0) if centred else torch.zeros_like(hidden[0])  # (D,)
         rest = (hidden - mean).double()  # (n, D)
         variances, directions = torch.linalg.eigh(rest.T @ rest / len(rest))  # (D,), (D, D)
-        scales = (variances.clamp_min(0) + _WHITENING_FLOOR * variances.mean()).rsqrt()
+        scales = (variances.clamp_min(0) + _WHITENING_FLOOR * variances.mean()).rsqrt()  # (D,)
         return cls(mean, ((directions * scales) @ directions.T).to(hidden.dtype))
 
     def __call__(self, hidden: Tensor) -> Tensor:
+        """(n, D) -> (n, D)."""
         return (hidden - self.mean) @ self.matrix
 
 
@@ -259,8 +265,8 @@ def _discriminant(whitened: Tensor, labels: Tensor, embeddings: Tensor, unigram:
     """Step 2 of the module's docstring: a head in closed form.
 
     Args:
-        whitened: (n, D).
-        labels: (n,).
+        whitened: (n, D) hidden states.
+        labels: (n,) tokens.
         embeddings: (V, E), rows of the output projection.
         unigram: (V,) log probability of each token.
     """
@@ -270,8 +276,8 @@ def _discriminant(whitened: Tensor, labels: Tensor, embeddings: Tensor, unigram:
     covariance = centred.T @ centred / len(labels)  # (E, E)
     ridge = _RIDGE * covariance.diagonal().mean() * torch.eye(size, dtype=torch.float64, device=covariance.device)
     R = torch.linalg.solve(covariance + ridge, centred.T @ whitened.double() / len(labels)).float() * _DISCRIMINANT
-    scale = (whitened @ R.T).square().mean().sqrt()
-    spread = torch.full((size,), _SPREAD, device=R.device)
+    scale = (whitened @ R.T).square().mean().sqrt()  # 0-d; R is (E, D)
+    spread = torch.full((size,), _SPREAD, device=R.device)  # (E,)
     spread[1::2] = -_SPREAD
     return _Fit(
         W=R / scale,
@@ -312,7 +318,7 @@ def _descend(
         optimizer, lambda step: min(1.0, (step + 1) / WARM_UP) * (1 - step / steps)
     )
     for step, positions in enumerate(order):
-        output = fit.output(whitened[positions])
+        output = fit.output(whitened[positions])  # (about BATCH, E)
         loss = linear_cross_entropy(output, columns, targets[positions], bias, reduction="mean")
         optimizer.zero_grad()
         loss.backward()
@@ -327,7 +333,7 @@ def _descend(
 
 
 def _order(positions: int, epochs: int, seed: int) -> list[Tensor]:
-    """The positions of each step: a permutation per epoch, in steps of about BATCH."""
+    """The positions of each step: a permutation per epoch, split into steps of about BATCH."""
     steps = max(1, positions // BATCH)
     order: list[Tensor] = []
     for epoch in range(epochs):
@@ -337,5 +343,5 @@ def _order(positions: int, epochs: int, seed: int) -> list[Tensor]:
 
 @torch.no_grad()
 def _loss(output: Tensor, embeddings: Tensor, bias: Tensor | None, labels: Tensor) -> float:
-    """The loss in nats per token, over the whole vocabulary."""
+    """The mean loss in nats of the outputs (n, E), over the whole vocabulary."""
     return float(linear_cross_entropy(output, embeddings, labels, bias, reduction="mean"))

@@ -1,13 +1,13 @@
 """Scores of generated answers against references, with intervals.
 
 Exact match and token F1 are SQuAD's (Rajpurkar et al. 2016), for short answers. As in MLQA (Lewis et al. 2020) they are
-extended to Unicode: all punctuation is removed, not only ASCII's, and in scripts without spaces between words
+extended to Unicode: all punctuation is removed, not only that in ASCII, and in scripts without spaces between words
 (Japanese, Chinese, Thai) each character is a token. On English text they equal SQuAD's. ROUGE-L (Lin 2004) and chrF
-(Popović 2015) are for long answers, and computed by torchmetrics.
+(Popović 2015) are for long answers, and are computed by torchmetrics.
 
-All four are means of one value in 0 to 1 per example, as is the share of answers that the model ended. So intervals
+All four are means of one value from 0 to 1 per example, as is the share of answers that the model ended. So intervals
 are bootstraps over examples, and two models that answered the same prompts are compared on the same resamples
-(`counts`). If all examples have the same value, so do all resamples, and the interval has no width.
+(`counts`). If all examples have the same value, the interval has no width; only if all are 1 is it Wilson's.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from domain_ft.corpus.words import find_words
 from domain_ft.evaluation.bootstrap import LEVEL, RESAMPLES
 from domain_ft.evaluation.counts import counts_difference, scores
 
-METRICS = ("exact_match", "token_f1", "rouge_l", "chrf", "end_of_turn_rate")
-"""The metrics with a value per example, higher being better."""
+ANSWER_METRICS = ("exact_match", "token_f1", "rouge_l", "chrf", "end_of_turn_rate")
+"""The metrics with a value per example; higher is better."""
 
 CHRF_ORDER = 6
 """Characters in the longest n-grams of chrF."""
@@ -42,10 +42,10 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class AnswerScores:
-    """The scores of one model's answers to n prompts. Made by `of`.
+    """The scores of one model's answers to n prompts. Use `of` to make one.
 
     Attributes:
-        values: (n,) values in 0 to 1 for each of `METRICS`.
+        values: (n,) values from 0 to 1 for each of `ANSWER_METRICS`.
         sizes: (n,) each: `answer_tokens` (with the end-of-turn token), `answer_characters`, `reference_characters`,
             `reference_words` (tokens of token F1), `answer_repetition` and `reference_repetition`.
         distinct: `distinct_1` and `distinct_2` over all answers; see `distinct`.
@@ -67,8 +67,8 @@ class AnswerScores:
         Args:
             answers: (n,) the model's answers.
             references: (n,) the correct answers.
-            tokens: (n,) the number of tokens that the model wrote, with the end-of-turn token.
-            stopped: (n,) whether the model ended the answer before it was cut.
+            tokens: (n,) the number of tokens that the model generated, with the end-of-turn token.
+            stopped: (n,) whether the model ended the answer; otherwise it was cut.
 
         Raises:
             ValueError: there is nothing to score, or the lengths differ.
@@ -76,7 +76,7 @@ class AnswerScores:
         if not answers or len({len(answers), len(references), len(tokens), len(stopped)}) != 1:
             raise ValueError(
                 f"{len(answers)} answers, {len(references)} references, {len(tokens)} numbers of tokens and "
-                f"{len(stopped)} ends: there must be as many of each, and at least one"
+                f"{len(stopped)} values of `stopped`: there must be as many of each, and at least one"
             )
         pairs = list(zip(answers, references, strict=True))
         values: dict[str, Sequence[float]] = {
@@ -104,15 +104,15 @@ class AnswerScores:
         """The scores of the answers for result.json.
 
         Returns:
-            `examples`; the mean of each of `METRICS`, and under `interval` its interval (None for a single example);
-            `level` and `resamples`; the `mean` and median (`p50`) of each size; `distinct_1` and `distinct_2`, without
-            intervals, since an answer that is resampled twice would repeat its n-grams.
+            `examples`; the mean of each of `ANSWER_METRICS`, and under `interval` its interval (None for fewer than
+            `FEWEST_UNITS` examples); `level` and `resamples`; the `mean` and median (`p50`) of each size; `distinct_1`
+            and `distinct_2`, without intervals, since an answer that is drawn twice would repeat its n-grams.
         """
         summaries = scores([self._counts()], _means, seed=seed, resamples=resamples, level=level)
         return {
             "examples": len(self),
-            **{name: summaries[name]["mean"] for name in METRICS},
-            "interval": {name: summaries[name]["interval"] for name in METRICS},
+            **{name: summaries[name]["mean"] for name in ANSWER_METRICS},
+            "interval": {name: summaries[name]["interval"] for name in ANSWER_METRICS},
             "level": level,
             "resamples": resamples,
             **{
@@ -124,14 +124,14 @@ class AnswerScores:
 
     def _counts(self) -> Array:
         """(n, k + 1): the values of each example, and a column of ones."""
-        columns = [self.values[name] for name in METRICS]
+        columns = [self.values[name] for name in ANSWER_METRICS]
         return np.stack([*columns, np.ones(len(self))], axis=1)
 
 
 def answer_differences(
     before: AnswerScores, after: AnswerScores, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> dict[str, dict[str, Any]]:
-    """How much higher `after` is than `before`, for each of `METRICS`: `counts.counts_difference`, paired by example.
+    """How much higher each of `ANSWER_METRICS` is for `after` than for `before`: see `counts.counts_difference`.
 
     Both must be answers to the same prompts in the same order.
     """
@@ -140,7 +140,7 @@ def answer_differences(
 
 def _means(sums: Array) -> dict[str, Array]:
     """The means by metric, (draws,) each, from sums (draws, k + 1)."""
-    return {name: sums[:, place] / sums[:, -1] for place, name in enumerate(METRICS)}
+    return {name: sums[:, place] / sums[:, -1] for place, name in enumerate(ANSWER_METRICS)}
 
 
 # ----------------------------------------------------------------------------------------------------- short answers
@@ -150,7 +150,7 @@ def squad_tokens(text: str) -> list[str]:
     """The tokens for exact match and token F1: without case, punctuation, and the articles a, an, the.
 
     Text is normalised to NFKC. A symbol that is not punctuation is a token, as is each character of a script without
-    spaces between words. If nothing else is left, punctuation and articles count ("A", "+"), unlike in SQuAD.
+    spaces between words. If nothing else is left, punctuation or articles are kept ("A", "+"), unlike in SQuAD.
 
     >>> squad_tokens("The Patient's blood-pressure, 120/80!")
     ['patients', 'bloodpressure', '12080']
@@ -189,7 +189,7 @@ def _words(text: str) -> list[str]:
 def rouge_words(text: str) -> list[str]:
     """The words for ROUGE: letters and digits only, without case; single characters in scripts without spaces.
 
-    On English text they equal those of Google's implementation without stemming.
+    On English text they are the words of Google's implementation without stemming.
     """
     folded = unicodedata.normalize("NFKC", text).casefold().replace("_", " ")
     return [word for word in _words(folded) if any(character.isalnum() for character in word)]
@@ -235,7 +235,7 @@ def repetition(answer: str) -> float:
 
 
 def distinct(answers: Sequence[str], n: int) -> float | None:
-    """The number of distinct n-grams of `rouge_words` over that of all n-grams (Li et al. 2016, distinct-n).
+    """The number of distinct n-grams of `rouge_words` over the number of all n-grams (Li et al. 2016, distinct-n).
 
     Low for a model that repeats itself, within an answer or across answers; it also falls with the length of the
     answers. None if no answer has n words.

@@ -31,7 +31,7 @@ MOST_CLASSES = 1_000
 """An SVM is fitted per class: with more classes it would take longer than fine-tuning."""
 
 _LOOKED_AT = 1_000  # texts from which the use of spaces is detected
-_ABSENT = -30.0  # the logit of a class without training examples
+_ABSENT = -30.0  # the logit of a class that no training example has
 
 _LETTERS = re.compile(r"\w")
 _UNSPACED = re.compile(  # Thai, Lao, Tibetan; Burmese; Khmer; kana; Chinese characters
@@ -46,7 +46,7 @@ class Baseline:
     """A baseline's predictions for the test examples, and notes for the user.
 
     Attributes:
-        predictions: with decision values as logits, which rank but are not log-probabilities; None if it was not run.
+        predictions: their logits are scores that rank classes, not log-probabilities; None if it was not run.
         notes: sentences.
     """
 
@@ -55,9 +55,10 @@ class Baseline:
 
 
 def majority(train: Examples, test: Examples, labels: Labels) -> Baseline:
-    """Predict the most frequent class of the training examples; multi-label, all classes that more than half have.
+    """Predict the most frequent class of the training examples.
 
-    If there is no such class, the most frequent one, since predicting none would score 0.
+    For a multi-label task, predict the most frequent class, since no class would score 0, and all that more than half
+    of the examples have.
     """
     share = np.zeros(len(labels))
     place = {name: index for index, name in enumerate(labels.names)}
@@ -87,7 +88,7 @@ def tfidf_svm(
     """TF-IDF and one-vs-rest linear SVMs, with the C of the best macro F1 on `validation`.
 
     Args:
-        train: more than `MOST_EXAMPLES` or `MOST_CHARACTERS` are sampled, and a note says so.
+        train: if there are more than `MOST_EXAMPLES` or `MOST_CHARACTERS`, a sample is used, and a note says so.
         validation: if empty, C is 1.
         test: the examples to predict.
         labels: the classes.
@@ -144,7 +145,7 @@ def baseline_facts(baseline: Baseline, model: Predictions, *, seed: int = 0) -> 
 
 
 class _Features:
-    """Separate TF-IDF features of a text and of its pair, in one sparse row."""
+    """TF-IDF features of a text and, separately, of the second text of a pair, in one sparse row."""
 
     def __init__(self, examples: Examples) -> None:
         first = [example for example, _ in zip(examples, range(_LOOKED_AT), strict=False)]
@@ -184,7 +185,7 @@ class _Features:
 
 
 def few_spaces(texts: Sequence[str]) -> bool:
-    """Whether at least a tenth of the letters are of scripts without spaces between words.
+    """Whether at least a tenth of the letters belong to scripts without spaces between words.
 
     >>> few_spaces(["The patient was afebrile."]), few_spaces(["患者は平熱であった (BT 36.5)"])
     (False, True)
@@ -202,7 +203,7 @@ def _targets(examples: Examples, labels: Labels) -> Array:
 
 
 def _sample(train: Examples, seed: int) -> tuple[Examples, list[str]]:
-    """The training examples, or if there are too many a sample in their order, and a note about it."""
+    """The training examples, or if there are too many, a sample of them in order and a note."""
     characters = np.fromiter((_size(example) for example in train), dtype=np.int64, count=len(train))
     if len(train) <= MOST_EXAMPLES and characters.sum() <= MOST_CHARACTERS:
         return train, []
@@ -219,7 +220,7 @@ def _size(example: Example) -> int:
 def _fit(
     inputs: Any, targets: Array, labels: Labels, strength: float, balanced: bool, seed: int
 ) -> tuple[list[Any], bool]:
-    """An SVM per class, or a constant if all or none of the examples have it; and whether any did not converge."""
+    """An SVM per class, or a logit if all or no examples have the class; and whether any SVM did not converge."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
 

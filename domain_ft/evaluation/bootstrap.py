@@ -27,11 +27,11 @@ from domain_ft.randomness import generator
 RESAMPLES = 4_000
 LEVEL = 0.95
 FEW_DOCUMENTS = 10
-"""An interval of fewer units is flagged as weak."""
+"""An interval over fewer units is flagged as weak."""
 
 FEWEST_UNITS = 5
-"""With fewer units there is no interval, and no claim. If two documents both improve, every resample improves too; but
-by chance alone both improve in one case out of four."""
+"""With fewer units there is no interval. If two of two documents improve, every resample improves too; but by chance
+alone both improve in one case out of four."""
 
 _BLOCK = 1 << 21  # drawn units in memory at a time
 
@@ -51,9 +51,9 @@ def resampled_sums(columns: Array, resamples: int, rng: np.random.Generator) -> 
 def drawn_weights(
     units: int, resamples: int, rng: np.random.Generator, width: int = 1
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """(draws, units): how often each unit occurs in each resample, drawn with replacement.
+    """Blocks of (draws, units): how often each unit occurs in each resample, drawn with replacement.
 
-    In blocks, sized so that a block, and `width` numbers per draw in it, fit into memory.
+    A block is small enough for it, and `width` numbers per draw in it, to fit into memory.
     """
     for draws in _draws(units, resamples, rng, width):
         first = units * np.arange(len(draws))[:, None]
@@ -61,7 +61,7 @@ def drawn_weights(
 
 
 def _draws(units: int, resamples: int, rng: np.random.Generator, width: int = 1) -> Iterator[npt.NDArray[np.int64]]:
-    """Indices of the drawn units, in blocks of (draws, units), `resamples` draws in total."""
+    """Blocks of (draws, units) indices of the drawn units, with `resamples` draws in total."""
     at_once = max(1, _BLOCK // max(units, width))
     for start in range(0, resamples, at_once):
         yield rng.integers(0, units, (min(at_once, resamples - start), units))
@@ -87,9 +87,10 @@ def difference(
     """How much higher the loss of `after` is than that of `before`, with intervals; negative is better.
 
     Returns:
-        `loss` (nats a token) with `interval`, `bits_per_byte` with `bits_per_byte_interval`, then `level`, `documents`,
-        `resamples` and `few_documents`. `loss` and `interval` are None if the models scored different tokens (another
-        tokenizer): only bits per byte compare then. Intervals are None for fewer than `FEWEST_UNITS` documents.
+        `loss` (nats per token) with `interval`, `bits_per_byte` with `bits_per_byte_interval`, `level`, `documents`,
+        `resamples` and `few_documents`. `loss` and `interval` are None if the models scored different numbers of tokens
+        (another tokenizer): then only bits per byte can be compared. Intervals are None for fewer than `FEWEST_UNITS`
+        documents.
 
     Raises:
         ValueError: the two scored different documents (see `scores.shared`).
@@ -117,8 +118,8 @@ def beyond_control(
 ) -> dict[str, Any]:
     """How much more the loss changed on the domain than on the control: a difference in differences.
 
-    General progress as a language model shows on both and cancels; the rest is specific to the domain. `domain` and
-    `control` are (before, after), resampled independently. A negative `loss` means that the domain gained more.
+    What improves the model on both cancels; the rest is specific to the domain. `domain` and `control` are (before,
+    after), resampled independently. A negative `loss` means that the domain gained more.
     """
     domain_pair = _Pair.of(*domain, resamples, generator(seed, "bootstrap", "domain"))
     control_pair = _Pair.of(*control, resamples, generator(seed, "bootstrap", "control"))
@@ -134,7 +135,10 @@ def beyond_control(
 
 @dataclass(frozen=True)
 class _Pair:
-    """Sums of nats, tokens and bytes of two models: as measured, and over the same resamples, (resamples,) each."""
+    """Sums of nats, tokens and bytes of two models: as measured, and over the same resamples, (resamples,) each.
+
+    Each value is (before, after), by the name of the sum.
+    """
 
     measured: dict[str, tuple[float, float]]
     drawn: dict[str, tuple[Array, Array]]

@@ -1,9 +1,10 @@
 """Calibration of a model's probabilities.
 
 A temperature divides the logits (Guo et al. 2017, "On Calibration of Modern Neural Networks"). It is fitted on
-validation examples, changes no ranking and no single-label prediction, and fixes most of the overconfidence of
-fine-tuned models. With few validation examples it can be misleading, so it is used only if it also helps on validation
-examples that it was not fitted to (`choose_temperature`). For multi-label tasks the threshold is fitted there too.
+validation examples, changes no ranking and no single-label prediction, and removes most of the overconfidence of
+fine-tuned models. With few validation examples it can make calibration worse, so it is used only if it also helps on
+validation examples that it was not fitted to (`choose_temperature`). For multi-label tasks the threshold is fitted on
+the validation examples too.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class TemperatureChoice:
     Attributes:
         fitted: the best one on all validation examples.
         used: whether it lowered the loss on held-out folds without raising the calibration error.
-        loss_before, loss_after: mean negative log-likelihood without a temperature, and with the one fitted to the
-            other folds; nats.
+        loss_before, loss_after: mean negative log-likelihood in nats, without a temperature and with the one fitted to
+            the other folds.
         ece_before, ece_after: the expected calibration error, likewise.
     """
 
@@ -54,7 +55,8 @@ def choose_temperature(validation: Predictions) -> TemperatureChoice:
     """Fit a temperature, and decide by cross-validation on the validation examples whether it is used.
 
     Each fold, made of complete sources, is scaled by the temperature fitted to the other folds. The temperature is used
-    if that lowers the loss by more than its standard error and does not raise the expected calibration error.
+    if this lowers the loss by more than the standard error of the gain and does not raise the expected calibration
+    error.
     """
     multi_label = validation.labels.multi_label
     fitted = fit_temperature(validation.logits, validation.targets, multi_label)
@@ -87,9 +89,8 @@ def choose_temperature(validation: Predictions) -> TemperatureChoice:
 def fit_temperature(logits: npt.ArrayLike, targets: npt.ArrayLike, multi_label: bool) -> float:
     """The temperature with the lowest negative log-likelihood on (n, L) `logits`; 1 if there are no examples.
 
-    The targets are smoothed by 1 / (n + 2), as if there were one more example of unknown class (Platt 1999,
-    "Probabilistic Outputs for Support Vector Machines", 2.2): thirty correct validation examples do not justify
-    certainty.
+    The targets are smoothed by 1 / (n + 2), after Platt 1999, "Probabilistic Outputs for Support Vector Machines",
+    section 2.2: thirty correct validation examples do not justify certainty.
 
     Args:
         logits: of validation examples.
@@ -122,7 +123,7 @@ def negative_log_likelihood(
         logits: (n, L).
         targets: (n,) classes; multi-label (n, L) of 0 and 1.
         multi_label: whether the task is multi-label.
-        smoothing: label smoothing: the share of the probability that is spread evenly.
+        smoothing: the share of the target probability that is spread over all classes.
     """
     return float(_losses(np.asarray(logits, dtype=np.float64), np.asarray(targets), multi_label, smoothing).mean())
 
@@ -141,8 +142,8 @@ def _losses(
 def fit_threshold(predictions: Predictions) -> float:
     """The threshold on the probabilities with the highest macro F1 on these (validation) predictions.
 
-    One for all classes, since one per class would overfit rare classes (Lipton et al. 2014). It is the middle of the
-    longest best interval on a grid of hundredths. 0.5 for a single-label task, or if no example has a class.
+    It is one for all classes, since one per class would overfit rare classes (Lipton et al. 2014): the middle of the
+    longest run of best values on a grid of hundredths. 0.5 for a single-label task, or if no example has a class.
     """
     if not predictions.labels.multi_label or not predictions.targets.any():
         return 0.5
@@ -162,8 +163,9 @@ def fit_threshold(predictions: Predictions) -> float:
 def reliability(predictions: Predictions, temperature: float | None = None, bins: int = BINS) -> list[dict[str, Any]]:
     """Confidence and accuracy in bins of equal width: `low`, `high`, `confidence` and `accuracy` (means), `count`.
 
-    Empty bins are left out. Single-label: the confidence is the likeliest class's probability, the accuracy the share
-    of correct predictions. Multi-label: each (example, class) counts, with its probability, and whether it holds.
+    Empty bins are left out. Single-label: the confidence is the probability of the likeliest class, the accuracy the
+    share of correct predictions. Multi-label: each (example, class) is counted, with its probability as the confidence,
+    and as the accuracy whether the example has the class.
     """
     chances = predictions.probabilities(temperature)
     if predictions.labels.multi_label:
@@ -186,7 +188,7 @@ def reliability(predictions: Predictions, temperature: float | None = None, bins
 
 
 def expected_calibration_error(predictions: Predictions, temperature: float | None = None, bins: int = BINS) -> float:
-    """The mean gap between confidence and accuracy over `reliability`'s bins, by count (Naeini et al. 2015)."""
+    """The mean gap between confidence and accuracy over `reliability`'s bins, by their counts (Naeini et al. 2015)."""
     filled = reliability(predictions, temperature, bins)
     total = sum(one["count"] for one in filled)
     return sum(one["count"] * abs(one["confidence"] - one["accuracy"]) for one in filled) / max(total, 1)
@@ -199,8 +201,9 @@ def calibrate(validation: Predictions) -> tuple[float, float]:
 
 
 def calibration_facts(predictions: Predictions) -> dict[str, Any]:
-    """`temperature`, and the expected calibration error on these (test) predictions without and with it, `ece_before`
-    and `ece_after`."""
+    """`temperature`, and the expected calibration error of these test predictions without it (`ece_before`) and with it
+    (`ece_after`).
+    """
     return {
         "temperature": predictions.temperature,
         "ece_before": expected_calibration_error(predictions, 1.0),

@@ -1,8 +1,8 @@
 """Classification scores, overall and per class, with intervals, and the difference between two runs.
 
 The scores are scikit-learn's: `f1_score`, `accuracy_score`, `matthews_corrcoef`, `roc_auc_score`, with 0 for 0/0. Macro
-F1 is the mean over the classes that occur among targets or predictions, as `f1_score` computes it for a single label.
-Each resample of the bootstrap (`counts`) is treated like the test set.
+F1 is the mean over the classes that occur among targets or predictions, as `f1_score` computes it for single-label
+tasks. Each resample of the bootstrap (`counts`) is scored like the test set.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def classification_metrics(
     Returns:
         `macro_f1`, `accuracy` (multi-label: all classes of an example correct), `micro_f1`, `mcc` (multi-label: over
         all decisions together), `auroc` (one-vs-rest, the mean over classes with positive and negative examples; None
-        if there is none; no interval), `examples`, `units` (sources, which are resampled), `per_class`: by name
-        `precision`, `recall`, `f1`, `support`, `predicted` (how often it was predicted) and the `interval` of F1;
-        `interval`: by name of `METRICS`; `level`, `resamples`, `few_units`.
+        if there is none; no interval), `examples`, `units` (the number of sources, which are resampled), `per_class`
+        (by class `precision`, `recall`, `f1`, `support`, `predicted`, which is how often it was predicted, and the
+        `interval` of F1), `interval` (by name of `METRICS`), `level`, `resamples`, `few_units`.
     """
     columns = count_columns(predictions)
     summaries = counts.scores([columns], _score(predictions), seed=seed, resamples=resamples, level=level)
@@ -77,7 +77,8 @@ def seed_metrics(
         runs: each seed's predictions, on the same test set.
 
     Returns:
-        `n`, then by name of `METRICS` its `mean`, `sd`, `values`, and the mean's `interval` over examples and seeds.
+        `n`, the number of seeds, and for each of `METRICS` its `mean`, `sd`, `values`, and the `interval` of the mean
+        over examples and seeds.
 
     Raises:
         SettingsError: the test sets differ.
@@ -113,7 +114,7 @@ def paired_difference(
 
 
 def confusions(predictions: Predictions, limit: int | None = None) -> list[tuple[str, str, int]]:
-    """(true class, predicted class, count) of a single-label task's errors, the most frequent first."""
+    """(true class, predicted class, count) of a single-label task's errors, most frequent first."""
     predicted = predictions.predicted()
     wrong = predicted != predictions.targets
     pairs, often = np.unique(
@@ -134,7 +135,7 @@ def confusion_matrix(predictions: Predictions) -> npt.NDArray[np.int64]:
 def worst_errors(predictions: Predictions, limit: int) -> list[tuple[int, float]]:
     """(index of the example, confidence) of the most confident errors, at most `limit`.
 
-    The confidence is the wrong class's probability. Multi-label: that of the example's most confident wrong decision,
+    The confidence is the probability of the wrong class. Multi-label: of the example's most confident wrong decision,
     the probability of a false positive, or one minus that of a false negative.
     """
     chances, predicted = predictions.probabilities(), predictions.predicted()
@@ -256,7 +257,7 @@ def _f1_interval(score: float, units: int, level: float) -> list[float] | None:
     """[low, high] of a class's F1; None if no unit has the class as its target or prediction.
 
     F1 = 2 J / (1 + J), where J = TP / (TP + FP + FN) is a proportion, which has Wilson's interval (1927). Unlike the
-    bootstrap it is meaningful for a class of five examples that are all correct. Sources are counted, not examples.
+    bootstrap it is meaningful for a class of five examples that are all correct. Its trials are sources, not examples.
     """
     if not units:
         return None
@@ -276,6 +277,6 @@ def _check_same_test(runs: Sequence[Predictions]) -> None:
         if one.key != runs[0].key:
             raise SettingsError(
                 f"the runs were tested on different examples ({len(runs[0]):,} and {len(one):,}), or on other labels "
-                "of the same ones: their scores do not compare",
+                "of the same ones: their scores cannot be compared",
                 fix="train both with the same --test, or with the same --task and its own splits",
             )

@@ -1,8 +1,8 @@
 """Intervals of scores that are functions of counts: the bootstrap over test examples, and the variance over seeds.
 
 F1, accuracy, Matthews correlation and the like are functions of sums over examples: TP, FP and FN by class. So a
-resample is a row of weights, and all its sums are one sparse product. Examples that share a source form one *unit* and
-are drawn together (Efron & Tibshirani 1993, chapter 8).
+resample is a row of weights, and its sums are a sparse product. Examples of the same source form one *unit* and are
+drawn together (Efron & Tibshirani 1993, chapter 8).
 
 Two runs are compared on the same resamples, since an example that is hard for one is hard for the other (the paired
 bootstrap; Koehn 2004, Berg-Kirkpatrick et al. 2012). Seeds are treated differently: there are only three or five, and a
@@ -10,8 +10,8 @@ bootstrap over so few values gives far too narrow intervals. Their contribution 
 standard error of their mean, independently for the two runs (Welch 1947), since seed 1 of one run is unrelated to seed
 1 of the other. With a single seed nothing is added: the interval is then that of this model, not of its recipe.
 
-For two equal runs, 2 to 6 of 100 comparisons on 200 test examples find a difference (see the tests), for one seed or
-several, whether seeds differ much or little.
+Of 100 comparisons of two equally good runs on 200 test examples, 2 to 6 find a difference (see the tests), for one seed
+or several, whether seeds differ much or little.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from domain_ft.randomness import generator
 
 Array = npt.NDArray[np.float64]
 Counts = Any
-"""(units, k) counts of one seed of a run, a row per unit: a scipy sparse matrix or an array."""
+"""(units, k) counts of one seed of a run: a scipy sparse matrix or an array."""
 
 Score = Callable[[Array], Mapping[str, Array]]
 """Computes scores by name, (draws,) each, from (draws, k) sums."""
@@ -42,7 +42,7 @@ def scores(
 ) -> dict[str, dict[str, Any]]:
     """Each score of a run over its seeds: `mean`, `sd` (n - 1; None for one seed), `values`, `interval` of the mean.
 
-    The only source of such intervals, so that all verbs report the same for the same run.
+    All verbs use this function, so that they report the same intervals for the same run.
 
     Args:
         seeds: the counts of each seed, over the same units.
@@ -73,7 +73,7 @@ def wilson(share: float, trials: int, level: float) -> tuple[float, float]:
 
 
 def _beyond_certainty(bounds: list[float], units: int, level: float) -> list[float]:
-    """`bounds`, or Wilson's interval if everything is correct, and so in every resample: n of n is not certainty."""
+    """`bounds`, or Wilson's interval if they are [1, 1]: that n of n units are correct does not prove a score of 1."""
     return bounds if bounds[0] < 1 else [wilson(1.0, units, level)[0], 1.0]
 
 
@@ -133,7 +133,7 @@ def verdict(bounds: Sequence[float] | None) -> str:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for multiple comparisons: the family-wise error rate stays at the level (Holm 1979)."""
+    """P-values adjusted for multiple comparisons, to bound the family-wise error rate (Holm 1979)."""
     order = np.argsort(p_values, kind="stable")
     stepped = np.asarray(p_values, dtype=np.float64)[order] * np.arange(len(p_values), 0, -1)
     adjusted = np.empty(len(p_values))
@@ -154,7 +154,8 @@ def macro_f1(tp: Array, fp: Array, fn: Array) -> Array:
 
 
 def _seed_noise(values: Sequence[Array], drawn: Sequence[Array], rng: np.random.Generator) -> Array:
-    """The noise of a mean over seeds, or of the difference of two, due to the choice of seeds: (resamples,) around 0.
+    """(resamples,) draws around 0 of the noise in a mean over seeds, or in the difference of two, from the choice of
+    seeds.
 
     Scores of seeds differ because models differ, and because each errs on other examples. The resamples of examples
     already contain the second part, so it is subtracted.
@@ -202,7 +203,7 @@ def _resampled(
 
     units = _units(runs[0])
     if not units or any(counts.shape[0] != units for seeds in runs for counts in seeds):
-        raise ValueError("runs are compared over the same units, at least one")
+        raise ValueError("runs must have the same units, at least one")
     transposed = [[sparse.csr_array(counts, dtype=np.float64).T.tocsr() for counts in seeds] for seeds in runs]
     widest = max(counts.shape[0] for seeds in transposed for counts in seeds)
     blocks: list[list[dict[str, Array]]] = []  # for each block of draws and each run, (seeds, draws) by score

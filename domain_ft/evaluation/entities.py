@@ -1,8 +1,8 @@
 """Entity-level precision, recall and F1, as in conlleval and seqeval.
 
-A predicted entity is correct if its start, end and type are. A run stores, for each text, the number of correct, false
-and missed entities of each type: enough for all scores, for intervals over texts (or documents, if known), and for
-paired comparisons, without any text.
+A predicted entity is correct if its start, end and type are. For each text a run stores the numbers of correct, false
+and missed entities of each type. They suffice for all scores, for intervals over texts (or documents, if known), and
+for paired comparisons, and contain no text.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class EntityCounts:
         types: the K types among true and predicted entities.
         counts: (n, K, 3) int64, correct, false and missed entities of each type.
         ids: (n,) the texts' ids.
-        groups: (n,) the documents of the texts.
+        groups: (n,) the documents that the texts are from, or the texts' ids.
     """
 
     types: tuple[str, ...]
@@ -86,13 +86,13 @@ class EntityCounts:
         return digest.hexdigest()
 
     def point_scores(self) -> dict[str, float]:
-        """The scores of `METRICS` on all texts, without intervals."""
+        """The scores of `ENTITY_METRICS` on all texts, without intervals."""
         sums = self.counts.sum(axis=0, dtype=np.float64).T.reshape(1, -1)
         values = _scores(self.types, sums)
-        return {name: float(values[name][0]) for name in METRICS}
+        return {name: float(values[name][0]) for name in ENTITY_METRICS}
 
     def over_units(self, types: Sequence[str]) -> Array:
-        """(units, 3 K) sums over each group: TP of all `types`, then FP, then FN."""
+        """(units, 3 K) sums over each group: TP of each of `types`, then FP, then FN."""
         place = {name: index for index, name in enumerate(types)}
         units = np.unique(self.groups, return_inverse=True)[1].reshape(-1)
         sums = np.zeros((int(units.max()) + 1, len(types), 3))
@@ -101,7 +101,7 @@ class EntityCounts:
         return sums.transpose(0, 2, 1).reshape(len(sums), -1)
 
     def save(self, path: Path) -> None:
-        """Write them as an .npz file, complete or absent; the folder is created if missing."""
+        """Write an .npz file atomically; the folder is created if missing."""
         lists = {"types": self.types, "ids": self.ids, "groups": self.groups}
         stored = {name: np.frombuffer(json.dumps(list(one)).encode(), dtype=np.uint8) for name, one in lists.items()}
         buffer = io.BytesIO()
@@ -122,9 +122,9 @@ class EntityCounts:
                 names = {name: tuple(json.loads(stored[name].tobytes())) for name in ("types", "ids", "groups")}
                 return cls(counts=stored["counts"], **names)
         except DAMAGED as error:
-            reason = "is missing" if isinstance(error, FileNotFoundError) else "is damaged, or not such a file"
+            reason = "is missing" if isinstance(error, FileNotFoundError) else "is damaged, or of another kind"
             raise CheckpointError(
-                f"the entities that a run found cannot be read: the file {reason}",
+                f"the counts of a run's entities cannot be read: the file {reason}",
                 where=str(path),
                 fix="run the task again with another --output",
             ) from error
@@ -137,10 +137,10 @@ def entity_metrics(seeds: Sequence[EntityCounts], *, seed: int = 0) -> dict[str,
     (seqeval's definitions). With several seeds each is the mean over them.
 
     Returns:
-        {"precision", "recall", "f1", "macro_f1", "examples", "units" (resampled: documents, or texts), "few_units",
-        "level", "resamples", "entities", "per_type": {name: {"precision", "recall", "f1", "support", "interval"}},
-        "interval": {metric: [low, high] or None}, "seeds": {metric: {"mean", "sd", "values"}}}; intervals of types are
-        of their F1.
+        {"precision", "recall", "f1", "macro_f1", "examples", "units" (the number of documents or texts, which are
+        resampled), "few_units", "level", "resamples", "entities", "per_type": {name: {"precision", "recall", "f1",
+        "support", "interval" (of F1)}}, "interval": {metric: [low, high] or None}, "seeds": {metric: {"mean", "sd",
+        "values"}}}.
     """
     types = _types(seeds)
     summaries = scores([counts.over_units(types) for counts in seeds], functools.partial(_scores, types), seed=seed)
@@ -148,7 +148,7 @@ def entity_metrics(seeds: Sequence[EntityCounts], *, seed: int = 0) -> dict[str,
     sums = np.mean([counts.over_units(types).sum(axis=0) for counts in seeds], axis=0).reshape(3, -1)  # (3, K)
     support = dict(zip(types, (sums[RIGHT] + sums[MISSED]).round().astype(int).tolist(), strict=True))
     return {
-        **{name: mean[name] for name in METRICS},
+        **{name: mean[name] for name in ENTITY_METRICS},
         "examples": len(seeds[0]),
         "units": seeds[0].units,
         "few_units": seeds[0].units < FEW_DOCUMENTS,
@@ -163,13 +163,13 @@ def entity_metrics(seeds: Sequence[EntityCounts], *, seed: int = 0) -> dict[str,
             }
             for name in types
         },
-        "interval": {name: summaries[name]["interval"] for name in METRICS},
-        "seeds": {name: {part: summaries[name][part] for part in ("mean", "sd", "values")} for name in METRICS},
+        "interval": {name: summaries[name]["interval"] for name in ENTITY_METRICS},
+        "seeds": {name: {part: summaries[name][part] for part in ("mean", "sd", "values")} for name in ENTITY_METRICS},
     }
 
 
 def _type_interval(seeds: Sequence[EntityCounts], name: str, summary: Mapping[str, Any]) -> list[float] | None:
-    """[low, high] of the F1 of a type. If all are correct, Wilson's interval over the units that have the type."""
+    """[low, high] of the F1 of a type. If it is 1, this is Wilson's interval for the units that have the type."""
     if summary["interval"] is None or summary["mean"] < 1:
         return summary["interval"]
     types = seeds[0].types
@@ -182,7 +182,7 @@ def _type_interval(seeds: Sequence[EntityCounts], name: str, summary: Mapping[st
 def entity_difference(
     base: Sequence[EntityCounts], other: Sequence[EntityCounts], *, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """How much better `other` is than `base`, by metric: see `counts_difference`.
+    """How much higher each of `METRICS` is for `other` than for `base`: see `counts_difference`.
 
     Raises:
         ValueError: they were tested on different texts.
@@ -192,10 +192,10 @@ def entity_difference(
     types = _types([*base, *other])
     before, after = ([counts.over_units(types) for counts in seeds] for seeds in (base, other))
     differences = counts_difference(before, after, functools.partial(_scores, types), seed=seed)
-    return {name: differences[name] for name in METRICS}
+    return {name: differences[name] for name in ENTITY_METRICS}
 
 
-METRICS = ("precision", "recall", "f1", "macro_f1")
+ENTITY_METRICS = ("precision", "recall", "f1", "macro_f1")
 
 
 def _types(seeds: Iterable[EntityCounts]) -> tuple[str, ...]:
@@ -229,7 +229,7 @@ class Gazetteer:
     """A baseline that looks up the entities of the training texts.
 
     A sequence of words that was an entity in training is predicted wherever it occurs, with its most frequent type. Of
-    overlapping matches the first counts, then the longest. A model that does not beat it has not learned from context.
+    overlapping matches the first wins, then the longest. A model that does not beat it has not learned from context.
     """
 
     def __init__(self, texts: Iterable[TaggedText]) -> None:
@@ -250,7 +250,7 @@ class Gazetteer:
         return len(self._entries)
 
     def spans(self, text: TaggedText) -> Iterator[Span]:
-        """The predicted entities of a text, whose true spans are not read."""
+        """The predicted entities of a text; its true spans are not read."""
         bounds = _words(text)
         words = [text.text[start:end] for start, end in bounds]
         place = 0

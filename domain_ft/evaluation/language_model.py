@@ -1,7 +1,7 @@
 """A language model's loss on held-out text, by document.
 
-The masks are those of the evaluation epoch, a function of the document only, so that all models with one tokenizer
-predict the same tokens, before and after training.
+The masks are those of the evaluation epoch, a function of the seed and the document, so that all models with the same
+tokenizer predict the same tokens, before and after training.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ def score(
 ) -> Scores:
     """The loss of `base` on the sequences `selected` of `rows`, summed over each document.
 
-    Several processes share the micro-batches and all get the same scores, equal to those of a single process to the
-    last bit (on equal machines): the micro-batches do not depend on the number of processes.
+    Processes share the micro-batches, and all of them return the same scores. On equal machines these equal those of a
+    single process to the last bit, since micro-batches do not depend on the number of processes.
 
     Args:
         selected: (sequences,) indices into `rows`, for instance from `rows.select_documents`.
         tokens_per_micro_batch: the most tokens in one forward pass.
-        accelerator: of the processes, all of which must call this; None for a single process.
+        accelerator: None for a single process. With several, all must call this function.
         progress: called with (`label`, tokens done, tokens in total).
 
     Raises:
         CorpusError: there is nothing to score.
-        ModelError: the loss of some documents, which are named, is not finite.
+        ModelError: the loss of some documents is not finite; the message names them.
     """
     rank, ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     selected = np.sort(selected)
@@ -60,7 +60,7 @@ def score(
     cut = micro_batches(selected, rows.lengths, tokens_per_micro_batch)
     with evaluating(base.model):
         for first in range(0, len(cut), ranks):
-            # A rank without a micro-batch in the last round repeats another's: a sharded model needs all ranks.
+            # A rank without a micro-batch in the last round repeats another rank's: a sharded model needs all ranks.
             place = first + rank
             batch = rows.pack(cut[place if place < len(cut) else first])
             inputs = objective.prepare(batch, epoch=EVALUATION_EPOCH)

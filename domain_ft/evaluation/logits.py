@@ -33,12 +33,12 @@ def predict_logits(
 ) -> npt.NDArray[np.float32]:
     """(examples, L) float32, the logits of all examples in the order of `rows`.
 
-    Several processes share the micro-batches and all get the same logits, equal to those of a single process to the
-    last bit (on equal machines). The caller sets autocast.
+    Processes share the micro-batches, and all of them return the same logits. On equal machines these equal those of a
+    single process to the last bit. The caller sets autocast.
 
     Args:
         tokens_per_micro_batch: the most tokens in one forward pass.
-        accelerator: of the processes, all of which must call this; None for a single process.
+        accelerator: None for a single process. With several, all must call this function.
         progress: called with (`label`, examples done, examples in total).
     """
     return _over_micro_batches(model, rows, model.logits, tokens_per_micro_batch, accelerator, progress, label)
@@ -74,7 +74,7 @@ def _over_micro_batches(
     cut = micro_batches(np.arange(len(rows)), rows.lengths, tokens_per_micro_batch)
     with evaluating(model.model):
         for first in range(0, len(cut), ranks):
-            # A rank without a micro-batch in the last round repeats another's: a sharded model needs all ranks.
+            # A rank without a micro-batch in the last round repeats another rank's: a sharded model needs all ranks.
             place = first + rank
             members = cut[place if place < len(cut) else first]
             values = function(objective.prepare(rows.pack(members), epoch=0).to(model.device))

@@ -28,7 +28,7 @@ Array = npt.NDArray[Any]
 DAMAGED = (
     OSError, EOFError, ValueError, KeyError, TypeError, OverflowError, AttributeError, zipfile.BadZipFile
 )  # fmt: skip
-"""What numpy and json raise for a file that is truncated, edited, or of another kind."""
+"""The exceptions of numpy and json for a file that is truncated, edited, or of another kind."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +41,8 @@ class Predictions:
         targets: (n,) int64, the classes; multi-label (n, L) uint8 of 0 and 1.
         logits: (n, L) float32.
         labels: the classes, in the order of the logits.
-        temperature: divides the logits before they become probabilities; fitted on validation examples.
-        threshold: multi-label: the probability from which a class is predicted; fitted on validation examples.
+        temperature: divides the logits before the softmax or sigmoid; fitted on validation examples.
+        threshold: multi-label: a class is predicted from this probability on; fitted on validation examples.
     """
 
     ids: tuple[str, ...]
@@ -65,7 +65,7 @@ class Predictions:
 
     @classmethod
     def of(cls, examples: Iterable[Example], labels: Labels, logits: npt.ArrayLike) -> Predictions:
-        """The predictions for `examples`, which are read once, in order."""
+        """The predictions for `examples`, which are read once, in order, with (n, L) `logits`."""
         ids, sources, names = [], [], []
         for example in examples:
             ids.append(example.id)
@@ -99,7 +99,7 @@ class Predictions:
         return digest.hexdigest()
 
     def probabilities(self, temperature: float | None = None) -> npt.NDArray[np.float64]:
-        """(n, L): the softmax of the logits, or multi-label the sigmoid.
+        """(n, L): the softmax of the logits, or for a multi-label task the sigmoid.
 
         Args:
             temperature: divides the logits; by default `self.temperature`.
@@ -109,7 +109,7 @@ class Predictions:
         )
 
     def predicted(self, threshold: float | None = None) -> Array:
-        """(n,) int64, the likeliest class; multi-label (n, L) uint8, 1 from the threshold on.
+        """(n,) int64, the likeliest class; multi-label (n, L) uint8, 1 for a probability from the threshold on.
 
         Args:
             threshold: of the probabilities; by default `self.threshold`.
@@ -119,7 +119,7 @@ class Predictions:
         return (self.probabilities() >= (self.threshold if threshold is None else threshold)).astype(np.uint8)
 
     def save(self, path: Path) -> None:
-        """Write them as an .npz file, complete or absent; the folder is created if missing."""
+        """Write an .npz file atomically; the folder is created if missing."""
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
@@ -157,7 +157,7 @@ class Predictions:
                     threshold=float(stored["threshold"]),
                 )
         except DAMAGED as error:
-            reason = "is missing" if isinstance(error, FileNotFoundError) else "is damaged, or not such a file"
+            reason = "is missing" if isinstance(error, FileNotFoundError) else "is damaged, or of another kind"
             raise CheckpointError(
                 f"the predictions of a run cannot be read: the file {reason}",
                 where=str(path),

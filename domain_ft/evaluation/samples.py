@@ -1,12 +1,12 @@
 """Sample outputs for the report: a model completes a few held-out sentences, before and after training.
 
-An encoder predicts a word that was masked; a decoder continues a beginning. The sentences are chosen once, as a
+An encoder predicts a masked word; a decoder continues the beginning of a sentence. The sentences are chosen once, as a
 function of the seed, and are plain text, so that any model can complete them:
 
     sentences = choose_sentences(split, base.tokenizer, "mlm", seed=0)
     before = answer(base, sentences)
     ...                                     # train
-    samples = side_by_side(sentences, before, answer(base, sentences))     # plain values for the report
+    samples = side_by_side(sentences, before, answer(base, sentences))     # JSON values for the report
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ GUESSES = 5
 CONTINUATION_TOKENS = 24
 
 _DOCUMENTS_READ = 300  # enough to find ten sentences, and to tell common words from domain terms
-_WINDOW = 6_000  # characters of a document that are read
-_COMMON_WORDS = 60  # the most frequent words of the sample: articles, prepositions
+_WINDOW = 6_000  # characters read of each document
+_COMMON_WORDS = 60  # the most frequent words of the sample, which are not masked: articles, prepositions
 _SENTENCE_BYTES = (45, 200)  # bytes, so that a Chinese sentence may have fewer characters
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=\S)|(?<=[。！？])\s*|\n\s*\n")
-_SPACE = "␣"  # shown for a guess of white space
+_SPACE = "␣"  # stands for a guess that is white space
 _WORD = re.compile(r"[^\W\d_]+")
 
 
 class Texts(Protocol):
-    """The part of a corpus split that is needed here."""
+    """The interface of a corpus split that this module needs."""
 
     def __len__(self) -> int: ...
 
@@ -92,11 +92,11 @@ class Answer:
 def choose_sentences(
     split: Texts, tokenizer: PreTrainedTokenizerBase, objective: str, *, seed: int = 0, count: int = 10
 ) -> list[SampleSentence]:
-    """Up to `count` readable sentences of `split`, one per document, each with another word in the gap.
+    """Up to `count` readable sentences of `split`, one per document.
 
     Args:
-        objective: `mlm` masks one content word of each sentence, which is a single token of `tokenizer`; `clm` cuts a
-            sentence in half.
+        objective: `mlm` masks a content word of each sentence, each time another one, which is a single token of
+            `tokenizer`; `clm` cuts the sentence in half.
     """
     order = beginning(_DOCUMENTS_READ, len(split), seed, "probes")
     documents = [split.document(int(index)) for index in order]
@@ -120,8 +120,7 @@ def answer(base: BaseModel, sentences: Sequence[SampleSentence]) -> list[Answer]
 def side_by_side(
     sentences: Sequence[SampleSentence], before: Sequence[Answer], after: Sequence[Answer]
 ) -> list[dict[str, Any]]:
-    """Plain values for the report: per sentence {"document", "left", "answer", "right", "before": {...}, "after":
-    {...}}."""
+    """JSON values for the report, per sentence {"document", "left", "answer", "right", "before": {}, "after": {}}."""
     return [
         {
             "document": sentence.document,
@@ -174,27 +173,30 @@ def _sentences(text: str) -> Iterator[str]:
 def _choose_masked(
     documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, count: int
 ) -> list[SampleSentence]:
-    """A sentence per document, with a content word masked: not one of the commonest, if possible in two documents."""
+    """A sentence per document, with a content word masked: none of the most frequent, and preferably one that occurs in
+    two documents.
+    """
     seen = collections.Counter(
         word for document in documents for word in set(_words(document.text[:_WINDOW], tokenizer))
     )
     common = {word for word, _ in seen.most_common(min(_COMMON_WORDS, len(seen) // 4))}
     used_up: set[str] = set()  # words and sentences
 
-    def mask_one(document: Document, rarest: int) -> SampleSentence | None:
+    def mask_one(document: Document, least: int) -> SampleSentence | None:
+        """A sentence with a word masked that occurs in at least `least` documents."""
         for sentence in _sentences(document.text):
             if sentence in used_up:
                 continue
             for start, end in sorted(_spans(sentence, tokenizer), key=lambda span: span[0] - span[1]):
                 word = sentence[start:end].casefold()
-                if word not in common and word not in used_up and seen[word] >= rarest:
+                if word not in common and word not in used_up and seen[word] >= least:
                     used_up.update((word, sentence))
                     return SampleSentence(document.id, sentence[:start], sentence[start:end], sentence[end:])
         return None
 
-    sentences = _first((mask_one(document, rarest=2) for document in documents), count)
+    sentences = _first((mask_one(document, least=2) for document in documents), count)
     used = {sentence.document for sentence in sentences}
-    rest = (mask_one(document, rarest=1) for document in documents if document.id not in used)
+    rest = (mask_one(document, least=1) for document in documents if document.id not in used)
     return sentences + _first(rest, count - len(sentences))
 
 
@@ -203,7 +205,7 @@ def _words(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
 
 
 def _spans(text: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
-    """The spans of words that are one token: runs of letters, or characters of scripts without spaces."""
+    """The spans of words that are a single token: runs of letters, or tokens in scripts without spaces."""
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     tokens = {_trimmed(text, start, end) for start, end in encoded["offset_mapping"]}
     words = [match.span() for match in _WORD.finditer(text)]
@@ -215,12 +217,12 @@ def _spans(text: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     """A token's span without the space that byte-level and sentencepiece tokens begin with."""
-    sequence = text[start:end]
-    return start + len(sequence) - len(sequence.lstrip()), start + len(sequence.rstrip())
+    token = text[start:end]
+    return start + len(token) - len(token.lstrip()), start + len(token.rstrip())
 
 
 def _beginning(document: Document) -> SampleSentence | None:
-    """The first half of a readable sentence, cut at a space where there is one."""
+    """The first readable sentence, cut in half, at a space if there is one."""
     for sentence in _sentences(document.text):
         cut = sentence.find(" ", len(sentence) // 2)
         cut = len(sentence) // 2 if cut < 0 else cut
@@ -238,9 +240,9 @@ def _guess(base: BaseModel, sentence: SampleSentence) -> Answer:
         truncation=True,
         max_length=base.max_length,
     )
-    ids, offsets = encoded["input_ids"], encoded["offset_mapping"][0]
+    ids, offsets = encoded["input_ids"], encoded["offset_mapping"][0]  # (1, T), (T, 2)
     start, end = len(sentence.left), len(sentence.left) + len(sentence.answer)
-    gap = ((offsets[:, 0] < end) & (offsets[:, 1] > start)).nonzero()[:, 0]
+    gap = ((offsets[:, 0] < end) & (offsets[:, 1] > start)).nonzero()[:, 0]  # positions of the word's tokens
     true = ids[0, gap[0]].item()
     ids[0, gap] = tokenizer.mask_token_id
     logits = base.model(input_ids=ids.to(base.model.device)).logits[0, gap[0]].float()  # (V,)

@@ -1,7 +1,7 @@
 """A model's losses on held-out text, by document.
 
-`language_model` computes them, the run folder stores them as a small JSON file, and the paired bootstrap (`bootstrap`)
-and the report read them, without torch.
+`language_model` computes them, and a run stores them as a small JSON file. The paired bootstrap (`bootstrap`) and the
+report read them without torch.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from domain_ft.errors import CheckpointError
 from domain_ft.json_files import loads
 from domain_ft.storage import write_atomic
 
-LARGEST_EXPONENT = 700.0  # exp() of more than this overflows a float64
+LARGEST_EXPONENT = 700.0  # exp() overflows a float64 from about 710 on
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Sums of losses by document; averages are only computed for display.
+    """Sums of losses by document, from which means are computed.
 
     Attributes:
         documents: (n,) the documents' ids, each once.
@@ -109,7 +109,8 @@ class Scores:
 def shared(*scores: Scores) -> list[Scores]:
     """The scores of the documents that all of them have, in the first one's order.
 
-    With different tokenizers a budget of tokens covers different documents, and only common ones can be compared.
+    With different tokenizers a budget of tokens covers different documents, and models can only be compared on the
+    common ones.
     """
     common = set.intersection(*(set(one.documents) for one in scores))
     order = [document for document in scores[0].documents if document in common]

@@ -1,1 +1,1 @@
-"""Models: loading by name, folder or hub id, attention inside each sequence, the fused head, LoRA, and export."""
+"""Models: loading by name, folder or hub id; packed attention; LoRA; generation; export."""

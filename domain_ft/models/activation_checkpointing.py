@@ -1,11 +1,11 @@
 """Activation checkpointing: keep only the input of each layer, and recompute the layer in the backward pass.
 
-A micro-batch then holds the inputs of all layers but the activations of only one. It costs a second forward pass (Chen
-et al. 2016, "Training Deep Nets with Sublinear Memory Cost"). Losses and gradients are the same: dropout is a function
-of a seed that is fixed for the micro-batch, or its generator is restored.
+Memory then holds the inputs of all layers but the other activations of only one (Chen et al. 2016, "Training Deep Nets
+with Sublinear Memory Cost"). The price is a second forward pass. Losses and gradients do not change: LoRA's dropout is
+a function of the micro-batch's seed, and torch restores the random state for any other dropout.
 
-transformers' switch covers most models, but not ALBERT and MPNet; this one covers any model that keeps its layers in a
-list. As in transformers, only a layer's `forward` runs twice, not its hooks, such as those of FSDP2.
+transformers' own switch does not cover ALBERT and MPNet; this one covers any model that keeps its layers in a list. As
+in transformers, only a layer's `forward` runs twice, not its hooks, such as those of FSDP2.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def repeated_layers(model: nn.Module) -> list[nn.Module]:
     ALBERT has a list of one layer, which it calls many times.
     """
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    # `max` takes the first of equals, and an outer list comes before a list in it.
+    # `max` returns the first of equals, and an outer list comes before those inside it.
     largest = max(lists, key=lambda layers: sum(p.numel() for p in layers.parameters()), default=())
     return list(largest)
 
 
 class ActivationCheckpointing:
-    """Switches a model's activation checkpointing. The state is in the model: several objects for it agree.
+    """Switches a model's activation checkpointing on and off. The state is in the model, so several of these agree.
 
     Args:
         model: any model; one without a list of layers is left unchanged.
@@ -46,11 +46,11 @@ class ActivationCheckpointing:
 
     @property
     def on(self) -> bool:
-        """Whether they are recomputed."""
+        """Whether activation checkpointing is on."""
         return any(isinstance(vars(layer).get("forward"), _Recomputed) for layer in self._layers)
 
     def switch(self, on: bool) -> None:
-        """Switch it on or off, in place. Computation without gradients is not affected."""
+        """Switch it on or off, in place. A forward pass without gradients is not affected."""
         for layer in self._layers:
             attributes = vars(layer)  # an instance attribute `forward` shadows the class's method
             current = attributes.get("forward")
@@ -64,11 +64,11 @@ class ActivationCheckpointing:
 
 
 class _Recomputed:
-    """A layer's forward that is recomputed in the backward pass.
+    """A layer's forward, recomputed in the backward pass.
 
     Args:
         forward: the layer's forward.
-        replaced: the instance attribute `forward` that this one replaces, if there was one.
+        replaced: the instance attribute `forward` that this object replaces, if there was one.
     """
 
     def __init__(self, forward: Callable[..., Any], replaced: Callable[..., Any] | None) -> None:

@@ -1,7 +1,7 @@
-"""The table of architectures: the only place where one model differs from another.
+"""The table of architectures: what the rest of the code needs to know about each.
 
-It has the objective of an architecture, where its positions begin, and the names of its attention projections (for
-`--targets attention`). An architecture that is not in the table gets a generic description, and is tried on a tiny
+For each architecture it has the objective, where positions begin, and the names of the attention projections (for
+`--targets attention`). An architecture that is not in the table gets a generic description, and is tried on a short
 input before it is used (`base.choose_layout`).
 """
 
@@ -27,9 +27,9 @@ class Architecture:
 
     Attributes:
         objective: `mlm` for encoders, `clm` for decoders.
-        attention: ends of the names of the attention's linear projections, matched as PEFT matches `target_modules`.
+        attention: name suffixes of the attention's linear layers, matched as PEFT matches `target_modules`.
         positions_after_padding: positions begin at `pad_token_id + 1`, as in RoBERTa, and not at 0.
-        tested: our tests show that packing is exact for it; otherwise each model is tried when it is loaded.
+        tested: our tests show that packing is exact for it; other models are tried when they are loaded.
     """
 
     objective: ObjectiveName
@@ -41,7 +41,7 @@ class Architecture:
         """The position id of a sequence's first token.
 
         Raises:
-            ModelError: positions begin after the padding token's id, and the config names none.
+            ModelError: positions begin after the padding token's id, which the config lacks.
         """
         if not self.positions_after_padding:
             return 0
@@ -71,9 +71,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen2": Architecture("clm", _LLAMA_ATTENTION),
     "qwen3": Architecture("clm", _LLAMA_ATTENTION),
 }
-"""By the `model_type` of a model's config.json. SmolLM and SmolLM2 are `llama`."""
+"""The architectures by the `model_type` in config.json. SmolLM and SmolLM2 are `llama`."""
 
-_TAKE_ANOTHER = f"take a model of one of these types: {', '.join(ARCHITECTURES)}"
+_USE_ANOTHER = f"use a model of one of these types: {', '.join(ARCHITECTURES)}"
 
 
 def describe(config: PretrainedConfig, name: str) -> Architecture:
@@ -90,21 +90,21 @@ def describe(config: PretrainedConfig, name: str) -> Architecture:
         raise ModelError(
             f"'{name}' is a model of type '{kind}', which is neither an encoder with a masked-LM head nor a decoder "
             "with a causal-LM head.",
-            fix=_TAKE_ANOTHER,
+            fix=_USE_ANOTHER,
         )
     if listed and listed.objective == "mlm" and getattr(config, "is_decoder", False):
         raise ModelError(
             f"'{name}' is of type '{kind}', an encoder, but its config.json says is_decoder = true.",
-            fix="take the encoder (is_decoder = false), or a decoder such as smollm2",
+            fix="use the encoder (is_decoder = false), or a decoder such as smollm2",
         )
     architecture = listed or Architecture(_generic_objective(config) or "clm", tested=False)
     for key, value in (("is_causal", False), ("use_bidirectional_attention", True)):
         setting = getattr(config, key, None)
         if architecture.objective == "clm" and setting is not None and bool(setting) is value:
             raise ModelError(
-                f"'{name}' is a decoder of type '{kind}' whose tokens see those after them: its config.json has "
-                f"{key} = {json.dumps(setting)}. It cannot be trained to predict the next token, which it sees.",
-                fix="take the causal decoder that it was made from",
+                f"'{name}' is a decoder of type '{kind}' that attends to later tokens: its config.json has {key} = "
+                f"{json.dumps(setting)}. It cannot be trained to predict the next token, since it already sees it.",
+                fix="use the causal decoder that it was made from",
             )
     return architecture
 
@@ -114,12 +114,15 @@ def encoder_decoder_error(kind: str, name: str) -> ModelError:
     return ModelError(
         f"'{name}' is a model of type '{kind}' with an encoder and a decoder. Only encoders with a masked-LM head and "
         "decoders with a causal-LM head can be adapted.",
-        fix=_TAKE_ANOTHER,
+        fix=_USE_ANOTHER,
     )
 
 
 def _generic_objective(config: PretrainedConfig) -> ObjectiveName | None:
-    """The objective by transformers' heads. With both heads it is an encoder, unless its config has is_decoder."""
+    """The objective for which transformers has a head; None if it has neither.
+
+    A type with both heads counts as an encoder, unless its config has is_decoder.
+    """
     masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if masked and not getattr(config, "is_decoder", False):
         return "mlm"
@@ -128,24 +131,24 @@ def _generic_objective(config: PretrainedConfig) -> ObjectiveName | None:
 
 @dataclass(frozen=True)
 class LogitTail:
-    """What a model does after the output projection: logits = softcap(scale · (hidden Wᵀ + b))."""
+    """What a model does after the output projection: logits = softcap(scale · (hidden Wᵀ + b)); None is no softcap."""
 
     scale: float = 1.0
     softcap: float | None = None
 
 
 def logit_tail(config: PretrainedConfig) -> LogitTail:
-    """The tail of a model with this `config`, by the keys of transformers' decoders (Cohere, Granite, Gemma)."""
+    """The tail in `config`, from the keys that transformers' decoders use (Cohere, Granite, Gemma)."""
     multiplier = getattr(config, "logit_scale", None) or 1.0
     divisor = getattr(config, "logits_scaling", None) or 1.0
     return LogitTail(multiplier / divisor, getattr(config, "final_logit_softcapping", None))
 
 
 def attention_targets(model: PreTrainedModel) -> tuple[str, ...]:
-    """The targets of `--targets attention`: from the table, else every linear layer inside an attention.
+    """The targets of `--targets attention`: from the table, else all linear layers with attn or attention in the path.
 
     Raises:
-        ModelError: the architecture is not in the table and has no module with `attn` or `attention` in its name.
+        ModelError: the architecture is not in the table and has no such layer.
     """
     listed = ARCHITECTURES.get(model.config.model_type)
     if listed:
@@ -158,6 +161,6 @@ def attention_targets(model: PreTrainedModel) -> tuple[str, ...]:
     if not found:
         raise ModelError(
             f"no attention projections are known for models of type '{model.config.model_type}'",
-            fix="name the modules by a regular expression, or take --targets all-linear",
+            fix="name the modules by a regular expression, or use --targets all-linear",
         )
     return found

@@ -62,7 +62,7 @@ class PackedLayout:
 
     @functools.cached_property
     def groups(self) -> tuple[EqualLengths, ...]:
-        """The row as groups, in order. There are fewest where sequences are sorted by length."""
+        """The row as groups, in order; fewest if the sequences are sorted by length."""
         groups: list[EqualLengths] = []
         for length in torch.diff(self._cu_seqlens).tolist():  # waits for a GPU
             if length == 0:
@@ -74,7 +74,11 @@ class PackedLayout:
         return tuple(groups)
 
     def mask(self, length: int, reach: int | None, causal: bool, like: Tensor) -> Tensor | None:
-        """(length, length), added to the scores: -inf where `window` is false; None if every token sees every other."""
+        """(length, length) to add to the scores: -inf where `window` is False; None if every token sees every other.
+
+        Args:
+            reach: a token sees those at most this far away; None for no limit.
+        """
         if not causal and (reach is None or length <= reach + 1):
             return None
         reach = length if reach is None else reach
@@ -85,7 +89,7 @@ class PackedLayout:
         return self._masks[key]
 
     def window(self, length: int, reach: int, causal: bool, device: torch.device) -> Tensor:
-        """(length, length) bool: whether the token of a row sees that of a column, at most `reach` tokens away."""
+        """(length, length) bool: whether the token of the row sees that of the column, at most `reach` away."""
         key = (length, reach, causal, device)
         if key not in self._windows:
             positions = torch.arange(length, device=device)  # (length,)
@@ -102,9 +106,9 @@ def install(model: PreTrainedModel) -> None:
 def packed_arguments(cu_seqlens: Tensor, max_seqlen: int) -> dict[str, Any]:
     """The arguments of a model's forward, besides ids and positions, that keep attention inside each sequence.
 
-    `cu_seqlens` replaces the mask. The mask given here is never read: it only has the four dimensions of a finished
-    mask. Without one decoders would build a (T, T) mask from the restarting positions, and wait for the GPU to find
-    out that they restart.
+    `cu_seqlens` replaces the mask. The mask given here is never read: its four dimensions tell transformers that it is
+    finished. Without it, decoders would wait for the GPU to find out that the positions restart, and build a (T, T)
+    mask.
     """
     return {
         "attention_mask": cu_seqlens.new_ones((1, 1, 1, 1), dtype=torch.bool),
@@ -156,7 +160,7 @@ def packed_attention(
     reach = sliding_window - 1 if sliding_window else None
     query, key, value = (tensor.transpose(1, 2).squeeze(0) for tensor in (query, key, value))  # (T, H, E), (T, G, E)
     device = query.device.type
-    if torch.is_autocast_enabled(device):  # norms of queries and keys may leave them in float32
+    if torch.is_autocast_enabled(device):  # models that normalise queries and keys may leave them in float32
         query, key, value = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (query, key, value))
     if HAS_VARLEN and query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and dropout == 0.0:
         longest = max_length_q or int(torch.diff(cu_seq_lens_q).max())
@@ -178,10 +182,10 @@ def _by_groups(
 ) -> Tensor:
     """One call for each group of equal lengths; (T, H, E) in and out.
 
-    A group is a view of the row, and the outputs are concatenated once. `split` keeps the backward pass at one
-    concatenation too, where slices would each fill a gradient for the whole row.
+    A group is a view of the row, and the outputs are concatenated once. With `split` the backward pass concatenates
+    once too; slices would each allocate a gradient of the whole row.
     """
-    repeats = query.shape[1] // key.shape[1]
+    repeats = query.shape[1] // key.shape[1]  # H / G
     sizes = [group.tokens for group in layout.groups]
     mixed = []
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -1,11 +1,12 @@
-"""A base model ready for an objective: rows of tokens go in, hidden states at the output projection come out.
+"""A base model: packed tokens go in, hidden states at the input of the output projection come out.
 
     base = load("minilm")                        # or a folder, a hub id, a finished run
     hidden = base.hidden(batch)                  # (T, D), attention inside each sequence of the batch
-    weight, bias, softcap = base.projection()    # what linear_cross_entropy takes next to it
+    weight, bias, softcap = base.projection()    # the other arguments of linear_cross_entropy
 
 Nothing here depends on the architecture: the differences are in the table of `architectures`. A model whose
-architecture is not in that table is first tried on a tiny input; if packing is not exact for it, `hidden` pads batches.
+architecture is not in that table is first tried on a short input; if packing is not exact for it, `hidden` pads
+batches.
 """
 
 from __future__ import annotations
@@ -42,21 +43,21 @@ from domain_ft.models.model_files import (
     read_config,
     reason,
 )
-from domain_ft.models.sources import Source, find, quiet
+from domain_ft.models.sources import ModelSource, find, quiet
 from domain_ft.progress import Progress
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _PADDING_STEP = 16
-"""Where batches are padded, sequences share one if their lengths round up to the same multiple of this."""
+"""Sequences are padded together if their lengths round up to the same multiple of this."""
 
 _NO_POSITION_LIMIT = 2048  # tokens per sequence, if neither the model nor its tokenizer has a limit
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Sequences laid end to end in one row: what `BaseModel.hidden` reads. The torch twin of `PackedBatch`.
+    """Sequences laid end to end in one row, as `BaseModel.hidden` reads them: `PackedBatch` as tensors.
 
     Attributes:
         input_ids: (tokens,) int64.
@@ -87,8 +88,8 @@ class Tokens:
         """The tensors of `batch`, on the CPU.
 
         Args:
-            input_ids: (tokens,) what is read in place of the batch's ids, such as masked ones.
-            fields: those of a subclass.
+            input_ids: (tokens,) ids that replace the batch's, such as masked ones.
+            fields: the further fields of a subclass.
         """
         return cls(
             input_ids=torch.from_numpy(batch.input_ids if input_ids is None else input_ids),
@@ -122,11 +123,11 @@ class BaseModel:
         source: what an adapter records as its base: the embedded name, the hub id, or an absolute path.
         revision: the hub's commit, or `sha256:` and the hash of the weights.
         max_length: the longest sequence in tokens that the model's positions allow.
-        packed: attention stays inside each sequence of a packed row; otherwise `hidden` pads batches.
-        head_is_random: the checkpoint lacks weights of the head, so its losses mean nothing before training.
+        packed: `hidden` runs packed rows; otherwise it pads batches.
+        head_is_random: the checkpoint lacks weights of the head, so losses mean nothing before training.
         notes: what the user should know before using it.
         position_offset: the position id of a sequence's first token.
-        tail: what the model does to its logits.
+        tail: the scale and softcap of the logits.
     """
 
     model: PreTrainedModel
@@ -148,9 +149,10 @@ class BaseModel:
         return self.model.device
 
     def hidden(self, batch: Tokens, rows: Tensor | None = None) -> Tensor:
-        """Hidden states at the output projection's input: (tokens, D), or (n, D) for the positions `rows` (n,) alone.
+        """Hidden states at the output projection's input: (tokens, D), or (n, D) for the positions `rows` (n,) only.
 
-        Each sequence is computed as if it were alone. Differentiable; no logits are made.
+        Each sequence is computed as if it were alone. Differentiable; no logits are computed. The logit scale of the
+        model is included.
         """
         hidden = self._packed_hidden(batch, rows) if self.packed else self._padded_hidden(batch, rows)
         return hidden if self.tail.scale == 1.0 else hidden * self.tail.scale
@@ -170,10 +172,7 @@ class BaseModel:
 
     def padding_fraction(self, batch: Tokens) -> float:
         """The share of what `hidden` computes for `batch` that is padding: none where sequences are packed."""
-        if self.packed:
-            return 0.0
-        computed = sum(mask.numel() for _, mask in padded_groups(batch.cu_seqlens))
-        return 1.0 - len(batch.input_ids) / computed
+        return 0.0 if self.packed else padded_share(batch)
 
     def _packed_hidden(self, batch: Tokens, rows: Tensor | None) -> Tensor:
         with head.captured_input(self.model) as captured, head.only_rows(self.model, rows) as taken:
@@ -187,7 +186,7 @@ class BaseModel:
             return hidden if rows is None or taken else hidden.index_select(0, rows)
 
     def _padded_hidden(self, batch: Tokens, rows: Tensor | None) -> Tensor:
-        """Sequences of about equal length, padded to the longest of them, go through the model together."""
+        """`hidden` from padded batches of sequences of about equal length."""
         parts, places = [], []
         with head.captured_input(self.model) as captured:
             for index, mask in padded_groups(batch.cu_seqlens):  # (B, longest) each
@@ -203,7 +202,7 @@ class BaseModel:
 
 
 def padded_groups(cu_seqlens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each padded batch: positions in the row, and a bool mask of those that are not padding, (B, longest) each."""
+    """For each padded batch: positions in the row, and a bool mask that is False for padding, (B, longest) each."""
     starts, lengths = cu_seqlens[:-1].long(), torch.diff(cu_seqlens).long()  # (S,) each
     buckets = (lengths + _PADDING_STEP - 1) // _PADDING_STEP  # (S,)
     for bucket in buckets.unique().tolist():
@@ -213,6 +212,12 @@ def padded_groups(cu_seqlens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         steps = torch.arange(int(lengths[members].max()), device=cu_seqlens.device)  # (longest,)
         mask = steps < lengths[members, None]  # (B, longest)
         yield (starts[members, None] + steps).masked_fill(~mask, 0), mask
+
+
+def padded_share(batch: Tokens) -> float:
+    """The share of the tokens of `padded_groups` that is padding."""
+    computed = sum(mask.numel() for _, mask in padded_groups(batch.cu_seqlens))
+    return 1.0 - len(batch.input_ids) / computed
 
 
 def load(
@@ -288,9 +293,9 @@ def objective_of(name: str, progress: Progress | None = None) -> ObjectiveName:
 
 
 def choose_layout(base: BaseModel) -> None:
-    """Choose packing or padding for an architecture that is not in the table, by trying both, and set `base.packed`.
+    """Set `base.packed` for an architecture that is not in the table: try packing, then padding.
 
-    A layout is right if a batch gives the logits that the model gives for each sequence alone. Packing is tried first.
+    A layout is right if a batch gives the logits that the model gives for each sequence alone.
 
     Raises:
         ModelError: neither gives the model's logits.
@@ -317,20 +322,20 @@ def choose_layout(base: BaseModel) -> None:
         if _agrees(base, batch, truth, failures):
             return
     raise ModelError(
-        f"'{base.name}' is of type '{model.config.model_type}', which does not work here: its logits are not a linear "
+        f"'{base.name}' is of type '{model.config.model_type}', which is not supported: its logits are not a linear "
         f"projection of its last hidden states{failed_with(failures)}.",
-        fix=f"take a model of one of these types: {', '.join(ARCHITECTURES)}",
+        fix=f"use a model of one of these types: {', '.join(ARCHITECTURES)}",
     ) from (failures[-1] if failures else None)
 
 
 def check_visibility(base: BaseModel, *, tested: bool) -> None:
-    """Check on a few random tokens that a model sees the tokens that its objective allows, and no others.
+    """Check on a few random tokens that a model sees the tokens that its objective requires, and no others.
 
     A decoder must not see later tokens: changing them must not change earlier hidden states. An encoder must see both
     sides of a masked token.
 
     Args:
-        tested: the architecture is in the table, so changing the last token is enough.
+        tested: the architecture is in the table, so for a decoder it is enough to change the last token.
 
     Raises:
         ModelError: the model sees too much or too little, its code fails, or its hidden states are not finite.
@@ -349,7 +354,7 @@ def check_visibility(base: BaseModel, *, tested: bool) -> None:
         places = [length - 1] if tested else range(1, length)
         changed = [torch.cat([original[:place], other[place:]]) for place in places]
     with quiet(), torch.no_grad(), model_code(base.model, base.name):
-        # Two calls of equal shapes, so that what does not depend on the changed tokens is equal to the last bit.
+        # Two calls with equal shapes, so that what does not depend on the changed tokens is equal to the last bit.
         hidden, after = (
             base.hidden(Tokens.of([sequence.tolist() for sequence in sequences], base.device))
             .float()
@@ -359,7 +364,7 @@ def check_visibility(base: BaseModel, *, tested: bool) -> None:
     if not bool(hidden.isfinite().all()):
         raise ModelError(
             f"'{base.name}' computes NaN or infinity on a short input, though all its weights are finite.",
-            fix="load it with --dtype float32, or take another checkpoint",
+            fix="load it with --dtype float32, or use another checkpoint",
         )
     moved = (after - hidden).abs().amax(-1)  # (changed sequences, length)
     scale = float(hidden.abs().max())
@@ -369,16 +374,16 @@ def check_visibility(base: BaseModel, *, tested: bool) -> None:
             raise ModelError(
                 f"'{base.name}' (type '{base.model.config.model_type}') is used as an encoder, but at a masked token "
                 f"it does not read the tokens {' and '.join(unread)} it.",
-                fix="take an encoder, whose attention sees both sides, or give a decoder as one",
+                fix="use an encoder, whose attention sees both sides",
             )
         return
     limit = rounding(base.model.dtype) / 10 * scale
     if any(float(by[:place].max()) > limit for place, by in zip(places, moved, strict=True)):
         raise ModelError(
             f"'{base.name}' is of type '{base.model.config.model_type}', and its {type(base.model).__name__} sees the "
-            "tokens that it has to predict: what it computes for a token depends on later ones. Its losses would mean "
+            "tokens that it has to predict: its hidden state of a token depends on later ones. Its losses would mean "
             "nothing.",
-            fix=f"take a causal decoder or an encoder, of one of these types: {', '.join(ARCHITECTURES)}",
+            fix=f"use a causal decoder or an encoder, of one of these types: {', '.join(ARCHITECTURES)}",
         )
 
 
@@ -392,20 +397,20 @@ def differing_sequences(model: PreTrainedModel, length: int) -> tuple[Tensor, Te
 
 
 def model_code(model: PreTrainedModel, name: str) -> AbstractContextManager[None]:
-    """Inside the block exceptions of transformers' model code become a `ModelError` that says so."""
+    """Inside the block, an exception of transformers' model code becomes a `ModelError` that says so."""
     return guarded(
         f"the model's own code ({type(model).__module__}.{type(model).__name__}) failed on a short input of '{name}'",
-        fix="check its config.json; if `transformers` alone fails with this model too, the fault is in one of the two",
+        fix="check its config.json; if transformers alone fails too, the fault is in the model or in transformers",
     )
 
 
 def failed_with(failures: Sequence[Exception]) -> str:
-    """What the last attempt raised, for a message; empty if none failed."""
+    """What the last attempt raised, for a message; empty if nothing was raised."""
     return f" (the last attempt failed: {reason(failures[-1])})" if failures else ""
 
 
 def trial_sequences(model: PreTrainedModel, longest: int) -> list[Tensor]:
-    """A few sequences of random tokens, of unequal lengths. No padding tokens: some models count positions by them."""
+    """A few sequences of random tokens, of unequal lengths; no padding tokens, which some models give no position."""
     generator = torch.Generator().manual_seed(0)
     usable = _usable_tokens(model)
     lengths = [min(length, longest) for length in (7, 23, 23, 1, 12)]
@@ -419,7 +424,7 @@ def _usable_tokens(model: PreTrainedModel) -> Tensor:
 
 
 def _agrees(base: BaseModel, batch: Tokens, truth: Tensor, failures: list[Exception]) -> bool:
-    """Are our logits the model's own, up to the rounding of its dtype? What it raises is put on the list."""
+    """Whether our logits equal the model's own, `truth` (T, V), up to rounding. Exceptions go onto `failures`."""
     try:
         logits = base.forward_logits(batch)
     except Exception as error:  # an untested model may raise anything
@@ -436,7 +441,7 @@ def same_logits(logits: Tensor, truth: Tensor, dtype: torch.dtype) -> bool:
 
 
 def rounding(dtype: torch.dtype) -> float:
-    """The relative difference that rounding explains in a model of this dtype, as a share of the largest value."""
+    """The largest difference that rounding explains in a model of this dtype, relative to the largest value."""
     return 1e-4 if dtype in (torch.float32, torch.float64) else 3e-2
 
 
@@ -446,12 +451,12 @@ def check_objective(architecture: Architecture, objective: ObjectiveName | None,
         kind = "an encoder" if architecture.objective == "mlm" else "a decoder"
         raise ModelError(
             f"'{name}' is {kind}, which is trained with the objective {architecture.objective}, not {objective}.",
-            fix=f"leave the objective out, or take a model that is made for {objective}",
+            fix=f"leave the objective out, or use a model that is made for {objective}",
         )
 
 
 def language_model_class(architecture: Architecture) -> Any:
-    """The auto class of an architecture with its LM head."""
+    """transformers' auto class for an architecture with its LM head."""
     return AutoModelForMaskedLM if architecture.objective == "mlm" else AutoModelForCausalLM
 
 
@@ -462,13 +467,13 @@ def _head_notes(missing: set[str]) -> tuple[str, ...]:
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel, name: str) -> None:
-    """Raise if the tokenizer does not belong to the model."""
+    """Raise if the tokenizer is empty or has ids that the model has no embeddings for."""
     rows = model.get_input_embeddings().weight.shape[0]
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if largest >= rows:
         raise ModelError(
             f"the tokenizer of '{name}' has token ids up to {largest}, but the model has embeddings for {rows} tokens.",
-            fix="take the tokenizer that the model was trained with",
+            fix="use the tokenizer that the model was trained with",
         )
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ModelError(f"the tokenizer of '{name}' has no vocabulary.", fix="copy its files beside the model again")
@@ -478,12 +483,15 @@ def _check_mask_token(tokenizer: PreTrainedTokenizerFast, architecture: Architec
     if architecture.objective == "mlm" and tokenizer.mask_token_id is None:
         raise ModelError(
             f"the tokenizer of '{name}' has no mask token, without which a masked language model cannot be trained.",
-            fix="take the tokenizer that the model was trained with, or a model of another family",
+            fix="use the tokenizer that the model was trained with, or a model of another family",
         )
 
 
 def longest_sequence(config: PretrainedConfig, offset: int, tokenizer: PreTrainedTokenizerFast, *, tested: bool) -> int:
-    """The model's number of positions; also limited by the tokenizer, if it has none or is not tested."""
+    """The most tokens that the model's positions allow.
+
+    The tokenizer's limit counts too, if the model has no limit or its architecture is not tested.
+    """
     positions = getattr(config, "max_position_embeddings", None) or -1
     limits = [positions - offset] if positions > 0 else []
     if not (limits and tested):
@@ -491,8 +499,8 @@ def longest_sequence(config: PretrainedConfig, offset: int, tokenizer: PreTraine
     return int(min(limits)) if min(limits) < 1e9 else _NO_POSITION_LIMIT
 
 
-def merge_adapters(model: PreTrainedModel, source: Source) -> None:
-    """Merge the adapters of runs into the weights of a language model, in their order.
+def merge_adapters(model: PreTrainedModel, source: ModelSource) -> None:
+    """Merge the adapters of `source` into the weights of a language model, in their order.
 
     Raises:
         ModelError: an adapter was trained for a task, or does not fit.

@@ -1,14 +1,13 @@
-"""Attention on a CPU for sequences of one length, as batched matrix products over a block of sequences and heads at a
-time.
+"""Attention on a CPU for sequences of equal length: batched matrix products over blocks of sequences and heads.
 
     P  = softmax(s Q Kᵀ + M)              O  = P V
     dV = Pᵀ dO        dP = dO Vᵀ          dS = P ∘ (dP - Σ_row dP ∘ P)        dQ = s dS K        dK = s dSᵀ Q
 
 P is recomputed in the backward pass, so nothing quadratic in the length is kept. A block's scores fit the processor's
 cache. torch's kernel (flash attention, Dao et al. 2022) tiles single heads, which suits sequences of thousands of
-tokens; at the lengths that small models are trained on, most of its time is overhead of many tiny products.
+tokens; on shorter ones it spends most of its time on the overhead of many tiny products.
 
-Shapes: T tokens, H heads, G key-value heads, E head dimension, ℓ tokens of a sequence.
+Shapes: T tokens, H heads, G key-value heads, E head dimension, ℓ tokens per sequence.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from torch import Tensor
 from domain_ft_kernels.products import has_fast_bfloat16
 
 BLOCK = 2**20
-"""Scores that exist at a time: 2 MB in bfloat16."""
+"""Scores computed at a time: 2 MB in bfloat16."""
 
 LONGEST = {torch.bfloat16: 1024, torch.float32: 64}
-"""The longest sequences for which this was faster than torch's kernel, causal or not (benchmarks/LOG.md)."""
+"""The longest sequences for which this is faster than torch's kernel, causal or not (measured: benchmarks/LOG.md)."""
 
 
 def is_faster(query: Tensor, length: int) -> bool:
@@ -44,9 +43,9 @@ def blockwise_attention(
         query: (T, H, E), complete sequences of `length` tokens, end to end.
         key: (T, G, E); H is a multiple of G.
         value: (T, G, E).
-        length: ℓ, tokens of a sequence.
+        length: ℓ, tokens per sequence.
         scale: s.
-        mask: M (ℓ, ℓ), added to the scores: -inf where a row must not see a column; None lets every token see all.
+        mask: M (ℓ, ℓ), added to the scores: -inf where a row must not see a column; None for no mask.
     """
     attended: Tensor = _Blockwise.apply(query, key, value, mask, length, scale)
     return attended
@@ -98,12 +97,13 @@ def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, scale: float) -> T
 
 
 def _blocks(q: Tensor, length: int) -> Iterator[slice]:
+    """Slices of the first dimension of q (sequences · G, H/G · ℓ, E), each with at most BLOCK scores if possible."""
     size = max(1, BLOCK // (q.shape[1] * length))
     return (slice(start, start + size) for start in range(0, len(q), size))
 
 
 def _stack(x: Tensor, length: int, heads: int) -> Tensor:
-    """(T, heads · groups, E) as (sequences · heads, groups · ℓ, E): queries that share a key are put together."""
+    """(T, heads · groups, E) as (sequences · heads, groups · ℓ, E): queries that share key heads become one matrix."""
     parts = x.unflatten(0, (-1, length)).unflatten(2, (heads, -1))  # (sequences, ℓ, heads, groups, E)
     return parts.permute(0, 2, 3, 1, 4).flatten(0, 1).flatten(1, 2)
 

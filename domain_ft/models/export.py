@@ -1,8 +1,8 @@
 """Export of a trained model for serving: one function per target, in the table `TARGETS`.
 
-`merged` is a folder that transformers loads without PEFT. The updates are merged into the base weights, the model is
-saved under a temporary name, loaded again as anyone would load it, and compared with the trained model, weight by
-weight and by its logits. Only then does the folder appear. The model in memory does not change.
+`merged` is a folder that transformers loads without PEFT. The updates are merged into the base weights. The model is
+saved under a temporary name, loaded again with transformers, and compared with the trained model by its weights and
+logits. Only then does the folder appear. The model in memory does not change.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from domain_ft.models.sources import quiet
 from domain_ft.randomness import generator
 from domain_ft.storage import new_folder
 
-_LENGTHS = (16, 512)  # tokens of the sequences that are compared; cut to what the model takes
+_LENGTHS = (16, 512)  # tokens of the sequences that are compared; cut to the model's limit
 # How far the logits may differ, relative to the largest: a merge rounds each weight once more.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
@@ -46,22 +46,22 @@ def export_model(base: Exportable, folder: Path, target: str = "merged") -> None
     """Write `base` to `folder` for a target of `TARGETS`; the folder appears when it is complete and checked.
 
     Raises:
-        ModelError: the folder is not empty, the model is not finite, or what was written is not the model in memory.
+        ModelError: the folder is not empty, a weight is not finite, or what was written is not the model in memory.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} exists already and is not empty", fix="name a new folder")
     model = base.model
     if bad := not_finite(dict(model.named_parameters())):
         raise ModelError(
-            f"the model holds numbers that are not finite: NaN or infinity in {bad}; nothing was written",
-            fix="take the checkpoint before its training diverged, or train again with a lower --learning-rate",
+            f"the weights are not all finite: NaN or infinity in {bad}; nothing was written",
+            fix="use the checkpoint before its training diverged, or train again with a lower --learning-rate",
         )
     with quiet(), evaluating(model), new_folder(folder) as temporary:
         TARGETS[target](base, temporary)
 
 
 def write_merged(base: Exportable, folder: Path) -> None:
-    """Write `base`, its adapter merged, as a model that transformers loads; one without LoRA is written as it is.
+    """Write `base` as a model that transformers loads, with its adapter, if it has one, merged.
 
     Raises:
         ModelError: the model that was written is not the one in memory.
@@ -83,7 +83,7 @@ TARGETS: dict[str, Callable[[Exportable, Path], None]] = {"merged": write_merged
 
 @contextlib.contextmanager
 def _merged(model: PreTrainedModel) -> Iterator[None]:
-    """Inside the block `model` is a plain model with the updates in its weights."""
+    """Inside the block, `model` is a plain model with the updates in its weights."""
     if not has_lora(model):
         yield
         return
@@ -100,7 +100,7 @@ def _merged(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _sample_logits(model: PreTrainedModel, longest: int) -> list[Tensor]:
-    """Logits of fixed random ids: for each sequence (1, T, V), or (1, L) of a classifier of texts.
+    """Logits of fixed random ids: for each sequence (1, T, V), (1, T, L) of a tagger, or (1, L) of a text classifier.
 
     One sequence at a time, since a decoder without a padding token cannot classify a batch.
     """
@@ -120,7 +120,8 @@ def _refuse_other_weights(model: PreTrainedModel, reloaded: PreTrainedModel) -> 
         raise ModelError(
             f"the merged {type(model).__name__} cannot be saved and loaded again: {len(lost)} weights are lost or "
             f"changed, such as {', '.join(lost[:5])}; nothing was written",
-            fix="keep the adapter and load it with PEFT; weights that are tied on one side only are the usual cause",
+            fix="keep the adapter and load it with PEFT; the usual cause is a weight that is tied in only one of the "
+            "two models",
         )
 
 

@@ -2,9 +2,9 @@
 
     answers = generate(base, prompts, Sampling(max_new_tokens=64), stop_tokens=template.stop_tokens)
 
-transformers' `generate` runs the model. On top of it, an answer depends only on its prompt, not on the rest of its
-batch, with greedy decoding and with sampling; and streamed text equals returned text. This holds up to rounding, which
-decides between tied tokens: rare in float32, frequent in bfloat16.
+transformers' `generate` runs the model. This module adds two guarantees: an answer does not depend on the rest of its
+batch, not even with sampling; and streamed text equals returned text. The first holds up to rounding, which decides
+between nearly tied tokens: rare in float32, frequent in bfloat16.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class Sampling:
     Attributes:
         max_new_tokens: the most tokens of an answer.
         do_sample: sample each token; otherwise take the likeliest.
-        temperature: divides the logits; like the next three it matters only with `do_sample`.
+        temperature: divides the logits. This and the next three matter only with `do_sample`.
         top_k: sample among this many of the likeliest tokens; 0 for all.
         top_p: sample among the likeliest tokens whose probabilities add up to this.
         min_p: sample among tokens whose probability is at least this share of the likeliest token's.
-        repetition_penalty: above 1, tokens that are in the text already become less likely.
+        repetition_penalty: above 1, tokens that occur in the prompt or the answer become less likely.
         no_repeat_ngram_size: no n-gram of this size occurs twice; 0 for no such rule.
         num_beams: number of beams of a beam search.
         seed: determines all samples.
@@ -86,7 +86,7 @@ class Sampling:
 
     @classmethod
     def of(cls, settings: Any) -> Self:
-        """The options that a verb's settings have; the defaults for the others."""
+        """The options that a verb's settings have, and defaults for the others."""
         return cls(**{one.name: getattr(settings, one.name) for one in fields(cls) if hasattr(settings, one.name)})
 
 
@@ -95,10 +95,10 @@ class Generated:
     """An answer.
 
     Attributes:
-        text: without end tokens, and without a character that was cut off in the middle.
-        tokens: how many the model wrote, with the end-of-turn token.
+        text: without special tokens, and without a last character that was cut in the middle.
+        tokens: how many the model generated, including the token that ended the answer.
         stopped: whether the model ended it; otherwise it was cut at max_new_tokens.
-        seconds: its share of its batch's time.
+        seconds: the time of its batch, divided by the answers in it.
     """
 
     text: str
@@ -123,12 +123,12 @@ def generate(
     Greedy answers equal those of transformers' `generate` for the prompt alone, up to rounding.
 
     Args:
-        prompts: rendered: special tokens are read where their text occurs, and none are added.
+        prompts: rendered with the chat template. Special tokens in the text are recognised, and none are added.
         stop_tokens: ids that end an answer, besides those in the model's generation_config.json.
-        names: names of the prompts, for messages. The samples for a prompt are a function of its name and the seed. By
-            default the numbers from 1.
+        names: names of the prompts, for messages; by default the numbers from 1. With the seed of `sampling`, a
+            prompt's name determines its random numbers.
         batch_size: prompts per batch.
-        progress: called with the number of answers.
+        progress: called with ("generating", answers, prompts).
         stream: called with each new part of the answer; only for a single prompt.
 
     Raises:
@@ -157,7 +157,7 @@ def refuse_encoder(base: BaseModel) -> None:
     if base.objective != "clm":
         raise ModelError(
             f"'{base.name}' is an encoder, which cannot generate text.",
-            fix="take a decoder such as smollm2, or a run that was trained from one; train an encoder with `classify` "
+            fix="use a decoder such as smollm2, or a run that was trained from one; train an encoder with `classify` "
             "or `tag`",
         )
 
@@ -175,11 +175,11 @@ def encode_prompts(
     encoded: list[list[int]] = base.tokenizer(list(prompts), add_special_tokens=False, verbose=False)["input_ids"]
     for tokens, name in zip(encoded, names, strict=True):
         if not tokens:
-            raise CorpusError("the prompt is empty", where=name, fix="give some text to go on from")
+            raise CorpusError("the prompt is empty", where=name, fix="give some text to continue")
         if len(tokens) + sampling.max_new_tokens > base.max_length:
             raise CorpusError(
                 f"the prompt has {len(tokens):,} tokens, which with {sampling.max_new_tokens:,} for the answer are "
-                f"more than the {base.max_length:,} that '{base.name}' takes",
+                f"more than the limit of '{base.name}', {base.max_length:,}",
                 where=name,
                 fix="shorten it, or give a smaller --max-new-tokens",
             )
@@ -245,7 +245,7 @@ def _answer(
 
 
 def _padded_left(rows: Sequence[list[int]], padding: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids, and a mask that is 0 for padding, (B, longest) int64 each. On the left, since answers follow."""
+    """Token ids, and a mask that is 0 for padding, (B, longest) int64 each. Padded on the left: answers follow."""
     longest = max(map(len, rows))
     ids = torch.tensor([[padding] * (longest - len(row)) + row for row in rows], device=device)
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
@@ -256,7 +256,7 @@ def _padded_left(rows: Sequence[list[int]], padding: int, device: torch.device) 
 
 
 def _samplers(sampling: Sampling, seeds: Sequence[int], device: torch.device) -> LogitsProcessorList:
-    """Processors after which the likeliest token is a sample, in transformers' order; empty for greedy decoding."""
+    """Processors, in transformers' order, after which the largest logit is a sample; empty for greedy decoding."""
     if not sampling.do_sample:
         return LogitsProcessorList()
     steps: list[LogitsProcessor] = [TemperatureLogitsWarper(float(sampling.temperature))]
@@ -286,7 +286,7 @@ class _GumbelNoise(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores (B, V) with noise; -inf stays -inf."""
         del input_ids
-        exponential = torch.empty_like(scores)  # -log of it is Gumbel noise
+        exponential = torch.empty_like(scores)  # (B, V); -log of an exponential variable is Gumbel noise
         for row, generator in zip(exponential, self._generators, strict=True):
             row.exponential_(generator=generator)
         return scores - exponential.clamp_(min=torch.finfo(scores.dtype).tiny).log_()
@@ -306,9 +306,9 @@ def _decode(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int], *, cut: b
 
 
 class TextStream:
-    """Decodes tokens one by one; text is returned once no later token can change it.
+    """Decodes tokens one by one, and returns text once no later token can change it.
 
-    A character may consist of several tokens, and is unknown before the last of them.
+    A character may consist of several tokens, and is known only with the last of them.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -323,11 +323,11 @@ class TextStream:
             return ""
         self._tokens.append(token)
         if _BYTE_TOKEN.fullmatch(self._tokenizer.convert_ids_to_tokens(token)):
-            return ""  # a byte; the sequence of bytes may still turn out to be invalid
+            return ""  # a single byte; the next ones decide whether the sequence is valid UTF-8
         return self._new_text(_decode(self._tokenizer, self._tokens, cut=True))
 
     def end(self, *, cut: bool) -> str:
-        """The remaining text; `cut` if more tokens might have come."""
+        """The remaining text; `cut` if the answer was cut off, so that its last character may be incomplete."""
         return self._new_text(_decode(self._tokenizer, self._tokens, cut=cut))
 
     def _new_text(self, text: str) -> str:

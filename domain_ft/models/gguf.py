@@ -26,7 +26,7 @@ from domain_ft.errors import ModelError
 from domain_ft.progress import Progress
 
 _LABEL = "converting the model"
-_CONTROL, _USER_DEFINED = 3, 4  # token types of GGUF that the tokenizer must never split
+_CONTROL, _USER_DEFINED = 3, 4  # GGUF's types of tokens that the tokenizer must never split
 
 _PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
     "gpt-2": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False),
@@ -52,7 +52,7 @@ _IN_BLOCK = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-"""Names of weights in a GGUF file of a llama, and in transformers'."""
+"""Names of a llama's weights in a GGUF file, and in transformers."""
 
 
 def convert(path: Path, folder: Path, progress: Progress | None = None) -> None:
@@ -73,7 +73,7 @@ def convert(path: Path, folder: Path, progress: Progress | None = None) -> None:
     fields = {name: field.contents() for name, field in reader.fields.items()}
     if fields.get("general.architecture") != "llama":
         raise ModelError(
-            f"the GGUF file holds a '{fields.get('general.architecture')}'; only 'llama' is supported.",
+            f"the GGUF file is of the architecture '{fields.get('general.architecture')}'; only 'llama' is supported.",
             where=str(path),
             fix="give the model in transformers' format, with safetensors",
         )
@@ -136,7 +136,7 @@ def _name(name: str, path: Path) -> str:
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
     if match is None or match[2] not in _IN_BLOCK:
         raise ModelError(
-            f"the GGUF file holds a weight that a llama does not have: {name}.",
+            f"the GGUF file has a weight that a llama does not have: {name}.",
             where=str(path),
             fix="give the model in transformers' format, with safetensors",
         )

@@ -1,6 +1,7 @@
 """The input and the weights of the output projection, for the fused linear cross-entropy that replaces it.
 
-Every masked and causal LM of transformers ends in `get_output_embeddings()`. Nothing here depends on the model.
+transformers names the projection of every masked and causal LM (`get_output_embeddings()`), so nothing here depends on
+the architecture.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from transformers import PreTrainedModel
 
 @contextlib.contextmanager
 def captured_input(model: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """Inside the block the output projection is the identity, and appends its input (1, T, D) to the list.
+    """Inside the block, the output projection is the identity, and appends its input to the list.
 
-    Can be nested. The projection is restored when the block ends, also by an error.
+    The input is (1, T, D) for a packed row, (B, longest, D) for a padded batch. Blocks can be nested. The projection is
+    restored when the block ends, also after an error.
 
     >>> with captured_input(model) as captured:  # doctest: +SKIP
     ...     model(input_ids)
     >>> hidden = captured[-1]
     """
-    # An instance attribute `forward` shadows the class's method. accelerate's hooks use it too, and are restored.
+    # An instance attribute `forward` shadows the class's method. If accelerate has set one, it is restored.
     attributes = vars(model.get_output_embeddings())
     captured: list[Tensor] = []
 
@@ -44,10 +46,10 @@ def captured_input(model: PreTrainedModel) -> Iterator[list[Tensor]]:
 
 @contextlib.contextmanager
 def only_rows(model: PreTrainedModel, rows: Tensor | None) -> Iterator[list[bool]]:
-    """Inside the block the model's body passes only the positions `rows` (n,) of its one row to the head.
+    """Inside the block, the model's body passes only the positions `rows` (n,) of a packed row to the head.
 
     A masked LM's head then transforms labelled positions only. The list stays empty if the body's forward was not
-    called (OPT calls the decoder in it); the caller then has to select the rows.
+    called (OPT calls a part of its body instead); the caller then has to select the rows.
     """
     taken: list[bool] = []
 

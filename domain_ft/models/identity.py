@@ -1,6 +1,6 @@
 """A digest of a model's files, to tell whether earlier answers are from the same model.
 
-It depends only on their contents: moving a folder keeps the digest, training again changes it.
+It depends only on the contents of the files: moving the folder keeps the digest, training again changes it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from domain_ft.models.probe import HEAD_FOLDER
-from domain_ft.models.sources import READ_FILES, Source, find, hash_of_file
+from domain_ft.models.sources import READ_FILES, ModelSource, find, hash_of_file
 from domain_ft.models.task_facts import TASK_NAME
 from domain_ft.progress import Progress
 from domain_ft.storage import user_path
@@ -37,7 +37,7 @@ def model_digest(name: str, progress: Progress | None = None) -> str:
     return f"sha256:{hashlib.sha256(json.dumps(contents).encode()).hexdigest()}"
 
 
-def _parts(source: Source) -> Iterator[str]:
+def _parts(source: ModelSource) -> Iterator[str]:
     yield source.revision
     for folder in (source.folder, *source.adapters):
         for ending in READ_FILES:

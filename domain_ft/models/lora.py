@@ -1,11 +1,11 @@
-"""LoRA: a frozen base model with few trainable weights. The layers are ours, since they call the fused kernel.
+"""LoRA: a frozen base model with few trainable weights. The layers are our own, to call the fused kernel.
 
     y = x Wᵀ + b + s · drop(x) Aᵀ Bᵀ        W (N, K) frozen, A (R, K), B (N, R);  s = α/R, or α/√R with rsLoRA
 
-Low-rank adaptation (LoRA: Hu et al. 2021), its rank-stabilised scaling (rsLoRA: Kalajdzievski 2023), its
+This is low-rank adaptation (LoRA: Hu et al. 2021), with its rank-stabilised scaling (rsLoRA: Kalajdzievski 2023), its
 weight-decomposed form (DoRA: Liu et al. 2024), trainable rows of the embedding for chosen tokens, and modules trained
-in full, such as the head of a masked LM. All of it behaves as in PEFT, and `peft_format` reads and writes PEFT's files.
-Works on any torch model with `nn.Linear` or GPT-2's `Conv1D` layers:
+in full, such as the head of a masked LM. All of it computes what PEFT computes, and `peft_format` reads and writes
+PEFT's files. It works on any torch model with `nn.Linear` or GPT-2's `Conv1D` layers:
 
     lora = apply_lora(model, LoraConfig(rank=16, alpha=32, targets="attention"))
     optimizer = torch.optim.AdamW(lora.trainable_parameters().values())
@@ -50,15 +50,15 @@ class LoraConfig:
     Args:
         rank: R, the inner dimension of the update.
         alpha: α, the numerator of the scaling.
-        dropout: the probability that an input of the update is dropped. Inputs of the frozen layer never are.
+        dropout: the probability that an input of the update is dropped; inputs of the frozen layer never are.
         targets: `all-linear`, `attention`, a regular expression for the whole module path, or a list of names.
         use_rslora: scale by α/√R instead of α/R.
         use_dora: learn the length of each row of W separately from its direction.
         rank_pattern: other ranks, by a regular expression for the end of a module's path; the first match counts.
         alpha_pattern: other alphas, likewise.
-        train_modules: modules trained in full beside LoRA, by path or the end of one (PEFT's modules_to_save).
-        trainable_tokens: token ids whose rows of the input embedding are trained; a tied output projection uses them
-            too.
+        train_modules: modules trained in full besides LoRA, by path or the end of one (PEFT's modules_to_save).
+        trainable_tokens: token ids whose rows of the input embedding are trained; a tied output projection uses the
+            trained rows too.
         bias: which biases of the base are trained too: `none`, those of LoRA's layers (`lora_only`), or `all`.
         lora_bias: B has a bias b, so a layer also adds s · b; not possible for layers without a bias.
 
@@ -91,7 +91,7 @@ class LoraConfig:
         for key in (*self.rank_pattern, *self.alpha_pattern):
             _refuse_malformed(key)
         if len(set(self.trainable_tokens)) != len(self.trainable_tokens):
-            raise ModelError("the trainable tokens name a token twice", fix="give each token id once")
+            raise ModelError("a trainable token is given twice", fix="give each token id once")
         if self.lora_bias and self.use_dora:
             raise ModelError("DoRA has no bias in B (lora_bias)", fix="leave one of the two out")
 
@@ -111,11 +111,11 @@ class LoraModel:
     """An adapter and the model that it is in, which is changed in place.
 
     Args:
-        layers: the LoRA layers, by the path of the layer that each wraps.
+        layers: the LoRA layers, by path; each wraps the layer that had this path.
         trained_tokens: the embedding with trained rows, by path; one entry or none.
         tied: the projections tied to that embedding, by path.
         trained_modules: the modules that are trained in full, by path.
-        siblings: the layers that are computed together.
+        siblings: groups of layers that are computed together.
         embeddings: the LoRA layers of embeddings, by path; only adapters written by PEFT have them.
         notes: what the user should know, such as a rank that is larger than some layers.
     """
@@ -146,7 +146,7 @@ class LoraModel:
         return all(module.merged for module in self._updated())
 
     def merge(self) -> None:
-        """Add every update to the base weights, exact to rounding; the model then runs as fast as its base."""
+        """Add every update to the base weights, up to rounding; the model then runs as fast as its base."""
         for module in self._updated():
             module.merge()
 
@@ -156,10 +156,10 @@ class LoraModel:
             module.unmerge()
 
     def detach(self) -> None:
-        """Take the adapter out of the model: its original modules are back, with the updates in them if merged.
+        """Take the adapter out of the model: the original modules return, with the updates in them if merged.
 
-        Modules trained in full stay as trained. `attach` puts the adapter back; until then the model can take another
-        one. A detached adapter follows neither the model's device nor its mode (training or evaluation).
+        Modules trained in full stay as trained. `attach` puts the adapter back; until then another adapter can be put
+        in. A detached adapter follows neither the model's device nor its mode (training or evaluation).
         """
         for family in self.siblings:
             family.detach()
@@ -181,7 +181,7 @@ class LoraModel:
         setattr(self.model, _HANDLE, self)
 
     def discard(self) -> None:
-        """Remove the adapter for good: a plain model again, all of it frozen; updates are kept if merged."""
+        """Remove the adapter for good. The model is then a plain one, all of it frozen, with the updates if merged."""
         self.detach()
         self.model.requires_grad_(False)
 
@@ -201,8 +201,8 @@ def apply_lora(model: nn.Module, config: LoraConfig, *, seed: int = 0) -> LoraMo
         seed: the initial values of each A are a function of (`seed`, the layer's path).
 
     Raises:
-        ModelError: nothing to train, something that cannot be exact, or a model that has LoRA already. The model is
-            then unchanged.
+        ModelError: nothing matches the targets, a target or token cannot be trained as PEFT would train it, or the
+            model has LoRA already. No layer has been replaced then.
     """
     refuse_adapted(model)
     trained = targeting.resolve_modules(model, config.train_modules)
@@ -264,7 +264,7 @@ def insert_lora(
 def trained_biases(
     model: nn.Module, kind: Literal["none", "all", "lora_only"], layers: Mapping[str, LoraLinear]
 ) -> dict[str, nn.Parameter]:
-    """The biases of the base that are trained beside LoRA, by their names in the model without LoRA."""
+    """The biases of the base that are trained besides LoRA, by their names in the model without LoRA."""
     if kind == "none":
         return {}
     if kind == "lora_only":
@@ -283,9 +283,7 @@ def has_lora(model: nn.Module) -> bool:
 def refuse_adapted(model: nn.Module) -> None:
     """Raise for a model that has LoRA layers already."""
     if has_lora(model):
-        raise ModelError(
-            "the model has LoRA layers already", fix="merge them and take them out: merge_and_unload(model)"
-        )
+        raise ModelError("the model has LoRA layers already", fix="merge and remove them: merge_and_unload(model)")
 
 
 def lora_of(model: nn.Module) -> LoraModel:
@@ -312,10 +310,10 @@ def unmerge(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
-    """Inside the block `model` computes as its base, to the last bit; afterwards the adapter is as it was.
+    """Inside the block, `model` computes what its base does, to the last bit; afterwards the adapter is as before.
 
-    Merged or not. Backward passes have to end inside the block: activation checkpointing would recompute layers with
-    the adapter otherwise.
+    The adapter may be merged. Backward passes must end inside the block; otherwise activation checkpointing would
+    recompute layers with the adapter.
 
     Raises:
         ModelError: the model has no adapter, or one that trains modules or biases in full, whose base values are lost.
@@ -339,7 +337,7 @@ def disabled(model: nn.Module) -> Iterator[None]:
 
 
 def merge_and_unload(model: nn.Module) -> nn.Module:
-    """Merge every update and remove the LoRA layers: `model` is a plain model again, all of it frozen."""
+    """Merge every update and remove the LoRA layers. `model` is then a plain model, all of it frozen."""
     lora = lora_of(model)
     lora.merge()
     lora.discard()
@@ -397,7 +395,11 @@ def _refuse_idle_patterns(config: LoraConfig, paths: Sequence[str]) -> None:
 
 
 def _embedding_for(model: nn.Module, config: LoraConfig, trained: Sequence[str]) -> nn.Embedding | None:
-    """The embedding whose rows are trained, if any; refused where PEFT would compute something else."""
+    """The embedding whose rows are trained, if any.
+
+    Raises:
+        ModelError: it cannot be trained, or PEFT would compute something else.
+    """
     if not config.trainable_tokens:
         return None
     embedding = targeting.input_embedding(model)
@@ -409,12 +411,12 @@ def _embedding_for(model: nn.Module, config: LoraConfig, trained: Sequence[str])
         raise ModelError(f"the trainable token {outside[0]} is not in the vocabulary of {rows}")
     path = targeting.path_of(model, embedding)
     if targeting.inside(path, trained):
-        raise ModelError(f"{path} is trained both in full and by tokens", fix="choose one of the two")
+        raise ModelError(f"{path} would be trained both in full and by single rows", fix="choose one of the two")
     for tied, module in targeting.tied_projections(model).items():
         bias = getattr(module, "bias", None)
         if bias is not None and bool(bias.detach().any()):
             raise ModelError(
-                f"tokens of {type(model).__name__} cannot be trained beside LoRA: the output projection {tied} is tied "
+                f"tokens of {type(model).__name__} cannot be trained with LoRA: the output projection {tied} is tied "
                 "to the embedding and has a bias, which PEFT would drop when it loads the adapter",
                 fix="train all weights with --method full, or load a base model whose weights are not tied",
             )

@@ -1,4 +1,4 @@
-"""The layers of LoRA, which replace a Linear, Conv1D or Embedding while an adapter is in the model.
+"""The layers of LoRA. They replace a Linear, Conv1D or Embedding while an adapter is in the model.
 
 Notation: W (N, K) the frozen weight, A (R, K) and B (N, R) the update's factors, s its scaling.
 """
@@ -25,21 +25,21 @@ _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, which spreads the seeds of 
 
 
 class SiblingCall(Protocol):
-    """The `siblings.SharedCall` of a layer while the module around it runs."""
+    """The interface of `siblings.SharedCall`, which a layer has while its siblings' parent module runs."""
 
     @property
     def has_left_over(self) -> bool:
-        """Whether something was computed that no layer took."""
+        """Whether an output was computed that no layer took."""
 
     def take(self, layer: LoraLinear, x: Tensor) -> Tensor | None:
-        """The output (..., N) of `layer` for x (..., K), or None where the layer has to compute it itself."""
+        """The output (..., N) of `layer` for x (..., K), or None if the layer has to compute it itself."""
 
 
 class DropoutSeed:
     """The seed of a micro-batch's dropout, shared by all LoRA layers of a model and combined with a layer's index.
 
-    A layer's mask is a function of (`value`, the layer's index), so a resumed run and a recomputed activation see the
-    same mask. A module that is called several times in a micro-batch (ALBERT) has the same mask each time, and sibling
+    A layer's mask is a function of (`value`, the layer's index), so a resumed run and a recomputed activation use the
+    same mask. A module that is called several times in a micro-batch (ALBERT) uses the same mask each time, and sibling
     projections share one index. The seed is a tensor that is written in place, so that a compiled model is not
     recompiled for each seed.
     """
@@ -57,7 +57,7 @@ class DropoutSeed:
         self._tensor.fill_(value)
 
     def of(self, index: int) -> Tensor:
-        """The seed of layer `index`: () int64, modulo 2^64."""
+        """The seed of layer `index`: () int64; the sum may wrap around."""
         return self._tensor + (index + 1) * _GOLDEN % 2**63
 
 
@@ -103,8 +103,8 @@ class LoraLinear(nn.Module):
         self.seed = seed or DropoutSeed()
         self.index = index
         self.backend = "auto"
-        self.call: SiblingCall | None = None  # while the module around the siblings runs
-        # The base's weight and bias from before a merge.
+        self.call: SiblingCall | None = None  # set while the siblings' parent module runs
+        # The base's weight and bias before a merge.
         self._original: Tensor | None = None
         self._original_bias: Tensor | None = None
 
@@ -126,7 +126,7 @@ class LoraLinear(nn.Module):
 
     @property
     def base_weight(self) -> Tensor:
-        """The base layer's weight as (N, K), transposed or not in storage."""
+        """The base layer's weight as (N, K), whether or not it is stored transposed."""
         return self.base_layer.weight.T if self.transposed else self.base_layer.weight
 
     @property
@@ -141,7 +141,7 @@ class LoraLinear(nn.Module):
     def weight(self) -> Tensor:
         """The weight with the update, in the base layer's storage order; differentiable in the update.
 
-        For callers that multiply by it themselves, such as the fused loss with an output projection.
+        For callers that multiply by it themselves, such as the fused loss by the output projection's.
         """
         if self.merged:
             return self.base_layer.weight
@@ -183,7 +183,7 @@ class LoraLinear(nn.Module):
         )
 
     def _forward_dora(self, x: Tensor, magnitude: Tensor, dropout_p: float, seed: Tensor | None) -> Tensor:
-        """y = m/‖W + sBA‖ · (x Wᵀ + s x Aᵀ Bᵀ) + b, where the length ‖·‖ of each row is a constant (section 4.3).
+        """y = m/‖W + sBA‖ · (x Wᵀ + s x Aᵀ Bᵀ) + b. No gradient flows through the row norms ‖·‖ (DoRA, section 4.3).
 
         Dropout applies to the update only, which includes DoRA's rescaling of the frozen product:
         y = x Wᵀ + b + (m/‖·‖ - 1) z Wᵀ + m/‖·‖ · s z Aᵀ Bᵀ with z = drop(x).
@@ -193,7 +193,7 @@ class LoraLinear(nn.Module):
             lengths = row_lengths(self._updated_weight())  # (N,)
         scale = magnitude / lengths  # (N,)
         dropped = drop(x, dropout_p, seed) if seed is not None else x  # (..., K)
-        y = lora_linear(dropped, weight, None, self.lora_A, self.lora_B, self.scaling, backend=self.backend)
+        y = lora_linear(dropped, weight, None, self.lora_A, self.lora_B, self.scaling, backend=self.backend)  # (..., N)
         scaled = y * scale  # (..., N)
         if seed is not None:
             scaled = scaled + F.linear(x - dropped, weight, bias)
@@ -229,7 +229,7 @@ class LoraLinear(nn.Module):
             self._original_bias = None
 
     def unmerged_tensors(self) -> dict[str, Tensor]:
-        """The base's tensors that a merge has changed, by their names in this module, as they were before it."""
+        """The base's tensors that a merge has changed, with their values before it, by their names in this module."""
         kept = {"base_layer.weight": self._original, "base_layer.bias": self._original_bias}
         return {name: tensor for name, tensor in kept.items() if tensor is not None}
 
@@ -242,7 +242,8 @@ class LoraEmbedding(nn.Module):
     """A frozen embedding with a trainable low-rank update of its weight (V, D): W + s · Aᵀ Bᵀ.
 
     Only adapters written by PEFT have these; in its files the factors are lora_embedding_A and lora_embedding_B. The
-    update is scaled like the embedding's rows (`embed_scale`), without dropout. Shapes: ids (...) -> (..., D).
+    update is multiplied by the embedding's `embed_scale`, like its rows, and has no dropout. Shapes: ids (...) ->
+    (..., D).
     """
 
     base_layer: nn.Embedding
@@ -257,6 +258,7 @@ class LoraEmbedding(nn.Module):
         self.scaling = alpha / (math.sqrt(rank) if use_rslora else rank)
         self._original: Tensor | None = None
         dtype, device = torch.promote_types(base.weight.dtype, torch.float32), base.weight.device
+        # (R, V) and (D, R)
         self.lora_embedding_A = nn.Parameter(torch.zeros(rank, self.num_embeddings, dtype=dtype, device=device))
         self.lora_embedding_B = nn.Parameter(torch.zeros(self.embedding_dim, rank, dtype=dtype, device=device))
         hook_state_dict(self)
@@ -268,7 +270,7 @@ class LoraEmbedding(nn.Module):
         if self.merged:
             return weight
         with torch.autocast(weight.device.type, enabled=False):
-            update = self.lora_embedding_A.T @ self.lora_embedding_B.T
+            update = self.lora_embedding_A.T @ self.lora_embedding_B.T  # (V, D)
         return (weight.to(update.dtype) + self.scaling * update).to(weight.dtype)
 
     @property
@@ -277,7 +279,7 @@ class LoraEmbedding(nn.Module):
         return self._original is not None
 
     def forward(self, ids: Tensor) -> Tensor:
-        frozen: Tensor = self.base_layer(ids)
+        frozen: Tensor = self.base_layer(ids)  # (..., D)
         if self.merged:
             return frozen
         with torch.autocast(frozen.device.type, enabled=False):
@@ -301,7 +303,7 @@ class LoraEmbedding(nn.Module):
             self._original = None
 
     def unmerged_tensors(self) -> dict[str, Tensor]:
-        """The base's tensors that a merge has changed, by their names in this module, as they were before it."""
+        """The base's tensors that a merge has changed, with their values before it, by their names in this module."""
         return {} if self._original is None else {"base_layer.weight": self._original}
 
     def extra_repr(self) -> str:
@@ -325,14 +327,14 @@ class TrainableTokens(nn.Module):
         self.padding_idx = base.padding_idx
         self._original: Tensor | None = None
         device = base.weight.device
-        index = torch.tensor(list(tokens), dtype=torch.long, device=device)
+        index = torch.tensor(list(tokens), dtype=torch.long, device=device)  # (tokens,)
         # slots (V,): the index of each token in `rows`, or -1
         slots = torch.full((self.num_embeddings,), -1, dtype=torch.long, device=device)
         slots[index] = torch.arange(len(index), device=device)
         self.register_buffer("tokens", index, persistent=False)
         self.register_buffer("slots", slots, persistent=False)
         dtype = torch.promote_types(base.weight.dtype, torch.float32)
-        self.rows = nn.Parameter(base.weight.detach()[index].to(dtype))
+        self.rows = nn.Parameter(base.weight.detach()[index].to(dtype))  # (tokens, D)
         hook_state_dict(self)
 
     @property
@@ -351,6 +353,7 @@ class TrainableTokens(nn.Module):
         if self.merged:
             return frozen
         slots = self.slots[ids]  # (...)
+        # (..., D); what it has for frozen tokens is not used
         trained = F.embedding(slots.clamp_min(0), self.rows) * getattr(self.base_layer, "embed_scale", 1.0)
         return torch.where((slots >= 0).unsqueeze(-1), trained.to(frozen.dtype), frozen)
 
@@ -369,7 +372,7 @@ class TrainableTokens(nn.Module):
             self._original = None
 
     def unmerged_tensors(self) -> dict[str, Tensor]:
-        """The base's tensors that a merge has changed, by their names in this module, as they were before it."""
+        """The base's tensors that a merge has changed, with their values before it, by their names in this module."""
         if self._original is None:
             return {}
         weight = self.base_layer.weight.detach()
@@ -405,7 +408,7 @@ class TiedProjection(nn.Module):
         self._embedding[0].unmerge()
 
     def unmerged_tensors(self) -> dict[str, Tensor]:
-        """The base's tensors that a merge has changed, by their names in this module, as they were before it."""
+        """The base's tensors that a merge has changed, with their values before it, by their names in this module."""
         return self._embedding[0].unmerged_tensors()
 
     @property
@@ -428,9 +431,9 @@ Mergeable = LoraLinear | LoraEmbedding | TrainableTokens | TiedProjection
 
 
 def hook_state_dict(module: nn.Module) -> None:
-    """Make the state dict of `module` the same whether it is merged or not: the original base, and the update.
+    """Make the state dict of `module` the same whether or not it is merged: the original base, and the update.
 
-    The state dict of a merged module has the unmerged weights, and loading one into a merged module merges it there.
+    Saving a merged module saves the unmerged weights, and loading into a merged module merges what was loaded.
     Otherwise the update would be counted twice, or be lost at `unmerge`.
     """
     module.register_state_dict_post_hook(_save_unmerged)
@@ -457,7 +460,7 @@ def _merge_what_was_loaded(module: Mergeable, _incompatible: Any) -> None:
 
 
 def row_lengths(weight: Tensor) -> Tensor:
-    """The lengths (N,) of the rows of (N, K); never zero, so that a row of zeros stays one."""
+    """The norms (N,) of the rows of (N, K); never zero, so that a row of zeros stays zero when divided by its norm."""
     return torch.linalg.vector_norm(weight, dim=1).clamp_min(torch.finfo(weight.dtype).tiny)
 
 

@@ -1,8 +1,8 @@
 """Reads and checks a model's files: config.json, the tokenizer, the weights and their index.
 
-transformers raises almost any exception for a damaged or foreign file, and silently drops weights that a model has no
-place for. Here each such case is a `ModelError` that names the file and the fault. Only single calls of transformers
-are guarded, so that our bugs are not taken for a bad file.
+transformers raises almost any exception for a damaged or unsupported file, and silently drops weights that a model has
+no place for. Here each such case is a `ModelError` that names the file and the fault. Only single calls of transformers
+are guarded, so that bugs of our own are not reported as a bad file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from domain_ft.errors import ModelError, UserError
 from domain_ft.files import refuse_no_file
 from domain_ft.json_files import read_object
 from domain_ft.models.architectures import encoder_decoder_error
-from domain_ft.models.sources import Source
+from domain_ft.models.sources import ModelSource
 
 CONFIG_NAME = "config.json"
 _WEIGHTS_NAME, _INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
@@ -55,10 +55,10 @@ _HARMLESS_BODY = re.compile(
     r"|(attn|attention)\.(bias|masked_bias)$"  # the causal masks of GPT-2 and GPT-NeoX
     r"|(^|\.)pooler\."  # BERT's first-token pooler, which no language model uses
 )
-"""Weights of the body that some checkpoints have, and that make no difference to a language model."""
+"""Weights of the body that some checkpoints have, but no language model needs."""
 
 _HARMLESS_HEAD = re.compile(r"^cls\.seq_relationship\.|^sop_classifier\.|^final_logits_bias$")
-"""Weights outside the body that are dropped without a note: heads for the order of sentences."""
+"""Weights outside the body that are dropped without a note: heads for the order of sentences, and BART's logit bias."""
 
 _SHOWN = 5  # names of tensors in a message
 _OUR_PACKAGES = tuple(Path(str(package.__file__)).parent for package in (domain_ft, domain_ft_kernels))
@@ -66,7 +66,7 @@ _OUR_PACKAGES = tuple(Path(str(package.__file__)).parent for package in (domain_
 
 @contextlib.contextmanager
 def guarded(what: str, *, where: Path | str | None = None, fix: str) -> Iterator[None]:
-    """Turn an exception of transformers for a bad file into a `ModelError`: `what`, and the original message.
+    """Turn an exception of transformers into a `ModelError` with the message `what` and the original message.
 
     Bugs in our code are raised unchanged.
     """
@@ -83,8 +83,8 @@ def guarded(what: str, *, where: Path | str | None = None, fix: str) -> Iterator
 def is_our_bug(error: Exception) -> bool:
     """Whether `error` is a bug in our packages: of a type that torch does not raise, and raised in our code.
 
-    torch raises RuntimeError and ValueError for shapes and types that do not fit. They may pass through our code for an
-    unknown model, and are not bugs.
+    torch raises RuntimeError and ValueError for shapes and types that do not fit. With an unknown model they may come
+    from a call in our code, and are not bugs.
     """
     if not isinstance(error, (TypeError, AttributeError, NameError, LookupError, AssertionError)):
         return False
@@ -93,7 +93,7 @@ def is_our_bug(error: Exception) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """The message of an exception on one line, with its class unless the message is clear without."""
+    """The message of an exception on one line, with its class unless that is an OSError or ValueError."""
     message = " ".join(str(error).split())
     if len(message) > 400:
         message = message[:400] + "..."
@@ -128,7 +128,7 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
         raise ModelError(
             f"'{name}' is of type '{kind}', which transformers {transformers.__version__} does not know.{code}",
             where=f'{where}, field "model_type"',
-            fix=f"take a model of a known type; {_nearest_types(kind)}",
+            fix=f"use a model of a known type; {_nearest_types(kind)}",
         )
     single = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() | MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys()
     if kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES and kind not in single:
@@ -137,7 +137,7 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
         raise ModelError(
             f"'{name}' is quantised, and quantised models cannot be adapted yet.",
             where=f'{where}, field "quantization_config"',
-            fix="take the original model, in bfloat16 or float32",
+            fix="use the original model, in bfloat16 or float32",
         )
     with guarded(
         f"the {CONFIG_NAME} of '{name}' does not describe a model of type '{kind}'",
@@ -149,7 +149,7 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
 
 
 def _nearest_types(kind: str) -> str:
-    """The nearest known type, or examples; the full list would be too long."""
+    """A hint with the nearest known type, or with two examples; the full list would be too long."""
     close = difflib.get_close_matches(kind, CONFIG_MAPPING_NAMES, n=1, cutoff=0.75)
     return f"did you mean '{close[0]}'?" if close else "bert and llama are two"
 
@@ -166,7 +166,7 @@ def _read_object(path: Path, name: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------ tokenizer
 
 
-def load_tokenizer(source: Source, name: str) -> PreTrainedTokenizerFast:
+def load_tokenizer(source: ModelSource, name: str) -> PreTrainedTokenizerFast:
     """The fast tokenizer of the last adapter that has one, else the one beside the weights.
 
     Raises:
@@ -200,14 +200,14 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerFast:
         raise ModelError(
             f"the tokenizer of '{name}' ({type(tokenizer).__name__}) has no fast version, which is required.",
             where=str(folder),
-            fix="take a model with a tokenizer.json; most models on the hub have one",
+            fix="use a model with a tokenizer.json; most models on the hub have one",
         )
     longest = tokenizer.model_max_length
     if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest > 0:
         raise ModelError(
             f"the tokenizer of '{name}' has the model_max_length {longest!r}, which is not a positive number.",
             where=f'{folder / "tokenizer_config.json"}, field "model_max_length"',
-            fix="set it to the number of tokens that the model takes",
+            fix="set it to the most tokens that the model can read",
         )
     return tokenizer
 
@@ -227,7 +227,7 @@ def _refuse_mecab(settings: dict[str, Any], folder: Path, name: str) -> None:
         f"the tokenizer of '{name}' (BertJapaneseTokenizer) splits Japanese into words with {program}, which is not "
         "supported yet. It has no fast version, and none can be made from it.",
         where=str(folder / "tokenizer_config.json"),
-        fix="take a Japanese model with a tokenizer.json, such as sbintuitions/modernbert-ja-130m, or a multilingual "
+        fix="use a Japanese model with a tokenizer.json, such as sbintuitions/modernbert-ja-130m, or a multilingual "
         "one, such as FacebookAI/xlm-roberta-base",
     )
 
@@ -242,8 +242,8 @@ def load_weights(
 
     Args:
         name: the name that the user gave.
-        any_head: the head may differ from the checkpoint's: one of another shape counts as missing, one of another
-            task is dropped.
+        any_head: the checkpoint's head may differ from the model's: weights of another shape count as missing, and
+            those that the model lacks are dropped without a note.
 
     Returns:
         The model, the names of the weights that are not in the checkpoint, and notes for the user.
@@ -278,7 +278,7 @@ def load_weights(
             f"the weights of '{name}' do not fit config.json: {key} is {tuple(stored)}, where the model has "
             f"{tuple(expected)}.",
             where=str(folder),
-            fix="take the config.json and model.safetensors of the same model",
+            fix="use the config.json and model.safetensors of the same model",
         )
     missing = set(report["missing_keys"]) | {key for key, *_ in mismatched}
     notes = _refuse_unexpected(model, report["unexpected_keys"], folder, name)
@@ -352,7 +352,7 @@ def _check_tensor_file(path: Path, name: str) -> None:
         raise ModelError(
             f"{path.name} of '{name}' cannot be read: {error.strerror or error}",
             where=str(path),
-            fix="give yourself the right to read it, or fetch or copy the file again",
+            fix="make the file readable, or fetch or copy it again",
         ) from error
     except SafetensorError as error:
         with contextlib.suppress(OSError), path.open("rb") as stream:
@@ -385,12 +385,12 @@ def check_missing(model: PreTrainedModel, missing: Iterable[str], name: str) -> 
     if body:
         raise ModelError(
             f"{len(body)} weights of '{name}' are not in its files: {_some(body)}.",
-            fix="take a complete checkpoint, with the config.json that belongs to it",
+            fix="use a complete checkpoint, with the config.json that belongs to it",
         )
 
 
 def _refuse_unexpected(model: PreTrainedModel, unexpected: Iterable[str], folder: Path, name: str) -> tuple[str, ...]:
-    """Raise for weights of the body that the model has no place for; return a note on those of other heads."""
+    """Raise for weights of the body that the model has no place for; return a note if a head's were dropped."""
     dropped = sorted(key for key in unexpected if not _HARMLESS_BODY.search(key))
     body = [key for key in dropped if in_body(model, key)]
     if body:
@@ -399,7 +399,7 @@ def _refuse_unexpected(model: PreTrainedModel, unexpected: Iterable[str], folder
             f"the files of '{name}' have {len(body)} weights that a model with its config.json has no place for: "
             f"{_some(body)}. Without them it would be another model.",
             where=str(folder),
-            fix=f"take the config.json that belongs to the weights ({setting} in this one does not fit them)",
+            fix=f"use the config.json that belongs to the weights ({setting} in this one does not fit them)",
         )
     heads = [key for key in dropped if not _HARMLESS_HEAD.search(key)]
     return (f"weights that a {type(model).__name__} does not have are left out: {_some(heads)}",) if heads else ()
@@ -414,7 +414,7 @@ def _refuse_not_finite(model: PreTrainedModel, missing: set[str], folder: Path, 
         raise ModelError(
             f"the weights of '{name}' are not all finite: NaN or infinity in {bad}.",
             where=str(folder),
-            fix="take the checkpoint before its training diverged, or fetch it again"
+            fix="use the checkpoint before its training diverged, or fetch it again"
             + (narrow if model.dtype in (torch.float16, torch.bfloat16) else ""),
         )
 
@@ -429,7 +429,7 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def _untied_notes(model: PreTrainedModel) -> tuple[str, ...]:
-    """A note if config.json ties weights that differ in the checkpoint: transformers then keeps both."""
+    """A note if config.json ties weights that the checkpoint has apart: transformers then keeps both."""
     apart = [
         target
         for target, source in model.get_expanded_tied_weights_keys(all_submodels=True).items()

@@ -1,4 +1,4 @@
-"""Modes of a model: evaluation, and training without the dropout of its base."""
+"""Modes of a model: evaluation, and training without the base model's dropout."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch.nn.modules.dropout import _DropoutNd
 from domain_ft.models.lora_layers import LoraLinear
 
 _RATE = re.compile(r"(.*_)?(dropout|pdrop|layerdrop|drop)(_p|_prob|_rate|_ratio)?")
-"""The names of numeric dropout rates in transformers' modules: `attention_dropout`, `layerdrop`,
+"""The attributes of transformers' modules that are dropout rates: `attention_dropout`, `layerdrop`,
 `hidden_dropout_prob`; but not `dropout_scale` or `drop_after`."""
 
 
 @contextlib.contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Inside the block the model is in eval mode, without gradients; afterwards every module's mode is restored.
+    """Inside the block, the model is in eval mode, without gradients; afterwards every module's mode is restored.
 
     no_grad, not inference_mode: modules cache tensors on their first call (rotary tables, packed weights), and training
     could not use inference tensors.
@@ -36,10 +36,10 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_base_dropout(model: nn.Module) -> Iterator[None]:
-    """Inside the block the base model has no dropout, except LoRA's; afterwards its rates are restored.
+    """Inside the block, the base model's dropout is off, but not LoRA's; afterwards its rates are restored.
 
-    Dropout costs a quarter of a step on a CPU and keeps attention off its fast path, and a run that sees its corpus
-    about once hardly overfits.
+    Dropout costs a quarter of a step on a CPU and keeps attention off its fast path, and a run of about one epoch
+    hardly overfits.
     """
     rates = list(_rates(model))
     for module, name, _ in rates:

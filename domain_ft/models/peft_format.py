@@ -3,7 +3,7 @@
 `save_adapter` writes `adapter_config.json` and `adapter_model.safetensors`, which `peft.PeftModel.from_pretrained`
 loads with equal logits; `load_adapter` reads what PEFT wrote. PEFT ignores unknown and missing keys; here both are
 errors that list them. What is not implemented (other PEFT methods, LoRA variants, and initialisations that change the
-base) is refused by name.
+base) is refused with its name.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
-# Initialisations of A and B that leave the base unchanged: they do not matter once the adapter is trained. (MiCA also
-# freezes B, which matters only for training.)
+# Initialisations of A and B that leave the base unchanged, so they do not matter once the adapter is trained. (MiCA
+# also freezes B, which matters only in training.)
 _PLAIN_INITIALISATIONS = ("gaussian", "orthogonal", "eva", "mica")
 # Initialisations that move a part of the base's weights into A and B. The adapter is wrong without the changed base,
 # which it does not contain. PEFT writes `true` instead into adapters that it has converted.
@@ -76,13 +76,13 @@ _HONOURED = {
     "use_dora",
     "use_rslora",
 }
-"""Keys that are read, or follow from the file."""
+"""Keys that are read."""
 
 _IRRELEVANT = {
     "auto_mapping",  # which class PEFT builds
     "base_model_name_or_path",  # read by `sources`
     "corda_config",  # settings of an initialisation, used with init_lora_weights
-    "ensure_weight_tying",  # of tied modules, which are refused by name
+    "ensure_weight_tying",  # about tied modules, which cannot be trained in full here
     "eva_config",
     "fan_in_fan_out",  # how the base stores a weight, which follows from its class
     "inference_mode",
@@ -102,12 +102,12 @@ _MERGE_WITH_PEFT = "merge it into its base with PEFT's merge_and_unload and load
 def save_adapter(
     model: nn.Module, folder: Path, *, base_name: str | None, revision: str | None = None, task_type: str | None = None
 ) -> None:
-    """Write the adapter of `model` into `folder`, each file complete or absent, the config last.
+    """Write the adapter of `model` into `folder`: each file atomically, the config last.
 
     Args:
-        model: a model with an adapter in it.
+        model: a model with an adapter.
         folder: created if missing; an adapter in it is replaced.
-        base_name: the base model for PEFT to load: a hub id, a path or an embedded name.
+        base_name: the base model that PEFT will load: a hub id, a path or an embedded name.
         revision: the base model's commit on the hub, or a hash of its weights.
         task_type: PEFT's name of the task, such as `CAUSAL_LM`; a masked LM has none.
     """
@@ -125,10 +125,10 @@ def load_adapter(
     """Put the adapter in `folder`, ours or PEFT's, into `model`, ready to run or to train further.
 
     Args:
-        model: the one that the adapter was trained on, or with `body_only` one with the same body.
+        model: the model that the adapter was trained on; with `body_only`, any model with the same body.
         folder: of the adapter.
-        body_only: leave out the adapter's tensors for a head, since the model has another one.
-        train_modules: modules to train in full for which the adapter has no weights.
+        body_only: ignore the adapter's tensors for the head, since the model has another head.
+        train_modules: further modules to train in full, for which the adapter has no weights.
 
     Raises:
         ModelError: files are missing or damaged, the PEFT method or variant is not implemented, or tensors are missing,
@@ -205,7 +205,7 @@ def _biases(lora: LoraModel) -> dict[str, Tensor]:
 
 
 def _base_tensors(lora: LoraModel) -> dict[str, Tensor]:
-    """The frozen tensors of LoRA's layers under PEFT's names; PEFT saves those of embeddings."""
+    """The frozen tensors of the LoRA layers under PEFT's names. PEFT's files have those of embeddings."""
     wrappers: dict[str, LoraLinear | LoraEmbedding] = {**lora.layers, **lora.embeddings}
     return {
         f"{_PREFIX}{path}.base_layer.{name}": tensor
@@ -242,7 +242,7 @@ def _settings(lora: LoraModel, base_name: str | None, revision: str | None, task
 
 
 def _whole(alpha: float) -> float | int:
-    """An alpha as an integer if it is one, for readers that require that."""
+    """An alpha as an int if it is whole, since some readers of adapter_config.json require that."""
     return int(alpha) if alpha == int(alpha) else alpha
 
 
@@ -254,7 +254,7 @@ def _auto_mapping(model: nn.Module) -> dict[str, str] | None:
 
 
 def _target_modules(lora: LoraModel) -> list[str] | str:
-    """The LoRA layers' full paths; as one expression if PEFT would match a listed path at the end of another path."""
+    """The LoRA layers' full paths; as one expression if PEFT would also match a listed path to the end of another."""
     paths = [*lora.layers, *lora.embeddings]
     originals = {path for path, _ in _original_modules(lora)}
     if all(path in paths or not path.endswith(tuple(f".{target}" for target in paths)) for path in originals):
@@ -298,7 +298,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"the adapter's {ADAPTER_WEIGHTS} cannot be read: {error.strerror or error}",
             where=str(path),
-            fix="give yourself the right to read it, or copy the adapter again",
+            fix="make the file readable, or copy the adapter again",
         ) from error
     except SafetensorError as error:
         raise ModelError(
@@ -310,7 +310,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"the adapter's weights are not all finite: NaN or infinity in {bad}",
             where=str(path),
-            fix="take a checkpoint before its training diverged, or train it again with a lower learning rate",
+            fix="use a checkpoint before its training diverged, or train it again with a lower learning rate",
         )
     return tensors
 
@@ -344,8 +344,8 @@ def _refuse_changed_base(initialisation: Any, folder: Path) -> None:
     where = f'{folder / ADAPTER_CONFIG}, field "init_lora_weights"'
     if kind == "loftq":
         raise ModelError(
-            "the adapter was trained with LoftQ, on a base whose weights were replaced by quantised ones. It is wrong "
-            "on the original base",
+            "the adapter was trained with LoftQ, on a base whose weights were replaced by quantised ones. It does not "
+            "work on the original base",
             where=where,
             fix=_MERGE_WITH_PEFT,
         )
@@ -355,8 +355,8 @@ def _refuse_changed_base(initialisation: Any, folder: Path) -> None:
             f"the adapter's initialisation, {initialisation!r}, is not known", where=where, fix=_MERGE_WITH_PEFT
         )
     raise ModelError(
-        f"the adapter was trained with {name}, which moves a part of the base's weights into it. It is wrong on the "
-        "original base",
+        f"the adapter was trained with {name}, which moves a part of the base's weights into it. It does not work on "
+        "the original base",
         where=where,
         fix="convert it with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...), or merge it "
         "into its base with merge_and_unload and load the merged model",
@@ -369,7 +369,7 @@ def _check_types(settings: dict[str, Any], folder: Path) -> None:
     for key, (fits, expected) in _TYPES.items():
         value = settings.get(key)
         if value is not None and not fits(value):
-            problems.append(f"{key} is {expected}, not {value!r:.60}")
+            problems.append(f"{key} must be {expected}, not {value!r:.60}")
         elif key in _EXPRESSIONS and value:
             expressions = [value] if isinstance(value, str) else value if key != "target_modules" else []
             problems += [f"{key} holds {text!r}: {_malformed(text)}" for text in expressions if _malformed(text)]
@@ -382,7 +382,7 @@ def _check_types(settings: dict[str, Any], folder: Path) -> None:
 
 
 def _malformed(expression: str) -> str | None:
-    """What is wrong with a regular expression."""
+    """What is wrong with a regular expression; None if nothing is."""
     try:
         re.compile(expression)
     except (re.error, RecursionError, OverflowError) as error:
@@ -451,11 +451,11 @@ def _refuse_dora_embeddings(model: nn.Module, config: LoraConfig, paths: Sequenc
 
 
 def _refuse_biases_beside_modules(config: LoraConfig, tensors: dict[str, Tensor], folder: Path) -> None:
-    """With both, PEFT writes biases of modules trained in full under names that it does not read back."""
+    """Raise if the adapter has both: PEFT writes biases of modules trained in full under names it does not read."""
     twice = [name for name in tensors if ".modules_to_save." in name or ".original_module." in name]
     if config.bias == "all" and twice:
         raise ModelError(
-            f'the adapter has trained biases (bias = "all") and modules trained in full, some written twice: '
+            f'the adapter has trained biases (bias = "all") and modules trained in full, and some are written twice: '
             f"{twice[0]}",
             where=str(folder / ADAPTER_WEIGHTS),
             fix=_MERGE_WITH_PEFT,
@@ -480,13 +480,13 @@ def _without_copies(
     """The adapter's tensors without copies of the base's embeddings, which PEFT's save_embedding_layers=True adds.
 
     Raises:
-        ModelError: they are not copies: the vocabulary was resized, or they were trained.
+        ModelError: they are not copies, because the vocabulary was resized or the embeddings were trained.
     """
     kept = dict(tensors)
     for name in sorted((embeddings.keys() & tensors.keys()) - slots.keys()):
         saved, base = tensors[name], embeddings[name]
         if saved.shape[1:] != base.shape[1:]:
-            continue  # of another model, which `_compare` reports
+            continue  # from another model; `_compare` reports it
         kept.pop(name)
         if saved.shape != base.shape:
             raise ModelError(
@@ -512,8 +512,8 @@ def _lora_config(model: nn.Module, settings: dict[str, Any], folder: Path) -> Lo
         raise ModelError(
             "the adapter's config names no target_modules",
             where=f'{folder / ADAPTER_CONFIG}, field "target_modules"',
-            fix="copy the adapter_config.json that was saved with these weights, or write the names of the modules "
-            "that have LoRA there",
+            fix="copy the adapter_config.json that was saved with these weights, or add the names of the modules "
+            "that have LoRA",
         )
     for key in ("r", "lora_alpha"):
         if settings.get(key) is None:
@@ -543,7 +543,7 @@ def _lora_config(model: nn.Module, settings: dict[str, Any], folder: Path) -> Lo
 
 
 def _modules_to_save(model: nn.Module, settings: dict[str, Any]) -> list[str]:
-    """Paths of the modules that PEFT would train in full: it compares ends of paths, regardless of dots."""
+    """Paths of the modules that PEFT would train in full: it compares the ends of paths as plain strings."""
     names = settings.get("modules_to_save") or []
     return [path for path, _ in model.named_modules() if any(path.endswith(name) for name in names)]
 
@@ -572,7 +572,7 @@ def _matches(path: str, names: str | list[str]) -> bool:
 
 
 def _in_layers(path: str, settings: dict[str, Any]) -> bool:
-    """Whether the number of the layer that `path` is in is among layers_to_transform; true if that is not set."""
+    """Whether the layer number in `path` is among layers_to_transform; True if that is not set."""
     layers = settings.get("layers_to_transform")
     if layers is None or layers == []:
         return True
@@ -598,8 +598,8 @@ def _trainable_tokens(model: nn.Module, settings: dict[str, Any]) -> list[int]:
     known = all(any(path.endswith(name) for path in allowed) for name in indices)
     if not known or not any(embedding.endswith(name) for name in indices) or any(other != rows[0] for other in rows):
         raise ModelError(
-            f"the adapter trains tokens of {', '.join(indices)}; only the input embedding's, {embedding}, can be "
-            "loaded",
+            f"the adapter trains tokens of {', '.join(indices)}; only those of the input embedding, {embedding}, can "
+            "be loaded",
             fix=_MERGE_WITH_PEFT,
         )
     return rows[0]
@@ -610,7 +610,7 @@ def _compare(slots: dict[str, Tensor], tensors: dict[str, Tensor], folder: Path)
     problems = [f"missing: {name}" for name in slots if name not in tensors]
     problems += [f"unexpected: {name}" for name in tensors if name not in slots]
     problems += [
-        f"of another shape: {name} is {tuple(tensors[name].shape)}, the model takes {tuple(slot.shape)}"
+        f"of another shape: {name} is {tuple(tensors[name].shape)}, the model has {tuple(slot.shape)}"
         for name, slot in slots.items()
         if name in tensors and tensors[name].shape != slot.shape
     ]

@@ -1,10 +1,10 @@
 """Sibling projections: LoRA layers of one module that read the same input, computed in one call.
 
-Query, key and value of an attention read the same hidden states, as do gate and up of a gated MLP. `lora_linear_group`
-reads them once for all siblings, forward and backward.
+The query, key and value projections of an attention read the same hidden states, as do the gate and up projections of
+a gated MLP. `lora_linear_group` reads them once for all siblings, forward and backward.
 
-Names only suggest which layers are siblings; whether they are is checked in each call. The first one called computes
-the outputs of all. Each of the others takes its output if it is called with the same tensor, and computes it itself
+Siblings are found by their names, which is only a guess, so each call checks it. The first one called computes the
+outputs of all. Each of the others takes its output if it is called with the same tensor, and computes it itself
 otherwise. Siblings share one dropout mask, so both ways give the same numbers.
 """
 
@@ -30,11 +30,11 @@ NAMES = (
     ("q", "k", "v"),
     ("gate_proj", "up_proj"),
 )
-"""What the projections of one input are called in their parent, in the order in which it calls them."""
+"""Names of projections that read the same input, in the order in which their parent calls them."""
 
 
 class Siblings:
-    """LoRA layers of a module that may be computed together: they share a `SharedCall` while its forward runs.
+    """LoRA layers of a module that may be computed together. They share a `SharedCall` while the module runs.
 
     Args:
         parent: the module's path in the model.
@@ -52,7 +52,7 @@ class Siblings:
         return [f"{self.parent}.{name}" if self.parent else name for name in self.names]
 
     def attach(self, model: nn.Module) -> None:
-        """Hook into the calls of the parent in `model`."""
+        """Register hooks on the parent module in `model`."""
         module = model.get_submodule(self.parent)
         self._hooks = [
             module.register_forward_pre_hook(self._open),
@@ -76,7 +76,7 @@ class Siblings:
                 layer.call = call
 
     def _close(self, module: nn.Module, _args: Any, output: Any) -> None:
-        """Drop what the layers share. If some of it was not used, as in cross-attention, never share again."""
+        """Drop the shared outputs. If some were not taken, as in cross-attention, never share again."""
         for layer in self._layers(module):
             if layer.call is not None and layer.call.has_left_over and output is not None:
                 self._together = False
@@ -84,7 +84,7 @@ class Siblings:
 
 
 class SharedCall:
-    """What siblings share during one call of the module around them."""
+    """What siblings share during one call of their parent module."""
 
     def __init__(self, layers: Sequence[LoraLinear]) -> None:
         self._layers = layers
@@ -94,11 +94,11 @@ class SharedCall:
 
     @property
     def has_left_over(self) -> bool:
-        """Whether something was computed that no layer took."""
+        """Whether an output was computed that no layer took."""
         return any(output is not None for output in self._outputs)
 
     def take(self, layer: LoraLinear, x: Tensor) -> Tensor | None:
-        """The output (..., N) of `layer` for x (..., K), or None where the layer has to compute it itself."""
+        """The output (..., N) of `layer` for x (..., K), or None if the layer has to compute it itself."""
         if self._x is None:
             self._x, self._state = x, _state_of(x)
             if _can_be_grouped(self._layers, x):
@@ -111,7 +111,7 @@ class SharedCall:
 
 
 def find_siblings(layers: Mapping[str, LoraLinear]) -> list[Siblings]:
-    """The siblings among `layers` (by path): names that belong together, one parent, and inputs of one size."""
+    """The siblings among `layers` (by path): layers of one parent, with names of one group and inputs of one size."""
     families: dict[str, dict[str, LoraLinear]] = {}
     for path, layer in layers.items():
         parent, _, name = path.rpartition(".")
@@ -142,7 +142,7 @@ def _group(layers: Sequence[LoraLinear], x: Tensor) -> tuple[Tensor, ...]:
 
 
 def _can_be_grouped(layers: Sequence[LoraLinear], x: Tensor) -> bool:
-    """Whether all layers would compute the same kind of product now.
+    """Whether one call can compute the outputs of all layers now.
 
     Not for inference tensors: they have no version counter, so a change in place would go unnoticed.
     """
@@ -153,13 +153,18 @@ def _can_be_grouped(layers: Sequence[LoraLinear], x: Tensor) -> bool:
 
 
 def _kind(layer: LoraLinear) -> tuple[Any, ...]:
-    """What layers must have in common. (The parameter's class, since FSDP may have gathered only one layer's.)"""
+    """What layers must have in common to be computed in one call.
+
+    The class of lora_A is part of it, since FSDP may have gathered the parameters of only one layer.
+    """
     weight, lora_a = layer.base_layer.weight, layer.lora_A
     settings = layer.backend, layer.active_dropout, layer.index
     return *settings, weight.dtype, weight.device, lora_a.dtype, type(lora_a)
 
 
 def _state_of(x: Tensor) -> tuple[Any, ...]:
-    """What an output depends on besides x: how often x was written to (unknown while tracing), and torch's modes."""
+    """What an output depends on besides the identity of x: how often x was written to (unknown while tracing), and
+    torch's modes.
+    """
     version = 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
     return version, torch.is_grad_enabled(), torch.is_autocast_enabled(x.device.type)

@@ -1,4 +1,4 @@
-"""Finds a model: resolves an embedded name, a folder, a hub id or a finished run to a folder on this machine."""
+"""Finds a model: resolves an embedded name, a folder, a hub id or a finished run to a local folder."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ READ_FILES = (".json", ".txt", ".model", ".jinja")
 
 
 @dataclass(frozen=True)
-class Source:
-    """A model on this machine.
+class ModelSource:
+    """A model in a local folder.
 
     Attributes:
         folder: a folder that transformers loads, with safetensors.
@@ -60,7 +60,7 @@ class NotMadeError(ModelError):
         self.name = name
 
 
-def find(name: str, progress: Progress | None = None, revision: str | None = None) -> Source:
+def find(name: str, progress: Progress | None = None, revision: str | None = None) -> ModelSource:
     """Find the model `name`, or fetch it; `revision` is a commit on the hub, None for the newest.
 
     Raises:
@@ -71,7 +71,7 @@ def find(name: str, progress: Progress | None = None, revision: str | None = Non
         folder = catalogue.folder_of(name)
         if not folder.is_dir():
             raise NotMadeError(name)
-        return Source(folder, name, weights_hash(folder))
+        return ModelSource(folder, name, weights_hash(folder))
     path = user_path(name)
     if path.is_dir():
         return _folder(path, progress)
@@ -106,7 +106,7 @@ def hash_of_file(path: Path) -> str:
         raise ModelError(
             f"{path.name} cannot be read: {error.strerror or error}",
             where=str(path),
-            fix="give yourself the right to read it, or fetch or copy the file again",
+            fix="make the file readable, or fetch or copy it again",
         ) from error
 
 
@@ -120,10 +120,10 @@ def _names(name: str) -> str:
     return nearest(name, catalogue.EMBEDDED)
 
 
-def _folder(path: Path, progress: Progress | None) -> Source:
-    """The model in a folder, which may be a model's, a run's or an adapter's."""
+def _folder(path: Path, progress: Progress | None) -> ModelSource:
+    """The model in the folder of a model, a run or an adapter."""
     if (path / "config.json").is_file():
-        return Source(path, str(path.resolve()), weights_hash(path))
+        return ModelSource(path, str(path.resolve()), weights_hash(path))
     if (path / "adapter_config.json").is_file():
         return _adapted(path, progress)
     if not (path / "config.toml").is_file() and not (path / "result.json").is_file():
@@ -134,19 +134,17 @@ def _folder(path: Path, progress: Progress | None) -> Source:
     if not (path / "result.json").is_file():
         raise ModelError(
             f"the run in '{path}' is not finished: it has no result.json.",
-            fix="finish it with the same command and --resume, or take another run",
+            fix="finish it with the same command and --resume, or use another run",
         )
     if (path / "adapter" / "adapter_config.json").is_file():
         return _adapted(path / "adapter", progress)
     if (path / "model" / "config.json").is_file():
         return dataclasses.replace(_folder(path / "model", progress), recorded=str(path.resolve()))
-    raise ModelError(
-        f"the run in '{path}' has neither an adapter nor a model.", fix="take another run, or run it again"
-    )
+    raise ModelError(f"the run in '{path}' has neither an adapter nor a model.", fix="use another run, or run it again")
 
 
-def _adapted(adapter: Path, progress: Progress | None) -> Source:
-    """An adapter on its base. The base may be another run; the adapters are then merged in order."""
+def _adapted(adapter: Path, progress: Progress | None) -> ModelSource:
+    """An adapter on its base. If the base is another run, its adapters come first."""
     where = adapter / "adapter_config.json"
     settings = read_object(
         where,
@@ -181,8 +179,8 @@ def _run_of(adapter: Path) -> str:
     return str(run.parent if (run.parent / "result.json").is_file() else run)
 
 
-def _hub(name: str, progress: Progress | None, revision: str | None) -> Source:
-    """A model of the Hugging Face hub at one commit; from the local cache if the hub cannot be reached."""
+def _hub(name: str, progress: Progress | None, revision: str | None) -> ModelSource:
+    """A model on the Hugging Face hub at one commit; from the local cache if the hub cannot be reached."""
     commit = revision if revision and re.fullmatch(r"[0-9a-f]{40}", revision) else None
     with _hub_errors(name):
         try:
@@ -191,23 +189,23 @@ def _hub(name: str, progress: Progress | None, revision: str | None) -> Source:
             raise
         except Exception:  # no network, a proxy, offline mode or a server error: use the cache
             folder = Path(huggingface_hub.snapshot_download(name, revision=commit, local_files_only=True))
-            return Source(folder, name, folder.name)
-        files = _wanted([sibling.rfilename for sibling in info.siblings or []])
+            return ModelSource(folder, name, folder.name)
+        files = _files_to_fetch([sibling.rfilename for sibling in info.siblings or []])
         if not any(file.endswith(".safetensors") for file in files):
             raise ModelError(
                 f"'{name}' has no weights in safetensors format on the hub, and no other format is loaded.",
-                fix="take a model with safetensors, or convert this one: "
+                fix="use a model with safetensors, or convert this one: "
                 "https://huggingface.co/spaces/safetensors/convert",
             )
         if progress:
             progress(f"fetching {name}", 0, None)
         with quiet():
             folder = Path(huggingface_hub.snapshot_download(name, revision=info.sha, allow_patterns=files))
-    return Source(folder, name, str(info.sha))
+    return ModelSource(folder, name, str(info.sha))
 
 
-def _wanted(files: list[str]) -> list[str]:
-    """The files of a repository that a model is loaded from: none in subfolders, and one set of weights."""
+def _files_to_fetch(files: list[str]) -> list[str]:
+    """The files of a repository that loading a model needs: none in subfolders, and one set of weights."""
     top = [file for file in files if "/" not in file]
     whole = [file for file in top if file == "model.safetensors"]
     shards = [file for file in top if re.fullmatch(r"model-\d+-of-\d+\.safetensors", file)]
@@ -246,7 +244,7 @@ def _hub_errors(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Inside the block transformers and the hub show no progress bars and no warnings."""
+    """Inside the block, transformers and the hub show no progress bars and no warnings."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     hub_bars = not hub_utils.are_progress_bars_disabled()
     transformers_logging.set_verbosity_error()

@@ -1,11 +1,11 @@
 """Resolves the targets of LoRA, and the modules trained in full, from names and patterns to module paths.
 
-The rules are PEFT's, so that an adapter resolves to the same modules there: `all-linear` is every linear layer except
+The rules are PEFT's, so that PEFT resolves an adapter to the same modules: `all-linear` is every linear layer except
 the output projection and classification heads, a regular expression must match a whole path, and a plain name matches a
 path or its end. `attention` is an addition, with names from `architectures`.
 
-What cannot be exact is refused before the model is changed: if two modules share a weight (a tied output projection),
-LoRA on one of them could not be merged without changing the other.
+Targets that cannot be merged are refused before the model is changed: if two modules share a weight (a tied output
+projection), merging LoRA on one of them would change the other.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def resolve_targets(model: nn.Module, targets: str | Sequence[str], trained_whol
     """The paths of the linear layers that match `targets`, in the model's order.
 
     Args:
-        model: any torch model; output projection and classification heads are only known for transformers models.
+        model: any torch model. The output projection is only known for transformers models.
         targets: `all-linear`, `attention`, a regular expression for the whole path, or a list of names, each a path
             or the end of one (`query`, `attention.self.query`).
         trained_whole: paths of modules that are trained in full; layers in them get no LoRA, as in PEFT.
 
     Raises:
-        ModelError: nothing matches, a listed name matches nothing, the expression is malformed, or a match is not a
+        ModelError: nothing matches, a listed name matches no module, the expression is malformed, or a match is not a
             linear layer or shares its weight with another module.
     """
     linear = {
@@ -83,12 +83,12 @@ def check_ranks(model: nn.Module, ranks: Mapping[str, int]) -> tuple[str, ...]:
     largest, widest = max(ranks[path] for path in over), max(limits.values())
     if len(over) == len(ranks):
         raise ModelError(
-            f"the LoRA rank {largest} is larger than every target layer: the largest takes a rank of at most {widest}",
+            f"the LoRA rank {largest} is larger than every target layer: the largest allows a rank of at most {widest}",
             fix=f"give a rank of at most {widest}; 8 to 64 is usual",
         )
     return (
         f"the LoRA rank {largest} is larger than {len(over)} of the {len(ranks)} layers, such as {over[0]}, which "
-        f"takes at most {limits[over[0]]}: there it only adds parameters",
+        f"allows at most {limits[over[0]]}: there it only adds parameters",
     )
 
 
@@ -116,8 +116,8 @@ def resolve_modules(model: nn.Module, names: Iterable[str]) -> list[str]:
     """The paths of the modules to train in full, in the model's order; each name is a path or the end of one.
 
     Raises:
-        ModelError: a name matches nothing, or a module that PEFT could not save and load again: a container without a
-            forward, one that shares a weight with the rest of the model, or one whose name PEFT would match elsewhere.
+        ModelError: a name matches nothing, or it matches a module that PEFT could not save and load again: a container
+            without a forward, a module that shares a weight, or one whose path PEFT would also match elsewhere.
     """
     paths: list[str] = []
     for name in names:
@@ -140,8 +140,9 @@ def head_modules(model: nn.Module) -> list[str]:
     """The modules of an LM head that can be trained in full: those between the body and the output projection.
 
     In most models the output projection is tied to the embeddings, and PEFT cannot save and load a module with a tied
-    weight (BERT's `cls` loses the projection's bias). So these are the largest modules without one:
-    `cls.predictions.transform` of BERT, `lm_head.dense` and `lm_head.layer_norm` of RoBERTa, none of most decoders.
+    weight (BERT's `cls` loses the projection's bias). So these are the largest modules of the head without tied
+    weights: `cls.predictions.transform` of BERT, `lm_head.dense` and `lm_head.layer_norm` of RoBERTa, none of most
+    decoders.
     """
     output = _output_projection(model)
     if output is None or not isinstance(model, PreTrainedModel):
@@ -259,7 +260,7 @@ def _refuse_unsavable(model: nn.Module, path: str, chosen: Sequence[str], shared
             "the tie on reload",
             fix=f"{instead}, or train the whole model with --method full",
         )
-    # PEFT compares the ends of paths, regardless of dots.
+    # PEFT compares the ends of paths as plain strings.
     every = [other for other, _ in model.named_modules(remove_duplicate=False)]
     also = [other for other in every if other.endswith(path) and other not in chosen]
     if also:
@@ -281,7 +282,7 @@ def _untied(path: str, module: nn.Module, tied: Iterable[int]) -> list[str]:
 
 
 def _shared_parameters(model: nn.Module) -> dict[int, list[str]]:
-    """The parameters with more than one name in the model: their names by id."""
+    """The names of each parameter that has more than one name in the model, by its id()."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -293,13 +294,13 @@ def _output_projection(model: nn.Module) -> nn.Module | None:
 
 
 def _related(name: str, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """The modules whose path holds a part of `name`, where there are some; else all of them."""
+    """The modules whose path contains the last part of `name`, or all modules if there are none."""
     last = name.split(".")[-1].lower()
     return {path: module for path, module in modules.items() if last in path.lower()} or modules
 
 
 def _some(modules: Iterable[str]) -> str:
-    """A few module paths for an error, one of those that differ only in layer numbers."""
+    """A few module paths for an error; of paths that differ only in layer numbers, the first."""
     shapes: dict[str, str] = {}
     for path in modules:
         shapes.setdefault(re.sub(r"\d+", "0", path), path)

@@ -1,4 +1,4 @@
-"""task.json of a run: what predicting needs besides the weights."""
+"""task.json of a run: what prediction needs besides the weights."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from domain_ft.storage import write_json
 TASK_NAME = "task.json"
 """The file of a run folder with its `TaskFacts`."""
 
-_FIX = "take another run, or run the task again"
+_FIX = "use another run, or run the task again"
 _NEEDED: Kinds = {"kind": str, "labels": list, "multi_label": bool, "method": str, "base": str, "max_length": int}
 _KINDS: Kinds = {**_NEEDED, "long_text": str, "temperature": float, "threshold": float, "fields": dict}
 
 _FORMER = {"several": "multi_label"}
-"""Keys of the previous version, still read."""
+"""Keys of the previous version, which are still read, and their current names."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class TaskFacts:
         multi_label: whether an example may have any number of classes.
         method: lora, dora, full or head.
         base: the model that was trained.
-        max_length: tokens that the model reads at once.
+        max_length: the most tokens of a sequence.
         long_text: how longer texts are read.
-        temperature: divides the logits before they become probabilities.
-        threshold: multi-label: the probability from which a class is predicted.
-        fields: the names of the fields that were trained on, by what they hold.
+        temperature: divides the logits before the softmax or sigmoid.
+        threshold: of a multi-label task: a class is predicted from this probability on.
+        fields: the names of the fields that were read, such as {"text": "body"}.
     """
 
     kind: Literal["sequence", "token"]
@@ -77,7 +77,7 @@ class TaskFacts:
 
 
 TO_LOAD = ("kind", "labels", "multi_label")
-"""The keys of task.json that loading the model needs; predicting needs the others too."""
+"""The keys of task.json that loading the model needs; prediction needs the others too."""
 
 
 def read_facts(folder: Path, needed: tuple[str, ...] = tuple(_NEEDED)) -> dict[str, Any]:

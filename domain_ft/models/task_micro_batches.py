@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskTokens(Tokens):
-    """What `TaskModel.logits` reads: `Tokens` whose sequences belong to examples. The torch twin of `TaskBatch`.
+    """`Tokens` whose sequences belong to examples, as `TaskModel.logits` reads them: `TaskBatch` as tensors.
 
     Attributes:
         type_ids: (tokens,) int64, the segment of each token.
-        owners: (sequences,) int64, the example of each sequence, counted from 0 within the micro-batch; never falls.
+        owners: (sequences,) int64, the example of each sequence, numbered from 0 in the micro-batch, in rising order.
         examples: number of examples in the micro-batch.
     """
 
@@ -34,14 +34,14 @@ class TaskTokens(Tokens):
 
     @classmethod
     def of(cls, sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Self:
-        """Lay `sequences`, lists of token ids, end to end: each an example, all of segment 0."""
+        """Pack `sequences`, lists of token ids, end to end: each is an example, and all tokens are of segment 0."""
         tokens = Tokens.of(sequences, device)
         types, owners = torch.zeros_like(tokens.input_ids), torch.arange(len(sequences), device=device)
         return cls(**vars(tokens), type_ids=types, owners=owners, examples=len(sequences))
 
     @classmethod
     def from_task_batch(cls, batch: TaskBatch, **fields: Any) -> Self:
-        """The tensors of `batch`, on the CPU; `fields` are those of a subclass."""
+        """The tensors of `batch`, on the CPU; `fields` are the further fields of a subclass."""
         return cls.from_batch(
             batch,
             type_ids=torch.from_numpy(batch.type_ids),
@@ -52,8 +52,7 @@ class TaskTokens(Tokens):
 
 
 def last_tokens(inputs: Tokens, padding: int | None) -> Tensor:
-    """(sequences,) where each sequence's last token is that is not `padding`: what transformers' decoders classify
-    by."""
+    """(sequences,) the position of each sequence's last token that is not `padding`: decoders classify by it."""
     starts, lengths = inputs.cu_seqlens[:-1].long(), torch.diff(inputs.cu_seqlens).long()  # (S,) each
     if padding is None:
         return starts + lengths - 1
@@ -65,18 +64,19 @@ def last_tokens(inputs: Tokens, padding: int | None) -> Tensor:
 
 @contextlib.contextmanager
 def one_token_per_sequence(model: PreTrainedModel, cu_seqlens: Tensor) -> Iterator[None]:
-    """Inside the block an encoder's body passes its head a batch of the packed row's sequences, one token each.
+    """Inside the block, an encoder's body passes one hidden state per sequence of a packed row to its head, (S, 1, D).
 
-    It is the first token, which heads and poolers read; or, for classes that pool by the mean, the sequence's mean,
-    which the head's mean over one token leaves unchanged.
+    It is that of the first token, which heads and poolers read. For models that pool by the mean it is the mean over
+    the sequence, which the head's own mean over one token leaves unchanged.
     """
     by_mean = getattr(model.config, "classifier_pooling", "cls") == "mean"
 
     def take_tokens(body: nn.Module, _args: Any, output: Any) -> None:
         hidden = output.last_hidden_state.squeeze(0)  # (T, D)
         if by_mean:
-            wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-            pooled = torch.segment_reduce(wide, "mean", lengths=torch.diff(cu_seqlens).long()).to(hidden.dtype)
+            wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))  # (T, D)
+            pooled = torch.segment_reduce(wide, "mean", lengths=torch.diff(cu_seqlens).long())  # (S, D)
+            pooled = pooled.to(hidden.dtype)
         else:
             pooled = hidden.index_select(0, cu_seqlens[:-1].long())  # (S, D)
         output.last_hidden_state = pooled.unsqueeze(1)  # (S, 1, D)
@@ -91,7 +91,7 @@ def one_token_per_sequence(model: PreTrainedModel, cu_seqlens: Tensor) -> Iterat
 
 
 def _pooler_output(body: Any, hidden: Tensor) -> Tensor:
-    """The pooler's output (S, D) for hidden states (S, 1, D); ALBERT has its pooler in two parts."""
+    """The pooler's output (S, D) for hidden states (S, 1, D). ALBERT's body has the two parts of its pooler."""
     if hasattr(body, "pooler_activation"):
         return body.pooler_activation(body.pooler(hidden[:, 0]))
     return body.pooler(hidden)

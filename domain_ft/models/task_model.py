@@ -5,9 +5,10 @@
     logits = task.logits(inputs)                                  # (examples, L), float32
 
 The classes are transformers' AutoModelForSequenceClassification and AutoModelForTokenClassification, so that saved
-models load there and in PEFT. These classes do not support packed rows. So the body runs on the row, and the head gets
-one token per sequence, which is all that it reads: the first of an encoder, the last of a decoder, or the mean for
-classes that pool by it. A scalar head (a reward, a score) is a multi-label task with one class: logits (examples, 1).
+models load there and in PEFT. Their heads for texts do not support packed rows. So the body runs on the row, and such a
+head gets one hidden state per sequence, which is all that it needs: that of the first token of an encoder, that of the
+last token of a decoder, or the mean for models that pool by it. A scalar head (a reward, a score) is a multi-label task
+with one class: logits (examples, 1).
 """
 
 from __future__ import annotations
@@ -47,14 +48,15 @@ from domain_ft.models.base import (
     merge_adapters,
     model_code,
     padded_groups,
+    padded_share,
     same_logits,
     trial_sequences,
 )
 from domain_ft.models.lora import merge_and_unload
-from domain_ft.models.model_files import check_missing, load_tokenizer, load_weights, read_config
+from domain_ft.models.model_files import check_missing, is_our_bug, load_tokenizer, load_weights, read_config
 from domain_ft.models.peft_format import load_adapter, read_settings
 from domain_ft.models.probe import HEAD_FOLDER, Probe
-from domain_ft.models.sources import Source, find, quiet
+from domain_ft.models.sources import ModelSource, find, quiet
 from domain_ft.models.task_facts import TASK_NAME, TO_LOAD, read_facts
 from domain_ft.models.task_micro_batches import TaskTokens, last_tokens, one_token_per_sequence
 from domain_ft.progress import Progress
@@ -70,8 +72,7 @@ _CLASSES: dict[Kind, tuple[Any, Any]] = {
     "token": (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES),
 }
 _WORDS = {"sequence": "texts", "token": "tokens"}
-_RUN_AGAIN = "take the file from a copy of the run, or run classify or tag again"
-_OUTPUT_LAYERS = ("classifier", "score")  # the layers of the logits, by the names that PEFT knows too
+_OUTPUT_LAYERS = ("classifier", "score")  # names of the layer that computes the logits; PEFT knows the same ones
 
 
 @dataclass
@@ -79,7 +80,7 @@ class TaskModel:
     """A model with a task's head and its tokenizer.
 
     Attributes:
-        model: of transformers' class, in eval mode when loaded. LoRA is put into it in place.
+        model: a transformers model, in eval mode when loaded. LoRA is put into it in place.
         tokenizer: a fast one.
         kind: `sequence` if whole texts are classified, `token` if each token is.
         labels: the classes; also in `model.config.id2label`.
@@ -87,8 +88,8 @@ class TaskModel:
         source: what an adapter records as its base: the embedded name, the hub id, or an absolute path.
         revision: the hub's commit, or `sha256:` and the hash of the weights.
         max_length: the longest sequence in tokens that the model's positions allow.
-        packed: attention stays inside each sequence of a packed row; otherwise batches are padded.
-        decoder: the head reads the last token, not the first.
+        packed: the model runs packed rows; otherwise batches are padded.
+        decoder: whether it is a decoder, whose head reads the last token, not the first.
         position_offset: the position id of a sequence's first token.
         new_modules: paths of the modules with new weights, which are trained in full and saved with an adapter.
         notes: what the user should know before using it.
@@ -121,7 +122,10 @@ class TaskModel:
         return PEFT_TASK_TYPES[self.kind]
 
     def logits(self, inputs: TaskTokens) -> Tensor:
-        """Float32 logits (examples, L), the mean over the windows of each; of a model of tokens (tokens, L)."""
+        """Logits (examples, L), averaged over the windows of each example; for the kind `token` (tokens, L).
+
+        They are float32, or float64 if the model is.
+        """
         if self.probe is not None:
             return self.probe.logits(self.features(inputs))
         if self.kind == "sequence" and self.decoder:
@@ -134,22 +138,19 @@ class TaskModel:
             return logits
         windows = torch.zeros(inputs.examples, dtype=torch.long, device=logits.device)
         windows = windows.index_add(0, inputs.owners, torch.ones_like(inputs.owners))  # (examples,)
-        sums = logits.new_zeros(inputs.examples, logits.shape[1]).index_add(0, inputs.owners, logits)
+        sums = logits.new_zeros(inputs.examples, logits.shape[1]).index_add(0, inputs.owners, logits)  # (examples, L)
         return sums / windows.unsqueeze(1)
 
     def features(self, inputs: TaskTokens) -> Tensor:
         """(examples, D) float32, the mean of the last hidden states of all tokens of an example, special ones too."""
-        lengths = torch.diff(inputs.cu_seqlens).long()
+        lengths = torch.diff(inputs.cu_seqlens).long()  # (S,)
         tokens = torch.zeros(inputs.examples, dtype=torch.long, device=lengths.device)
         tokens = tokens.index_add(0, inputs.owners, lengths)  # (examples,)
         return torch.segment_reduce(self._hidden(inputs).float(), "mean", lengths=tokens)
 
     def padding_fraction(self, inputs: TaskTokens) -> float:
         """The share of what is computed for a micro-batch that is padding: none where sequences are packed."""
-        if self.packed:
-            return 0.0
-        computed = sum(mask.numel() for _, mask in padded_groups(inputs.cu_seqlens))
-        return 1.0 - len(inputs.input_ids) / computed
+        return 0.0 if self.packed else padded_share(inputs)
 
     def _packed_logits(self, inputs: TaskTokens) -> Tensor:
         """(sequences, L), or (tokens, L)."""
@@ -158,13 +159,13 @@ class TaskModel:
             return self.model(**self._packed_arguments(inputs)).logits.flatten(0, -2)
 
     def _hidden(self, inputs: TaskTokens) -> Tensor:
-        """(tokens, D), what the body gives."""
+        """(tokens, D), the last hidden states of the body."""
         body = self.model.base_model
         if self.packed:
             return body(**self._packed_arguments(inputs)).last_hidden_state.squeeze(0)
         parts, places = [], []
         for index, mask, arguments in self._padded(inputs):
-            parts.append(body(**arguments).last_hidden_state[mask])
+            parts.append(body(**arguments).last_hidden_state[mask])  # (tokens of the batch, D)
             places.append(index[mask])
         return torch.cat(parts).index_select(0, torch.argsort(torch.cat(places)))
 
@@ -172,14 +173,15 @@ class TaskModel:
         """(sequences, L), or (tokens, L), from batches of sequences of about equal length."""
         parts, places = [], []
         for index, mask, arguments in self._padded(inputs):
-            logits = self.model(**arguments).logits
+            logits = self.model(**arguments).logits  # (B, longest, L), or (B, L)
             parts.append(logits[mask] if self.kind == "token" else logits)
             places.append(index[mask] if self.kind == "token" else index[:, 0])
         return torch.cat(parts).index_select(0, torch.argsort(torch.cat(places)))
 
     def _padded(self, inputs: TaskTokens) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
-        """For each batch: places in the row and a mask of the real ones (sequences, longest), and what the model
-        takes."""
+        """For each padded batch: positions in the row and a mask that is False for padding, (B, longest) each, and the
+        arguments of the model's forward.
+        """
         for index, mask in padded_groups(inputs.cu_seqlens):
             input_ids = inputs.input_ids[index].masked_fill(~mask, self.tokenizer.pad_token_id or 0)
             arguments = {"input_ids": input_ids, "attention_mask": mask.long(), **self._no_cache()}
@@ -188,6 +190,7 @@ class TaskModel:
             yield index, mask, arguments
 
     def _packed_arguments(self, inputs: TaskTokens) -> dict[str, Any]:
+        """The arguments of the model's forward for the packed row, (1, T) each."""
         types = {"token_type_ids": inputs.type_ids.unsqueeze(0)} if self._reads_types else {}
         return {
             "input_ids": inputs.input_ids.unsqueeze(0),
@@ -199,7 +202,7 @@ class TaskModel:
 
     @property
     def _reads_types(self) -> bool:
-        """Whether the model has segment embeddings. (Decoders with token_type_ids embed them as tokens.)"""
+        """Whether the model has segment embeddings. (Decoders that accept token_type_ids embed them as tokens.)"""
         return not self.decoder and (getattr(self.model.config, "type_vocab_size", None) or 0) > 1
 
     def _no_cache(self) -> dict[str, Any]:
@@ -221,20 +224,20 @@ def load_task_model(
 ) -> TaskModel:
     """Load a model by an embedded name, a folder, a hub id or a run of adapt, with a new head for `labels`.
 
+    The head is initialised by `reset_head(model, 0)`.
+
     Args:
         name: such as `minilm`, `./my-model`, `answerdotai/ModernBERT-base`, `runs/legal`.
         labels: the classes.
         kind: `sequence` to classify texts, `token` to classify their tokens.
         adapter: how a run's adapters are used: `merge` merges them; `continue` keeps the last one as LoRA layers to
-            train further, without what it trained of the LM head.
+            train further, without its tensors of the LM head.
         device: of the weights.
         dtype: of the weights.
         progress: called while files are fetched.
 
-    The head is initialised by `reset_head(model, 0)`.
-
     Raises:
-        ModelError: the model does not exist, or has no class with such a head; the message says what to do.
+        ModelError: the model does not exist, or transformers has no such head for it; the message says what to do.
         AssetError: an embedded model could not be fetched.
     """
     if (Path(name) / TASK_NAME).is_file():
@@ -315,14 +318,14 @@ def reset_head(task: TaskModel, seed: int, shares: npt.NDArray[np.float64] | Non
     """Initialise the new modules as the model's class does, as a function of `seed`.
 
     Args:
-        shares: (L,) multi-label: the share of the training examples that have each class. The head then starts at that
-            probability instead of 1/2; otherwise it spends hundreds of steps on learning that classes are rare (Lin et
-            al. 2017, "Focal Loss for Dense Object Detection", section 3.3).
+        shares: (L,) for a multi-label task: the share of the training examples that have each class. The head then
+            starts at that probability instead of 1/2, which saves it hundreds of steps of learning that classes are
+            rare (Lin et al. 2017, "Focal Loss for Dense Object Detection", section 3.3).
     """
     model = task.model
     fresh = {id(module) for path in task.new_modules for module in model.get_submodule(path).modules()}
     above = {id(module) for module in model.modules() if any(id(child) in fresh for child in module.children())}
-    for module in model.modules():  # transformers' flags for what is not to be initialised again
+    for module in model.modules():  # transformers does not initialise what has these flags
         module._is_hf_initialized = id(module) not in fresh | above
         for parameter in module.parameters(recurse=False):
             parameter._is_hf_initialized = id(module) not in fresh
@@ -340,8 +343,9 @@ def reset_head(task: TaskModel, seed: int, shares: npt.NDArray[np.float64] | Non
 
 
 def _keep_precise(model: PreTrainedModel, modules: Sequence[str]) -> None:
-    """Keep modules that are trained in full in float32 on a base in bfloat16, like LoRA's factors: updates would be
-    rounded away in bfloat16. Autocast handles the mixed precision.
+    """Keep modules that are trained in full in float32 if the base is in half precision, like LoRA's factors.
+
+    In bfloat16 their updates would be rounded away. Autocast handles the mixed precision.
     """
     for path in modules:
         module = model.get_submodule(path)
@@ -350,9 +354,14 @@ def _keep_precise(model: PreTrainedModel, modules: Sequence[str]) -> None:
 
 
 def _load(
-    source: Source, labels: Labels, kind: Kind, name: str, dtype: torch.dtype, from_tokenizer: Source | None = None
+    source: ModelSource,
+    labels: Labels,
+    kind: Kind,
+    name: str,
+    dtype: torch.dtype,
+    from_tokenizer: ModelSource | None = None,
 ) -> tuple[TaskModel, set[str]]:
-    """The model with its adapters merged, on the CPU, and the names of the weights that are in no file."""
+    """The model with the adapters of `source` merged, on the CPU, and the names of the weights that are in no file."""
     auto, known = _CLASSES[kind]
     with quiet():
         config = read_config(source.folder, name)
@@ -361,7 +370,7 @@ def _load(
             raise ModelError(
                 f"'{name}' is a model of type '{config.model_type}', for which transformers has no class to classify "
                 f"{_WORDS[kind]}.",
-                fix=f"take a model of one of these types: {', '.join(sorted(ARCHITECTURES.keys() & known.keys()))}",
+                fix=f"use a model of one of these types: {', '.join(sorted(ARCHITECTURES.keys() & known.keys()))}",
             )
         tokenizer = load_tokenizer(from_tokenizer or source, name)
         _set_labels(config, labels, kind)
@@ -394,9 +403,12 @@ def _set_labels(config: PretrainedConfig, labels: Labels, kind: Kind) -> None:
         config.problem_type = "multi_label_classification" if labels.multi_label else "single_label_classification"
 
 
-def _merge(model: PreTrainedModel, source: Source, architecture: Architecture, name: str, dtype: torch.dtype) -> None:
-    """Merge a run's adapters into a task's model: they are merged in the language model that they were trained on, and
-    the weights that both models have are copied.
+def _merge(
+    model: PreTrainedModel, source: ModelSource, architecture: Architecture, name: str, dtype: torch.dtype
+) -> None:
+    """Merge a run's adapters into a task's model.
+
+    They are merged into the language model that they were trained on, and the weights that both models have are copied.
     """
     if not source.adapters:
         return
@@ -409,9 +421,9 @@ def _merge(model: PreTrainedModel, source: Source, architecture: Architecture, n
 
 
 def _new_modules(model: PreTrainedModel, missing: set[str]) -> list[str]:
-    """The paths of the modules with new weights: outside the body the model's children, inside it single modules.
+    """The paths of the modules with new weights: children of the model outside its body, and modules inside its body.
 
-    The layer of the logits is always new, since a checkpoint's is for other classes.
+    The layer that computes the logits is always new, since a checkpoint's is for other classes.
     """
     children = {name: child for name, child in model.named_children() if child is not model.base_model}
     head = [name for name in children if name in _OUTPUT_LAYERS or any(key.startswith(f"{name}.") for key in missing)]
@@ -427,7 +439,7 @@ def _new_modules(model: PreTrainedModel, missing: set[str]) -> list[str]:
 
 
 def _ready(task: TaskModel, device: torch.device | str) -> TaskModel:
-    """Move it to its device, and install our attention or choose a layout."""
+    """Move `task` to its device, and install our attention or choose a layout."""
     task.model.to(device).eval()
     if task.packed:
         attention.install(task.model)
@@ -451,7 +463,7 @@ def _choose_layout(task: TaskModel) -> None:
             alone: Sequence[Tensor] = [
                 model(input_ids=sequence[None], **task._no_cache()).logits for sequence in sequences
             ]
-        truth = torch.cat([logits.float().flatten(0, -2) for logits in alone])
+        truth = torch.cat([logits.float().flatten(0, -2) for logits in alone])  # (S, L) or (T, L)
         attention.install(model)
         if model.config._attn_implementation == attention.NAME:
             task.packed = True
@@ -467,15 +479,17 @@ def _choose_layout(task: TaskModel) -> None:
     raise ModelError(
         f"'{task.name}' is of type '{model.config.model_type}', whose logits for a batch of texts differ from those "
         f"for single texts{failed_with(failures)}.",
-        fix=f"take a model of one of these types: {', '.join(ARCHITECTURES)}",
+        fix=f"use a model of one of these types: {', '.join(ARCHITECTURES)}",
     ) from (failures[-1] if failures else None)
 
 
 def _agrees(task: TaskModel, inputs: TaskTokens, truth: Tensor, failures: list[Exception]) -> bool:
-    """Are our logits the model's own, up to the rounding of its dtype? What it raises is put on the list."""
+    """Whether our logits equal the model's own, `truth`, up to rounding. Exceptions go onto `failures`."""
     try:
         logits = task.logits(inputs)
     except Exception as error:  # an untested model may raise anything
+        if is_our_bug(error):
+            raise
         failures.append(error)
         return False
     return same_logits(logits, truth, task.model.dtype)

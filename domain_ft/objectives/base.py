@@ -1,4 +1,4 @@
-"""What the objectives share: the tensors of a micro-batch, and a head that never makes the full logits.
+"""What the objectives share: the tensors of a micro-batch, and a loss that never computes the full logits.
 
 An objective turns a `PackedBatch` (numpy, from the corpus) into `Inputs` (tensors, with labels), and returns the sum of
 the losses of the labelled positions. The loop divides once, by the number of items of all micro-batches and ranks:
@@ -25,7 +25,7 @@ from domain_ft.models.base import BaseModel, Tokens
 from domain_ft_kernels import linear_cross_entropy
 
 EVALUATION_EPOCH = -1
-"""The epoch of the evaluation masks: the same before and after training, and no epoch of training."""
+"""The epoch that evaluation masks are drawn with: always the same, and never an epoch of training."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Inputs(Tokens):
     Attributes:
         input_ids: (tokens,) int64, as the model reads them: masked, for a masked LM.
         labels: (tokens,) int64, the token to predict at each position; IGNORED where there is none.
-        labelled: (items,) int64, the positions with a label, in rising order. They are found on the CPU: on a GPU,
-            finding them would wait for the device.
+        labelled: (items,) int64, the positions with a label, in rising order. They are computed on the CPU, since on a
+            GPU the host would have to wait for their number.
         scored_bytes: (tokens,) int32 numpy, UTF-8 bytes of the token to predict at each position; 0 where there is
             none.
     """
@@ -53,7 +53,13 @@ class Inputs(Tokens):
         labels: npt.NDArray[np.int64],
         label_bytes: npt.NDArray[np.int32],
     ) -> Inputs:
-        """The tensors of `batch`, all arguments (tokens,): what is read, the labels, and the UTF-8 bytes of each."""
+        """The tensors of `batch`.
+
+        Args:
+            input_ids: (tokens,) as the model reads them.
+            labels: (tokens,) IGNORED where there is none.
+            label_bytes: (tokens,) UTF-8 bytes of each label; those of IGNORED do not matter.
+        """
         has_label = labels != IGNORED
         return cls.from_batch(
             batch,
@@ -69,7 +75,7 @@ class Inputs(Tokens):
         return len(self.labelled)
 
     def without_labels(self) -> Inputs:
-        """The same tokens without targets: what a rank runs when a step has no rows for it."""
+        """The same tokens without labels: what a rank runs when it has no rows left in a step."""
         return dataclasses.replace(
             self,
             labels=torch.full_like(self.labels, IGNORED),
@@ -93,7 +99,7 @@ class MicroBatch(Protocol):
         """The same with its tensors on `device`."""
 
     def without_labels(self) -> MicroBatch:
-        """The same tokens without labels: what a rank runs when a step has no rows for it."""
+        """The same tokens without labels: what a rank runs when it has no rows left in a step."""
 
 
 class TrainedModel(Protocol):
@@ -122,7 +128,7 @@ class TrainedModel(Protocol):
         """The device of the weights."""
 
     def padding_fraction(self, batch: Any) -> float:
-        """The fraction of the computed tokens of a micro-batch that is padding."""
+        """The share of padding in the tokens that are computed for a micro-batch."""
 
 
 class Objective(Protocol):
@@ -160,7 +166,8 @@ class LanguageModelHead:
 
         ℓ_i = log Σ_v exp(h_i · W_v + b_v) - (h_i · W_{y_i} + b_{y_i})
 
-    Hidden states are taken at labelled positions only, and the logits (n, V) exist one tile at a time.
+    with softcap(logits) in place of the logits if the model has a softcap. Hidden states are computed at labelled
+    positions only, and the logits (n, V) exist one tile at a time.
 
     Attributes:
         kernels: the backend of the ops, as in `--kernels`.

@@ -21,7 +21,7 @@ class CausalLM(LanguageModelHead):
         loss = -(1/n) Σ_i log p(x_{i+1} | x_1 … x_i)
 
         over the n positions i that have a next token in their sequence. The last position of a sequence has no label,
-        since the next token belongs to another document.
+        since the next token of the row belongs to another sequence.
 
     Inputs:
         A decoder (`BaseModel` with objective `clm`) and a `PackedBatch` of token rows (`TokenRows`).

@@ -25,10 +25,10 @@ class TaskInputs(TaskTokens):
     """One micro-batch of a task as tensors.
 
     Attributes:
-        targets: what to predict. For texts (examples,) int64, IGNORED where there is no label, or (examples, L) float32
-            of 0 and 1 where several classes may hold; for tokens (tokens,) int64.
-        weights: what the losses are multiplied by, of the shape of `targets`, float32.
-        items: number of labels: examples, or tokens.
+        targets: the labels. For texts (examples,) int64, IGNORED where there is none, or for a multi-label task
+            (examples, L) float32 of 0 and 1; for tokens (tokens,) int64.
+        weights: float32 factors of the losses, of the shape of `targets`.
+        items: number of labelled examples or tokens.
     """
 
     targets: Tensor
@@ -36,7 +36,7 @@ class TaskInputs(TaskTokens):
     items: int
 
     def without_labels(self) -> TaskInputs:
-        """The same texts without targets: what a rank runs when a step has no examples for it."""
+        """The same texts with weight 0: what a rank runs when it has no examples left in a step."""
         return dataclasses.replace(self, weights=torch.zeros_like(self.weights), items=0)
 
 
@@ -64,7 +64,7 @@ class ClassificationObjective:
 
     Attributes:
         labels: the classes.
-        class_weights: for classes of unequal size, as `class_weights` computes them; None for no weights.
+        class_weights: factors of the losses, as the function `class_weights` computes them; None for no weights.
         kernels: the backend of the ops, as in `--kernels`.
 
     Example::
@@ -98,11 +98,12 @@ class ClassificationObjective:
         logits = base.logits(inputs)  # (examples, L)
         if self.labels.multi_label:
             losses = F.binary_cross_entropy_with_logits(logits, inputs.targets.to(logits.dtype), reduction="none")
-            return (losses * inputs.weights).mean(1)
+            return (losses * inputs.weights).mean(1)  # the losses are (examples, L)
         losses = cross_entropy(logits, inputs.targets, ignore_index=IGNORED, reduction="none", backend=self.kernels)
-        return losses * inputs.weights
+        return losses * inputs.weights  # (examples,)
 
     def _weights(self, targets: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Factors of the losses, of the shape of `targets`."""
         if self.class_weights is None:
             return np.ones(targets.shape, dtype=np.float32)
         if self.labels.multi_label:
@@ -119,15 +120,15 @@ def class_weights(targets: npt.NDArray[Any], labels: Labels) -> npt.NDArray[np.f
         labels: the classes.
 
     Returns:
-        (L,) n / (L · n_c) for a class with n_c of n examples, where L counts the classes that occur. Multi-label
-        (2, L): the weights of a class where it is absent and where it is present, n / (2 · n_c) each.
+        (L,) n / (K · n_c) for a class with n_c of n examples, where K classes occur. Multi-label (2, L): the weights
+        of a class where it is absent and where it is present, n / (2 · n_c) each, with n_c examples of that kind.
+        Where n_c is 0, the weight is 1.
     """
     if labels.multi_label:
-        present = targets.sum(0, dtype=np.float64)
-        counts = np.stack([len(targets) - present, present])
-        shares = (counts > 0).sum(0)
+        present = targets.sum(0, dtype=np.float64)  # (L,)
+        counts = np.stack([len(targets) - present, present])  # (2, L)
     else:
-        counts = np.bincount(targets[targets != IGNORED], minlength=len(labels)).astype(np.float64)
-        shares = np.array((counts > 0).sum())
+        counts = np.bincount(targets[targets != IGNORED], minlength=len(labels)).astype(np.float64)  # (L,)
+    occurring = (counts > 0).sum(0)  # of both outcomes of a class (L,), or of all classes ()
     total = counts.sum(0)
-    return np.where(counts > 0, total / (np.maximum(shares, 1) * np.maximum(counts, 1)), 1.0).astype(np.float32)
+    return np.where(counts > 0, total / (np.maximum(occurring, 1) * np.maximum(counts, 1)), 1.0).astype(np.float32)

@@ -26,14 +26,14 @@ class TaggingObjective:
     Equation:
         loss = (1/n) Σ_i w_{y_i} (log Σ_c exp z_{i,c} - z_{i,y_i})
 
-        over the n labelled tokens i with logits z_i (L,) and tag y_i. The mean is over words, not over texts. The
-        weights w are 1 unless `tag_weights` are given.
+        over the n labelled tokens i, one per word, with logits z_i (L,) and tag y_i. The mean is over words, not over
+        texts. The weights w are 1 unless `tag_weights` are given.
 
     Inputs:
         A `TaskModel` of kind `token` and a `TaskBatch` of windows whose `targets` are (T,).
 
     Relations:
-        `ClassificationObjective` is the same loss for whole texts.
+        `ClassificationObjective` with a single label is the same loss for whole texts.
 
     Attributes:
         kernels: the backend of the ops, as in `--kernels`.
@@ -52,7 +52,7 @@ class TaggingObjective:
 
     def prepare(self, batch: TaskBatch, epoch: int) -> TaskInputs:  # noqa: ARG002 (nothing is drawn at random)
         """The tensors of a micro-batch, whose `targets` and `weights` are (tokens,); the same for every epoch."""
-        has_label = batch.targets != IGNORED
+        has_label = batch.targets != IGNORED  # (T,)
         weights = has_label if self.tag_weights is None else has_label * self.tag_weights[np.maximum(batch.targets, 0)]
         return TaskInputs.from_task_batch(
             batch,
@@ -67,10 +67,11 @@ class TaggingObjective:
 
     def row_losses(self, base: TaskModel, inputs: TaskInputs) -> Tensor:
         """(S,) float32, the sum of the losses of each window in nats."""
-        lengths = torch.diff(inputs.cu_seqlens).long()
+        lengths = torch.diff(inputs.cu_seqlens).long()  # (S,)
         return torch.segment_reduce(self._losses(base, inputs), "sum", lengths=lengths)
 
     def _losses(self, base: TaskModel, inputs: TaskInputs) -> Tensor:
+        """(T,) float32, the weighted loss of each token; 0 where there is no label."""
         logits = base.logits(inputs)  # (T, L)
         losses = cross_entropy(logits, inputs.targets, ignore_index=IGNORED, reduction="none", backend=self.kernels)
         return losses * inputs.weights  # (T,)

@@ -1,1 +1,1 @@
-"""Reports: the files that a run leaves for people and programs. Takes plain values, writes files and text."""
+"""Reports: the files that a run writes for users and programs."""

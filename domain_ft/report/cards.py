@@ -1,4 +1,4 @@
-"""The frame of a run's README.md: a model card that people and Hugging Face's tools can read.
+"""What the templates of README.md share: a run's model card, which users and Hugging Face's tools can read.
 
 Each verb's template is `verbs/VERB/card.md.j2`.
 """
@@ -33,5 +33,5 @@ def template(name: str) -> Any:
 
 
 def _plain(text: Any) -> str:
-    """Untrusted text on one line, with Markdown escaped."""
+    """Untrusted text on one line, with Markdown and HTML escaped."""
     return str(text).translate(_MARKS)

@@ -1,8 +1,8 @@
 """Drawing of figures: one style, SVG to embed in a page, and the parts that several figures share.
 
-Designed for phones first: narrow, with large letters, one figure below the other. Text stays text in the reader's
-fonts, so that names in any script show and a screen reader can read them. The colours are safe for colour-blind
-readers, and nothing is shown by colour alone. pyplot and the process's matplotlib settings are not touched.
+Figures are designed for phones first: narrow, with large letters, one below the other. Text stays text in the reader's
+fonts, so that names in any script are shown and screen readers can read them. The colours are safe for colour-blind
+readers, and nothing is shown only by colour. pyplot and the process's matplotlib settings are not touched.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _STYLE: dict[Any, Any] = {
 
 
 class Change(NamedTuple):
-    """A row of `draw_changes`: a name, its look, and a change with its interval (None for a single unit)."""
+    """A row of `draw_changes`: a name, its colour and marker, and a change with its interval, if there is one."""
 
     name: str
     colour: str
@@ -62,10 +62,10 @@ class Change(NamedTuple):
 
 
 def draw_changes(axes: Axes, rows: Sequence[Change], title: str, *, above: bool = False) -> None:
-    """Draw a point with its interval for each row, beside a line at zero.
+    """Draw a point with its interval for each row, and a line at zero.
 
     Args:
-        above: write names above the intervals instead of beside the axis, where long ones have no room.
+        above: write names above the intervals, for long names, instead of beside the axis.
     """
     axes.axvline(0, color=INK, linewidth=1.2)
     ends = [0.0]
@@ -96,7 +96,7 @@ def short(name: str, limit: int = 18) -> str:
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
-    """A running mean over a twentieth of the run on either side, fewer at the ends."""
+    """A running mean over a twentieth of the values on either side, fewer at the ends."""
     reach = max(1, len(values) // 20)
     sums = np.concatenate(([0.0], np.cumsum(values)))
     places = np.arange(len(values))
@@ -129,5 +129,5 @@ def _inline(svg: str, name: str, description: str) -> str:
     svg = re.sub(r'(<svg [^>]*?)\bheight="[^"]*"', r"\1", svg, count=1)
     label = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
-    # The page's fonts, not those of the machine that drew the figure.
+    # Use the page's fonts, not those of the machine that drew the figure.
     return re.sub(r"font: ([^;\"]*?px) [^;\"]*", r"font: \1 system-ui, 'DejaVu Sans', sans-serif", svg)

@@ -1,8 +1,8 @@
-"""The frame of report.html: one self-contained page that needs no network.
+"""What the templates of report.html share: one self-contained page that needs no network.
 
 The page loads nothing and runs no script, and its content security policy forbids both. The templates escape all text
-from corpora, models and users; the only markup inserted as it is are figures, which matplotlib has escaped. Each verb's
-template is `verbs/VERB/page.html.j2`, and extends `page.html.j2`.
+from corpora, models and users; only figures are inserted as markup, and matplotlib has escaped the text in them. Each
+verb's template is `verbs/VERB/page.html.j2`, and extends `page.html.j2`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _environment() -> Environment:
 
 
 def _setting(value: Any) -> str:
-    """A setting's value for people: lists and tables by their items, a missing value as a dash."""
+    """A setting's value as shown to the user: lists and tables by their items, a missing value as a dash."""
     if value is None or value == [] or value == ():
         return "–"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Untrusted text for the terminal, shown literally: no markup is read, and no control character is sent."""
+"""Untrusted text for the terminal, shown literally: rich reads no markup in it, and control characters are escaped."""
 
 from __future__ import annotations
 

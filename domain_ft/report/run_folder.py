@@ -1,4 +1,4 @@
-"""The run folder: its files, who may write to it, and atomic writes.
+"""The run folder: its files, a lock against other writers, and atomic writes.
 
     config.toml      every setting and the provenance: enough to repeat the run
     metrics.jsonl    a line for each logged step
@@ -6,10 +6,12 @@
     adapter/         in PEFT's format
     checkpoints/     step-N/
     rejects.jsonl    the records that were skipped because they could not be read
-    README.md        the model card;  report.html  the page
-    result.json      written last: a folder with it is finished
+    README.md        the model card
+    report.html      the report
+    result.json      written last: with it, the run is finished
 
-A folder holds one run, written by one process at a time (`claimed`). Existing files are never overwritten.
+Some verbs write further files. A folder has one run, written by one process at a time (`claimed`). A new run never
+overwrites the files of another.
 """
 
 from __future__ import annotations
@@ -46,10 +48,10 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, *, resume: bool = False) -> RunFolder:
-        """The folder for a run: new or empty, or with `resume` one that holds an unfinished run.
+        """The folder for a run: new or empty, or with `resume` one with an unfinished run.
 
         Raises:
-            SettingsError: it holds something else, is not a folder, cannot be written, or there is nothing to resume.
+            SettingsError: it has other files, is not a folder, cannot be written, or there is nothing to resume.
         """
         run = cls(path)
         run.check(resume=resume)
@@ -75,14 +77,14 @@ class RunFolder:
         """`create`, with the folder locked inside the block, so that no other process can write a run to it.
 
         Raises:
-            SettingsError: as `create`; or another process, which is named, has the folder.
+            SettingsError: as `create`; or another process, which the message names, is using the folder.
         """
         lock = path / _LOCK
-        if is_locked(lock):  # first, because the folder's content is the other process's
+        if is_locked(lock):  # first, since the checks of `create` would report the other process's files
             raise in_use(lock, path)
         cls.create(path, resume=resume)
         with only_writer(lock, path):
-            yield cls.create(path, resume=resume)  # again: another process may have been faster
+            yield cls.create(path, resume=resume)  # again, since another process may have written a run meanwhile
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -95,7 +97,7 @@ class RunFolder:
         if not run.finished:
             raise SettingsError(
                 f"'{path}' holds no finished run (no result.json)",
-                fix="give the folder that `domain-ft adapt --output` wrote"
+                fix="give the folder of a finished run"
                 + ("; this run can be continued with --resume" if run.config.is_file() else ""),
             )
         return run
@@ -141,7 +143,7 @@ class RunFolder:
         return self.path / "result.json"
 
     def scores(self, when: str, role: str) -> Path:
-        """The file of the scores `before` or `after` on the `domain` or the `control`."""
+        """The file of scores for `when` (`before` or `after`) and `role` (`domain` or `control`)."""
         return self.path / "scores" / f"{when}-{role}.json"
 
     @property
@@ -171,7 +173,7 @@ class RunFolder:
             write_atomic(self.report, text)
 
     def write_lines(self, path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-        """Write records to a `path` in the folder, one JSON object a line."""
+        """Write records to a `path` in the folder, one JSON object per line."""
         with self.writing():
             write_atomic(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
@@ -211,7 +213,7 @@ class RunFolder:
         """Write result.json, which marks the run as finished: call it last.
 
         Raises:
-            ValueError: a number in it, which is named, is not finite.
+            ValueError: a number in it is not finite; the message names it.
         """
         for place, value in _numbers(result, ""):
             if not math.isfinite(value):
@@ -231,7 +233,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Explain errors of the system when a file of the folder is written.
+        """Turn errors of the operating system inside the block into a message about this folder.
 
         Raises:
             CheckpointError: the disk is full, or writing is not allowed.
@@ -247,7 +249,7 @@ class RunFolder:
                 explained = CheckpointError(
                     f"{named} cannot be written: {error.strerror or error}",
                     where=str(self.path),
-                    fix="check the folder, which must not be moved; then continue with --resume",
+                    fix="check that the folder still exists at this path; then continue with --resume",
                 )
             raise explained from error
 
@@ -266,7 +268,7 @@ class RunFolder:
             raise self._unusable("read", error) from error
 
     def _unusable(self, verb: str, error: OSError) -> SettingsError:
-        """The error for a folder that the system refuses."""
+        """The error for a folder that cannot be read or written."""
         explained = storage_error(error, where=self.path)
         return SettingsError(
             f"--output {self.path} cannot be {verb}: {error.strerror or error}",
@@ -307,7 +309,7 @@ class RunFolder:
             )
 
     def _check_writable(self) -> None:
-        """Create the folder and write to it, so that errors appear now and not after an hour of training."""
+        """Create the folder and write to it, so that errors appear now, not after an hour of training."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path) as file:
@@ -330,13 +332,13 @@ def _parsed(line: str) -> dict[str, Any] | None:
     """A line of metrics.jsonl; None if it is damaged."""
     try:
         parsed = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return parsed if isinstance(parsed, dict) else None
 
 
 def _numbers(value: Any, place: str) -> Iterator[tuple[str, float]]:
-    """(path such as `after.domain.loss`, number) for all numbers in nested plain values."""
+    """(path such as `after.domain.loss`, number) for all floats in nested JSON values."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _numbers(item, f"{place}.{key}" if place else str(key))

@@ -1,1 +1,1 @@
-"""The one training loop, with its optimiser, schedule, checkpoints and progress."""
+"""The training loop, with its optimiser, schedule, checkpoints, memory plan and progress."""

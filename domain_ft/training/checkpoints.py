@@ -1,4 +1,4 @@
-"""Checkpoints, complete or absent.
+"""Checkpoints, which are either complete or absent.
 
     checkpoints/best.safetensors                  trained parameters at the best point of the held-out curve
     checkpoints/step-120/  model.safetensors      trained parameters by name
@@ -6,8 +6,8 @@
                            state.json             `TrainingState`
                            manifest.json          size and SHA-256 of the three
 
-A folder is filled under a temporary name, flushed and renamed. Random numbers need no state (`domain_ft.randomness`)
-and the schedule is a function of the step, so this is all there is to save.
+A folder is filled under a temporary name, flushed and renamed. There is no other state: random numbers have none
+(`domain_ft.randomness`), and the schedule is a function of the step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NAME = re.compile(r"step-(\d+)")
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
 _FORMER = {"tokens_per_pass": "tokens_per_micro_batch"}
-"""Former keys of state.json, so that runs of the previous version can be resumed."""
+"""Keys of state.json in the previous version, whose runs can be resumed, and their current names."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,11 @@ class TrainingState:
         tokens: document tokens trained on.
         seconds: time spent training, resumed runs included.
         tokens_per_micro_batch: smaller than the setting once memory has run out.
-        activation_checkpointing: whether layers are recomputed in the backward pass; may go on when memory runs out.
-        best_score: the best score on the held-out curve; None before the first point, and where none is kept.
+        activation_checkpointing: whether layers are recomputed in the backward pass, by setting or since memory ran
+            out.
+        best_score: the best score on the held-out curve; None before the first point, or if points have no score.
         best_step: the step of that point, whose weights are kept.
-        points_since_best: how many points have come after it.
+        points_since_best: the number of points after it.
     """
 
     step: int
@@ -107,7 +108,7 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder`/step-N and remove all but the newest `keep`.
 
-    With several processes one writes; with sharded weights the others call it too, with `write` off.
+    One process writes. With sharded weights all processes must call this, the others with `write` off.
 
     Raises:
         CheckpointError: the disk is full or cannot be written; earlier checkpoints are untouched.
@@ -118,7 +119,7 @@ def save_checkpoint(
     if not write:
         return target
     try:
-        if target.exists():  # damaged, and of the same step, from before the resume
+        if target.exists():  # a damaged one of the same step, from before the run was resumed
             shutil.rmtree(target)
         with new_folder(target) as temporary:
             save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
@@ -153,10 +154,10 @@ def load_latest(
 ) -> TrainingState | None:
     """Load the newest complete checkpoint of `folder` into `parameters` and `optimizer`; None if there is none.
 
-    `warn` is called for a damaged one, and the one before it is used.
+    A damaged checkpoint is passed to `warn`, and the one before it is used.
 
     Raises:
-        CheckpointError: the checkpoint holds other parameters than this run trains.
+        CheckpointError: the checkpoint has other parameters than this run trains.
     """
     for step, path in reversed(_steps(folder)):
         damage = _damage(path)
@@ -177,7 +178,7 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _damage(path: Path) -> str | None:
-    """How a checkpoint's files differ from its manifest; None if they do not."""
+    """How a checkpoint's files differ from its manifest, in words; None if they do not."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         for name in _FILES:
@@ -185,13 +186,14 @@ def _damage(path: Path) -> str | None:
             if not file.is_file():
                 return f"{name} is missing"
             if file.stat().st_size != manifest[name]["bytes"] or sha256(file) != manifest[name]["sha256"]:
-                return f"{name} is not what was written"
+                return f"{name} has changed since it was written"
     except (OSError, ValueError, KeyError, TypeError):
         return "manifest.json cannot be read"
     return None
 
 
 def _optimizer_tensors(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state by `<parameter>.<key>`."""
     return {
         f"{name}.{key}": value
         for name, parameter in parameters.items()
@@ -200,7 +202,7 @@ def _optimizer_tensors(parameters: Mapping[str, nn.Parameter], optimizer: torch.
 
 
 def _gathered(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    """`tensors` unsharded and on the CPU, gathered one at a time; empty unless they are kept."""
+    """`tensors` unsharded and on the CPU, gathered one at a time; empty unless `keep`."""
     gathered = {}
     for name, tensor in tensors.items():
         full = unsharded(tensor.detach())
@@ -214,7 +216,7 @@ def _restore(path: Path, parameters: Mapping[str, nn.Parameter], optimizer: torc
     if weights.keys() != parameters.keys():
         differing = min(weights.keys() ^ parameters.keys())
         raise CheckpointError(
-            f"checkpoint {path.name} holds other parameters than this run trains; the first that differs: {differing}",
+            f"checkpoint {path.name} has other parameters than this run trains; the first that differs: {differing}",
             where=str(path),
             fix="resume with the run's original settings (its config.toml), or choose another --output",
         )

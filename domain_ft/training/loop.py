@@ -1,14 +1,15 @@
-"""The one training loop, for every objective.
+"""The training loop of all objectives.
 
-A step reads a number of document tokens, not a number of rows. Its rows are distributed over the ranks, each rank packs
-its share into micro-batches of at most `tokens_per_micro_batch`, and the sum of all losses is divided once, by the
-number of labelled items over all micro-batches and ranks. So the gradient does not depend on how a step is split.
+A step reads a number of document tokens, or of rows. Its rows are distributed over the ranks, each rank packs its share
+into micro-batches of at most `tokens_per_micro_batch` tokens, and the sum of all losses is divided once, by the number
+of labelled items over all micro-batches and ranks. So without dropout the gradient does not depend on how a step is
+split.
 
     step -> rows -> share of this rank -> micro-batches -> (sum of losses / items).backward() -> clip -> AdamW
 
 There is no random state: order, masks and dropout are functions of (seed, epoch or step, index). A run that was killed
 and resumed takes the same steps as an uninterrupted one, to the last bit on a CPU. With another number of processes
-sums are rounded in another order, and dropout masks differ, since they are drawn per micro-batch.
+rounding differs, and so do dropout masks, which are drawn per micro-batch.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from domain_ft.training.schedule import learning_rate_factor
 from domain_ft.training.sharding import Shards, gathered, unsharded
 
 METRIC_LINES = 2000
-"""About the most lines in metrics.jsonl, however long the run."""
+"""A run of more steps logs every k-th step, so that metrics.jsonl has between this many and twice as many lines."""
 
 
 class Steps(Protocol):
@@ -60,33 +61,34 @@ class Steps(Protocol):
     def step(self, index: int) -> Step:
         """The step with this number, counted from 0; the same on all ranks.
 
-        It may add rows to those that the loop reads before it returns: `Rows.lengths` is read again for each step. A
-        run can be resumed if the step is a function of `index` and of the weights.
+        Before it returns, it may add rows to the loop's `Rows`, whose `lengths` are read again for each step. A run can
+        be resumed if the step is a function of `index` and of the weights.
         """
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """The loop's settings. Those of the verbs have the same names, and their help.
+    """The loop's settings. The verbs' settings of the same names have help texts.
 
     Attributes:
         total_steps: optimiser steps in the whole run.
-        tokens_per_step: document tokens that an optimiser step reads; None where rows are counted.
-        rows_per_step: rows that a step reads, whatever their lengths, in place of tokens_per_step; None for tokens.
-        tokens_per_micro_batch: tokens that go through the model at once; a longer sequence is a micro-batch of one.
-        activation_checkpointing: recompute layers in the backward pass; switched on once memory has run out.
+        tokens_per_step: document tokens that an optimiser step reads; None if rows are counted.
+        rows_per_step: rows that a step reads, whatever their lengths; None if tokens are counted.
+        tokens_per_micro_batch: the most tokens in a forward pass; a longer sequence is a micro-batch of its own.
+        activation_checkpointing: recompute layers in the backward pass. If it is off, it may be switched on when memory
+            runs out.
         learning_rate: peak learning rate.
         schedule: name of the learning-rate schedule.
         warmup: share of the steps that warm up.
         weight_decay: AdamW's decay of matrices.
-        max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
+        max_grad_norm: larger gradients are scaled down to this norm; 0 for no limit.
         lora_plus_ratio: learning rate of LoRA's B over that of the rest.
-        base_dropout: keep the base model's dropout, which is otherwise off.
+        base_dropout: keep the base model's dropout; otherwise it is off.
         seed: determines the order of the rows and all dropout.
         checkpoint_every: steps between checkpoints.
         keep_checkpoints: how many of the newest are kept.
         evaluate_every: steps between points of the held-out curve; 0 for none.
-        patience: stop after this many points without a better one; 0 for never.
+        patience: stop after this many points without a better one; 0 for no early stopping.
     """
 
     total_steps: int
@@ -120,7 +122,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class LossModule(nn.Module):
-    """The model and its loss as one module, so that DDP and FSDP see the whole computation of a micro-batch."""
+    """The model and its loss as one module, so that DDP and FSDP wrap the whole computation of a micro-batch."""
 
     def __init__(self, base: TrainedModel, objective: Objective) -> None:
         super().__init__()
@@ -177,27 +179,27 @@ def train(
         accelerator: device, precision and processes.
         checkpoints: the folder of the checkpoints.
         display: the terminal.
-        log: takes each line of metrics.jsonl.
+        log: called with each line of metrics.jsonl.
         sharded: shard the weights over the processes (FSDP2) instead of replicating them (DDP). `base.model` is then
             another object afterwards, unsharded again.
-        resume: continue from the newest complete checkpoint, or start where there is none.
+        resume: continue from the newest complete checkpoint; start from step 0 if there is none.
         on_resume: called with the step of that checkpoint, before the first new line is logged.
         evaluate: returns a point of the held-out curve, logged with the step that was just taken. All processes call
-            it, and must call the model equally often.
-        score: ranks the points of the curve: tuples, the higher the better, equal on all processes. The last step is
+            it, and it must call the model equally often on each.
+        score: the rank of a point of the curve, as a tuple: higher is better, equal on all processes. The last step is
             then a point too, the parameters are left as they were at the best point (the first of equals), and the run
             ends early after `patience` points without a better one. Without it they are left as after the last step.
-        steps: where the rows of each step come from; by default `settings.plan`, over the rows as they are at first.
+        steps: where the rows of each step come from; by default `settings.plan` for the rows that exist at the start.
 
     Raises:
-        TrainingError: a loss or gradient is not finite, a single sequence does not fit into memory, or a model with
-            padded batches is to be sharded.
-        CheckpointError: a checkpoint cannot be written, or holds other parameters.
+        TrainingError: a loss or gradient is not finite, memory runs out (see `_Trainer.smaller_micro_batch`), or
+            `sharded` is set for a model with padded batches.
+        CheckpointError: a checkpoint cannot be written, or has other parameters.
         Interrupted: after ctrl-C or SIGTERM, once the last step is checkpointed.
     """
     if sharded and not base.packed:
         raise TrainingError(
-            f"'{base.name}' cannot be sharded: its batches are padded, and processes differ in how many they make",
+            f"'{base.name}' cannot be sharded: its batches are padded, and processes differ in their number of batches",
             fix="use --sharding none, which keeps the whole model in each process",
         )
     base.model.train()
@@ -285,7 +287,7 @@ def train(
     if shards:
         optimizer.zero_grad(set_to_none=True)
         base.model = shards.unsharded_model()
-    accelerator.free_memory()  # it holds on to what it wrapped, and DDP's buckets are as large as the gradients
+    accelerator.free_memory()  # it keeps references to what it wrapped; DDP's buckets are as large as the gradients
     return state
 
 
@@ -295,7 +297,7 @@ def _out_of_patience(state: TrainingState, settings: LoopSettings) -> bool:
 
 @dataclass(frozen=True)
 class _Trainer:
-    """Takes optimiser steps. `take` is the step; the other methods are its parts, in the order in which they run."""
+    """Takes optimiser steps. `take` is the step, and the other methods are its parts."""
 
     base: TrainedModel
     objective: Objective
@@ -338,7 +340,7 @@ class _Trainer:
     def prepare(self, step: Step, tokens_per_micro_batch: int) -> list[tuple[npt.NDArray[np.int64], MicroBatch]]:
         """This rank's micro-batches of the step; at least one, so that every rank takes part in the reduction.
 
-        With sharded weights all ranks get as many as the rank with the most: they gather weights together.
+        With sharded weights all ranks get as many as the rank with the most, since they gather weights together.
         """
         lengths = self.rows.lengths
         mine = share(step.rows, lengths, self.accelerator.process_index, self.accelerator.num_processes)
@@ -346,11 +348,11 @@ class _Trainer:
             (chosen, self.objective.prepare(self.rows.pack(chosen), step.epoch))
             for chosen in micro_batches(mine, lengths, tokens_per_micro_batch)
         ]
-        wanted = max(over_ranks(self.accelerator, len(prepared)))[0] if self.shards else 1
-        if len(prepared) < wanted:
+        needed = max(over_ranks(self.accelerator, len(prepared)))[0] if self.shards else 1
+        if len(prepared) < needed:
             spare = step.rows[:1]
             idle = self.objective.prepare(self.rows.pack(spare), step.epoch).without_labels()
-            prepared += [(spare, idle)] * (wanted - len(prepared))
+            prepared += [(spare, idle)] * (needed - len(prepared))
         return prepared
 
     def accumulate(self, prepared: list[tuple[npt.NDArray[np.int64], MicroBatch]], index: int) -> float:
@@ -383,9 +385,13 @@ class _Trainer:
         index: int,
         error: BaseException,
     ) -> int:
-        """After memory ran out: half the tokens per micro-batch, or with single sequences activation checkpointing.
+        """After memory ran out: halve the micro-batch, or for a single sequence switch on activation checkpointing.
 
-        Neither changes the result of the step. With several processes it is an error, since the others do not know.
+        Neither changes the gradient, except for rounding and dropout masks. With several processes it is an error,
+        since the others do not know that memory ran out.
+
+        Returns:
+            The new number of tokens per micro-batch.
         """
         longest = max(int(self.rows.lengths[chosen].max()) for chosen, _ in prepared)
         largest = max(inputs.input_ids.numel() for _, inputs in prepared)
@@ -403,13 +409,15 @@ class _Trainer:
                 fix="lower --tokens-per-micro-batch or --max-length, or add --activation-checkpointing on; "
                 "--resume continues from the last checkpoint",
             ) from error
-        self.display.warn(f"memory ran out in step {index + 1}: from here on {change}; the results stay the same")
+        self.display.warn(
+            f"memory ran out in step {index + 1}: from here on {change}; results change only by rounding and dropout"
+        )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return smaller
 
     def bad_rows(self, prepared: list[tuple[npt.NDArray[np.int64], MicroBatch]]) -> npt.NDArray[np.int64]:
-        """The rows of all ranks whose losses are not finite; all rows of the step if each loss alone is finite."""
+        """The rows of all ranks whose losses are not finite; all rows of the step if only their sum is not."""
         bad: list[int] = []
         with torch.no_grad(), self.accelerator.autocast(), gathered(self.shards):
             for chosen, inputs in prepared:
@@ -419,7 +427,7 @@ class _Trainer:
         return np.array(bad or gather_object(np.concatenate([chosen for chosen, _ in prepared]).tolist()))
 
     def not_finite(self, what: str, value: float, index: int, chosen: npt.NDArray[np.int64]) -> TrainingError:
-        """The error for a loss or gradient that is NaN or infinite, naming the documents that it came from."""
+        """The error for a loss or gradient that is NaN or infinite, with the documents of the rows `chosen`."""
         documents = list(dict.fromkeys(self.rows.row_id(int(row)) for row in chosen))
         shown = ", ".join(documents[:5]) + (f" and {len(documents) - 5} more" if len(documents) > 5 else "")
         return TrainingError(
@@ -432,8 +440,8 @@ class _Trainer:
 def release_free_memory() -> None:
     """Return the heap's free pages to the system (glibc only).
 
-    Micro-batches differ in size, so the heap fragments, and a process ends up holding twice the memory it needs.
-    Trimming after every step costs 5 % of the speed; trimming now and then costs nothing measurable.
+    Micro-batches differ in size, so the heap fragments, and a process ends up with twice the memory it needs. Trimming
+    after every step costs 5 % of the speed; trimming now and then costs nothing measurable.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
@@ -456,7 +464,10 @@ def peak_memory_bytes() -> int:
 
 @contextlib.contextmanager
 def stop_requests(display: ProgressDisplay) -> Iterator[threading.Event]:
-    """An event that ctrl-C and SIGTERM set; a second ctrl-C stops at once. Only in the main thread."""
+    """An event that ctrl-C and SIGTERM set; a second ctrl-C stops at once.
+
+    Signals are handled in the main thread only; elsewhere the event is never set.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
@@ -477,7 +488,7 @@ def stop_requests(display: ProgressDisplay) -> Iterator[threading.Event]:
 
 
 def over_ranks(accelerator: Accelerator, *numbers: int) -> list[tuple[int, ...]]:
-    """The `numbers` of each rank. With a single process nothing goes through the GPU."""
+    """The `numbers` of each rank. A single process needs no transfer to the GPU."""
     if accelerator.num_processes == 1:
         return [numbers]
     local = torch.tensor([numbers], dtype=torch.int64, device=accelerator.device)  # (1, numbers)

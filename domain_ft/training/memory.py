@@ -1,6 +1,6 @@
-"""How much memory training needs, counted before it starts, and the micro-batch size that fits.
+"""How much memory training needs, computed before it starts, and the micro-batch size that fits.
 
-    resident already + gradients and moments of the trainable parameters + tensors alive at once in a micro-batch
+    memory in use + gradients and moments of the trainable parameters + tensors alive at once in a micro-batch
 
 The second term follows from the parameters. The third is counted, for any architecture: two small micro-batches of real
 text go through the model, forward and backward, and the bytes of all live tensors are summed after each op. Both run
@@ -33,31 +33,31 @@ from domain_ft_kernels.linear_cross_entropy import WORKSPACE_BYTES
 from domain_ft_kernels.stash import STASH_BYTES
 
 SHARE = {"cpu": 0.5, "cuda": 0.85}
-"""The share of the free memory that a run plans with. Other programs use a CPU's memory too, and its heap fragments:
-after micro-batches of unequal sizes a process holds more than it uses.
+"""The share of the free memory that a run may use. On a CPU other programs need memory too, and the heap fragments:
+after micro-batches of unequal sizes a process has more memory than it uses.
 """
 
 SMALLEST_MICRO_BATCH = {"cpu": 128, "cuda": 1024}
-"""Tokens. If fewer fit, activation checkpointing is tried: on a CPU it costs 35 to 50 % of the speed, micro-batches of
-128 tokens only 15 %. The GPU's number is not measured.
+"""In tokens. If fewer fit, activation checkpointing is tried: on a CPU it costs 35 to 50 % of the speed, micro-batches
+of 128 tokens only 15 %. The number for a GPU is not measured.
 """
 
 LARGEST_MICRO_BATCH: dict[str, float] = {"cpu": 4096, "cuda": math.inf}
-"""Tokens. Larger micro-batches are slower on a CPU, whose caches cannot hold the activations; a GPU only gains."""
+"""In tokens. Larger micro-batches are slower on a CPU, whose caches cannot hold the activations."""
 
 ENOUGH = {"cpu": (1024, 2 * 2**30), "cuda": (math.inf, math.inf)}
-"""Tokens and bytes. Beyond both a larger micro-batch is no faster on a CPU, and only takes memory from others."""
+"""Tokens and bytes. Beyond both, a larger micro-batch is no faster on a CPU, and takes memory from other programs."""
 
 _HEAD_WORKSPACE = {"reference": 0, "torch": WORKSPACE_BYTES, "triton": STASH_BYTES}
-"""The most bytes that the head allocates inside its op, where they cannot be counted."""
+"""The most bytes that the loss allocates inside its op, where they cannot be counted, by backend."""
 
 ATTENTION_WORKSPACE = 3 * BLOCK * torch.float32.itemsize
-"""The most bytes that a block of attention takes on a CPU (P, dP and dS), whatever the length of the sequences."""
+"""The most bytes that a block of attention allocates on a CPU (P, dP and dS), whatever the length of the sequences."""
 
 _COUNTED_LENGTH = 16
 _COUNTED_LENGTH_WITH_SCORES = 512
-"""The longest sequence to count with, in tokens. A token needs the same memory at any length, unless attention keeps a
-score for each pair of tokens.
+"""The longest sequence to measure with, in tokens. Memory per token does not depend on the length of the sequence,
+unless attention keeps a score for each pair of tokens.
 """
 
 
@@ -66,8 +66,8 @@ class MicroBatchMemory:
     """The memory of the tensors in a micro-batch, without the parameters and their gradients.
 
     Attributes:
-        lines: (ops, 2) float64; after each op the bytes that do not depend on the number of tokens, and the bytes per
-            token.
+        lines: (ops, 2) float64, of the tensors alive after each op: the bytes that do not depend on the number of
+            tokens, and the bytes per token.
         workspace: upper bound of the bytes that ops allocate internally, where they cannot be counted.
     """
 
@@ -84,9 +84,9 @@ class MicroBatchPlan:
     """How the tokens of a step go through the model.
 
     Attributes:
-        tokens_per_micro_batch: at most; a longer sequence is a micro-batch of one.
+        tokens_per_micro_batch: the most; a longer sequence is a micro-batch of its own.
         activation_checkpointing: whether layers are recomputed in the backward pass.
-        reason: why, in words.
+        reason: the reason for this choice, in words.
         asked_for: whether the user gave the number of tokens.
         fits: False if memory will probably run out.
     """
@@ -107,7 +107,7 @@ class MicroBatchLimits:
         longest: tokens of the longest sequence, which cannot be split.
         device: `cpu` or `cuda`.
         free_bytes: memory that this process can still allocate.
-        state_bytes: the part of it that gradients and moments will need.
+        state_bytes: bytes of the gradients and the optimiser's moments.
     """
 
     step_tokens: int
@@ -118,11 +118,11 @@ class MicroBatchLimits:
 
     @property
     def usable_bytes(self) -> int:
-        """The free bytes that are planned with."""
+        """The free bytes that training may use."""
         return int(SHARE[self.device] * self.free_bytes)
 
     def needed(self, memory: MicroBatchMemory, tokens: int) -> int:
-        """Bytes that training with micro-batches of this many tokens adds to those resident already."""
+        """Bytes that training with micro-batches of this many tokens adds to the memory in use."""
         return self.state_bytes + memory.of(max(tokens, self.longest))
 
     def fit(self, memory: MicroBatchMemory, tokens: int) -> bool:
@@ -130,11 +130,11 @@ class MicroBatchLimits:
         return self.needed(memory, tokens) <= self.usable_bytes
 
     def sizes(self, memory: MicroBatchMemory) -> list[int]:
-        """Candidate sizes of a micro-batch in tokens, falling: a step in one, in two, in three micro-batches, and so
-        on, down to single sequences.
+        """Candidate sizes of a micro-batch in tokens, largest first: a step in one, two, three micro-batches, and so
+        on, down to the longest sequence.
 
         Each has room for one sequence more than an even share, so that a step is cut into about equal micro-batches.
-        Sizes beyond which nothing gets faster are left out.
+        Sizes that are no faster than smaller ones are left out.
         """
         sizes, micro_batches = [], 1
         enough_tokens, enough_bytes = ENOUGH[self.device]
@@ -146,7 +146,7 @@ class MicroBatchLimits:
         return [*sizes, self.longest]
 
     def largest(self, memory: MicroBatchMemory, sizes: Iterable[int]) -> int | None:
-        """The first of these falling sizes that fits; None if none does."""
+        """The first of `sizes`, which are sorted largest first, that fits; None if none does."""
         return next((size for size in sizes if self.fit(memory, size)), None)
 
 
@@ -158,13 +158,12 @@ def plan_micro_batches(
     activation_checkpointing: Literal["auto", "on", "off"],
     can_checkpoint: bool = True,
 ) -> MicroBatchPlan:
-    """The largest micro-batch that fits, with activation checkpointing if it would be below SMALLEST_MICRO_BATCH
-    without.
+    """The largest micro-batch that fits, with activation checkpointing if SMALLEST_MICRO_BATCH does not fit without it.
 
     Args:
         limits: the limits of the plan.
         measure: counts the memory of a micro-batch, with activation checkpointing or without; called only if needed.
-        tokens_per_micro_batch: taken as it is, unless None.
+        tokens_per_micro_batch: the user's choice, or None.
         activation_checkpointing: the user's choice, or `auto`.
         can_checkpoint: whether the model has layers that can be recomputed.
     """
@@ -172,7 +171,7 @@ def plan_micro_batches(
         activation_checkpointing = "off"
     fixed = tokens_per_micro_batch is not None
     if tokens_per_micro_batch is not None and activation_checkpointing != "auto":
-        return MicroBatchPlan(tokens_per_micro_batch, activation_checkpointing == "on", "both were asked for", fixed)
+        return MicroBatchPlan(tokens_per_micro_batch, activation_checkpointing == "on", "both were given", fixed)
 
     def sizes(memory: MicroBatchMemory) -> list[int]:
         return limits.sizes(memory) if tokens_per_micro_batch is None else [tokens_per_micro_batch]
@@ -229,16 +228,16 @@ def measure_micro_batch(
     Args:
         base: in training mode, with its adapter.
         objective: the loss.
-        sequence: a single sequence of text, best the longest that a micro-batch will have.
-        kernels: the backend of the ops, resolved.
+        sequence: a single sequence of text, preferably the longest that a micro-batch will have.
+        kernels: the backend of the ops, not `auto`.
         autocast: returns the context of a forward pass.
-        keeps_scores: attention keeps its scores, as it does with dropout, and where sequences are padded.
+        keeps_scores: attention keeps its scores for the backward pass, as with dropout or padded batches.
     """
     length = min(sequence.tokens, _COUNTED_LENGTH_WITH_SCORES if keeps_scores else _COUNTED_LENGTH)
-    lengths = [length, max(1, length - 1)]  # two lengths, since attention makes a tensor more for unequal ones
+    lengths = [length, max(1, length - 1)]  # two lengths, since attention makes one more tensor for unequal ones
     parameters = [parameter for parameter in base.model.parameters() if parameter.requires_grad]
     histories, tokens = [], []
-    # Fewer copies of long sequences, which are expensive; but one short sequence has another memory layout than two.
+    # Long sequences are expensive, so there are fewer copies. One copy of a short one would have another memory layout.
     for copies in (1, 2) if keeps_scores else (2, 4):
         batch = sequence.repeated([each for each in lengths for _ in range(copies)])
         inputs = objective.prepare(batch, 0).to(base.device)
@@ -253,7 +252,7 @@ def measure_micro_batch(
         tokens.append(batch.tokens)
     for parameter in parameters:
         parameter.grad = None
-    if len(histories[0]) != len(histories[1]):  # the ops depend on the text: take the line through the peaks
+    if len(histories[0]) != len(histories[1]):  # the ops depend on the text: use the line through the peaks
         histories = [[max(history)] for history in histories]
     first, second = (np.array(history, dtype=np.float64) for history in histories)  # (ops,) each
     workspace = _HEAD_WORKSPACE[kernels] + (ATTENTION_WORKSPACE if base.device.type == "cpu" else 0)
@@ -265,7 +264,7 @@ class LiveBytes(TorchDispatchMode):
     """Counts the bytes of live tensors that were made inside the block.
 
     A storage counts once, however many tensors view it, from the op that returns it until neither Python nor autograd
-    holds it. What an op allocates internally is not seen.
+    refers to it. What an op allocates internally is not counted.
 
     Attributes:
         live: bytes alive now.
@@ -303,7 +302,7 @@ def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
     return (value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor))
 
 
-# --- What is free -----------------------------------------------------------------------------------------------------
+# --- Free memory ------------------------------------------------------------------------------------------------------
 
 
 def free_memory(device: torch.device) -> int:
@@ -335,7 +334,7 @@ def _control_groups(root: Path) -> Iterator[int]:
                 continue
             mounted, limit_name, usage_name, reclaimable = versions[controller]
             top = root / mounted
-            inner = top / path.lstrip("/")  # absent in a container, which sees its own group as the top
+            inner = top / path.lstrip("/")  # absent in a container, where the process's own group is the top
             for folder in (inner, *inner.parents):
                 limit, usage = _read(folder / limit_name).strip(), _read(folder / usage_name).strip()
                 if limit.isdigit() and usage.isdigit():

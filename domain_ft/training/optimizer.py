@@ -1,11 +1,14 @@
-"""AdamW over the trainable parameters: no decay on norms and biases, and LoRA+ as an option."""
+"""AdamW over the trainable parameters: no decay of norms and biases, and LoRA+ as an option."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import torch
 from torch import nn
+
+_SECOND_FACTOR = re.compile(r"lora_(embedding_)?B|lora_b")  # the weights that are zero at first
 
 
 def build_optimizer(
@@ -21,11 +24,11 @@ def build_optimizer(
         parameters: names and parameters that train.
         learning_rate: the peak rate. Each parameter group has its peak under `peak_learning_rate`.
         weight_decay: decay of matrices; vectors (norms, biases, magnitudes) have none.
-        lora_plus_ratio: the learning rate of LoRA's B over that of the rest (LoRA+, Hayou et al. 2024).
+        lora_plus_ratio: the learning rate of LoRA's B and its bias over that of the rest (LoRA+, Hayou et al. 2024).
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters:
-        rate = learning_rate * (lora_plus_ratio if "lora_B" in name or "lora_b" in name else 1.0)
+        rate = learning_rate * (lora_plus_ratio if _SECOND_FACTOR.search(name) else 1.0)
         decay = weight_decay if parameter.ndim >= 2 else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return torch.optim.AdamW(

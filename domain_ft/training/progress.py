@@ -18,13 +18,13 @@ from rich.text import Text
 from domain_ft.terminal_text import printable
 
 PLAIN_INTERVAL_SECONDS = 10.0
-"""Without a terminal, the least time between two lines of the same job."""
+"""The least time between two lines of the same job if there is no terminal."""
 
 
 class ProgressDisplay:
     """Shows jobs (reading, tokenising, evaluating) and training steps.
 
-    Use as a context manager. `job` is a `Progress` callback, as every slow function takes one.
+    Use it as a context manager. `job` is the `Progress` callback to pass to slow functions.
 
     Args:
         console: where to write; the default is standard error.
@@ -62,16 +62,16 @@ class ProgressDisplay:
             self._live = None
 
     def say(self, message: str, style: str = "") -> None:
-        """One line that stays."""
+        """Print a line that stays."""
         if not self.quiet:
             self.console.print(Text(printable(message), style=style), soft_wrap=not self.console.is_terminal)
 
     def warn(self, message: str) -> None:
-        """One line that stays, marked as a warning."""
+        """Print a line that stays, marked as a warning."""
         self.say(f"warning: {message}", style="yellow")
 
     def job(self, label: str, done: int, total: int | None) -> None:
-        """Show that `done` of `total` (None if unknown) of the job `label` are done."""
+        """Show that `done` of `total` (None if unknown) parts of the job `label` are done."""
         self._show(label, done, total, "")
 
     def step(self, metrics: Mapping[str, Any], total_steps: int) -> None:

@@ -11,7 +11,7 @@ WSD_DECAY_SHARE = 0.2
 def learning_rate_factor(schedule: str, step: int, total_steps: int, warmup: float) -> float:
     """The factor on the peak learning rate at `step`, in (0, 1].
 
-    It is never 0, so that no step is wasted: warm-up starts above 0, and decay would reach 0 only at `total_steps`.
+    It is never 0, so that no step is wasted: warm-up starts above 0, and decay reaches 0 only after the last step.
 
     Args:
         schedule: `constant`, `linear`, `cosine`, or `wsd` (warm-up, stable, decay).
@@ -32,4 +32,4 @@ def learning_rate_factor(schedule: str, step: int, total_steps: int, warmup: flo
         return 1.0 - progress
     if schedule == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * progress))
-    raise ValueError(f"schedule is {schedule!r}; wanted constant, linear, cosine or wsd")
+    raise ValueError(f"schedule is {schedule!r}; expected constant, linear, cosine or wsd")

@@ -1,13 +1,13 @@
 """FSDP2 (Zhao et al. 2023; torch's `fully_shard`): each process keeps a shard of the weights, gradients and moments.
 
 A layer's weights are gathered while it runs, forward and backward, and then freed. The weights outside the layers
-(embeddings, final norm, head) stay gathered during a micro-batch, since the fused head reads the projection's weight
-from outside its module. The arithmetic is that of one process: communication rounds nothing.
+(embeddings, final norm, head) stay gathered during a micro-batch, since the fused loss reads the projection's weight
+from outside its module. Communication does not round weights or gradients to a lower precision.
 
-The model is sharded only while it trains. Before (scoring the base) and after (scoring, samples, saving, merging) it is
-unsharded, so that none of that code has to handle shards:
+The model is sharded only during training. Before (scoring the base) and after (scoring, samples, saving, merging) it is
+unsharded, so that this code need not handle shards:
 
-    shards = Shards.of(module, base.model, accelerator)    # module(inputs) is now one of all processes together
+    shards = Shards.of(module, base.model, accelerator)    # now all processes must call module(inputs) together
     ...                                                    # build the optimiser, train
     base.model = shards.unsharded_model()
 """
@@ -35,8 +35,8 @@ class Shards:
     """A model that is sharded over all processes.
 
     Attributes:
-        root: the module whose forward all processes run together, equally often.
-        model: the model in it, its parameters sharded.
+        root: the module whose forward all processes must call together.
+        model: the model in it, with sharded parameters.
         empty: an unsharded copy of the model whose parameters have no storage.
     """
 
@@ -46,12 +46,12 @@ class Shards:
 
     @classmethod
     def of(cls, root: nn.Module, model: PreTrainedModel, accelerator: Accelerator) -> Shards:
-        """Shard `root`, which holds `model`, in place. Its parameters are new objects afterwards."""
+        """Shard `root`, which contains `model`, in place. Its parameters are new objects afterwards."""
         empty = _without_storage(model)
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         layers = repeated_layers(model)
         for unit in (*(layers if len(layers) > 1 else ()), root):  # ALBERT's one layer is called many times
-            fully_shard(unit, mesh=mesh).set_force_sum_reduction_for_comms(True)  # gloo knows no mean
+            fully_shard(unit, mesh=mesh).set_force_sum_reduction_for_comms(True)  # gloo cannot average
         assert isinstance(root, FSDPModule)
         return cls(root, model, empty)
 
@@ -66,7 +66,7 @@ class Shards:
 
 @contextlib.contextmanager
 def gathered(shards: Shards | None) -> Iterator[None]:
-    """Inside the block a sharded model can be called outside of its root, equally often on each process."""
+    """Inside the block, a sharded model can be called without its root, but equally often on each process."""
     if shards is None:
         yield
         return
@@ -78,7 +78,7 @@ def gathered(shards: Shards | None) -> Iterator[None]:
 
 
 def unsharded(tensor: Tensor) -> Tensor:
-    """A tensor unsharded. All processes must call this together."""
+    """`tensor`, unsharded. All processes must call this together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

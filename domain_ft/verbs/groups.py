@@ -1,8 +1,8 @@
-"""Groups of options that several verbs share: the only place that defines such an option, its default, limits and help.
+"""Groups of options that several verbs share, each option with its default, limits and help.
 
-Each group is a frozen dataclass; a verb's settings (`verbs/VERB/settings.py`) inherit from the groups that it needs.
-The docstring under an attribute is its help text, and `group=` is the heading in --help. `checking` validates the
-values.
+Each group is a frozen dataclass; a verb's settings (`verbs/VERB/settings.py`) inherit from the groups that it needs,
+and override options that differ. The docstring under an attribute is its help text, and `group=` is the heading in
+--help. `checking` validates the values.
 
     AdaptSettings(corpus="legal", rank=8)                                # Python
     AdaptSettings.from_toml("runs/legal-minilm/config.toml", rank=8)     # repeat a run with one setting changed
@@ -27,7 +27,7 @@ def _regular_expression(value: str) -> str | None:
     return None
 
 
-# Upper limits far beyond any use: a value above them is a typing error that would overflow or never end.
+# Upper limits are far beyond any use: a larger value is a typo, and would overflow or never end.
 PositiveInt = Annotated[int, Range(at_least=1), Range(at_most=10**12)]
 
 
@@ -70,8 +70,8 @@ class CorpusOptions(EncodingOptions, group="Text"):
     also HTML, XML, e-mail, DOCX and PDF files."""
 
     text_field: str | None = None
-    """The field or column with the text. Several, separated by commas, are joined; a name that itself has a comma is
-    given as it is. By default a field with a common name, such as text."""
+    """The field or column with the text. Several, separated by commas, are joined; a single name may contain a comma.
+    By default a field with a common name, such as text."""
 
     on_bad_record: Literal["stop", "skip"] = "stop"
     """What to do with a record that cannot be read: stop and name its line, or skip it and list it in rejects.jsonl."""
@@ -124,12 +124,11 @@ class LabelOptions(Settings, group="Task"):
     """The separator between labels if one field holds several, such as | in civil|penal; \\n is a line break."""
 
     label_names: str | None = None
-    """The names of the classes, separated by commas, if labels are whole numbers from 0 or lists of 0 and 1: in the
-    order of the numbers or of the list."""
+    """The class names in order, separated by commas, if labels are whole numbers from 0 or lists of 0 and 1."""
 
     label_kind: Literal["auto", "names"] = "auto"
-    """auto stops if labels look like scores, like several labels in one, or like two spellings of one name, and treats
-    NA, - and -1 as no label; names takes every label as the name of a class."""
+    """auto stops if labels look like scores, several labels in one text or two spellings of one class, and reads NA, -
+    and -1 as no label; names takes every label as the name of a class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,8 +197,8 @@ class ReadingOptions(LengthOptions, group="Task"):
     """How an example becomes input of the model."""
 
     long_text: Literal["truncate", "head-tail", "windows"] = "truncate"
-    """What to read of a text that is longer: its beginning (truncate), its beginning and end (head-tail), or all of it
-    in windows whose predictions are averaged (windows)."""
+    """What to read of a text longer than --max-length: its beginning (truncate), its beginning and end (head-tail), or
+    all of it in windows whose predictions are averaged (windows)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +235,7 @@ class AdapterOptions(Settings, group="Model"):
     """The scale of the adapters: their output is multiplied by alpha / rank. By default twice the rank."""
 
     rslora: bool = False
-    """Multiply by alpha / sqrt(rank) instead (rsLoRA), for high ranks."""
+    """Multiply by alpha / sqrt(rank) instead of alpha / rank (rsLoRA), for high ranks."""
 
     targets: Annotated[str, _regular_expression] = "all-linear"
     """The layers that get an adapter: all-linear, attention, or a regular expression for their names."""
@@ -245,7 +244,7 @@ class AdapterOptions(Settings, group="Model"):
     """The dropout rate on the input of the adapters."""
 
     train_modules: tuple[str, ...] = ()
-    """The name of a module to train in full, beside the adapters. Can be given several times."""
+    """The name of a module to train in full, besides the adapters. Can be given several times."""
 
     base_dropout: bool = False
     """Keep the base model's dropout on during training. This is slower, and seldom better with adapters."""
@@ -261,7 +260,7 @@ class MethodOptions(AdapterOptions, group="Model"):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskMethodOptions(AdapterOptions, group="Model"):
-    """What to train of a task's model."""
+    """What to train in a task's model."""
 
     method: Literal["lora", "dora", "full", "head"] = "lora"
     """Train low-rank adapters (lora, dora) or all weights (full), each with a new head; or only a linear head on fixed
@@ -307,7 +306,7 @@ class TrainingOptions(Settings, group="Training"):
     """The learning rate of the adapters' B matrices relative to A (LoRA+, Hayou et al. 2024); 16 is common."""
 
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
-    """How the learning rate falls after the warm-up; wsd is warmup-stable-decay."""
+    """The schedule of the learning rate after the warm-up; wsd is warmup-stable-decay."""
 
     warmup: Annotated[float, Range(at_least=0, below=1)] = 0.1
     """The fraction of the steps in which the learning rate rises to its peak."""
@@ -374,8 +373,8 @@ class MeasureOptions(Settings, group="Measuring"):
     """What is measured before and after training."""
 
     control: str | None = None
-    """A corpus of another field, to measure forgetting. By default medical for legal text and legal for all other text;
-    none turns this measurement off."""
+    """A corpus of another field, to measure forgetting. By default legal, or medical if --corpus is legal or holds the
+    same text; none turns this measurement off."""
 
     evaluation_fraction: HeldOutShare = 0.05
     """The fraction of the documents to hold out. Near copies stay together."""
@@ -412,11 +411,11 @@ class MachineOptions(Settings, group="Machine"):
     AMX), and float32 elsewhere. Trained weights and all sums are always float32."""
 
     kernels: Literal["auto", "reference", "torch", "triton"] = "auto"
-    """The implementation of the fused operations. auto is triton on a GPU and torch on a CPU; reference is plain
-    PyTorch, for comparison."""
+    """The implementation of the fused operations. auto is triton on a GPU that supports it, and torch elsewhere;
+    reference is plain PyTorch, for comparison."""
 
     seed: Seed = 0
-    """The random seed: masks, order and dropout depend on it."""
+    """The seed of all random choices, such as masks, order and dropout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -436,11 +435,11 @@ class RunOptions(Settings, group="Run folder"):
     """How many of the newest checkpoints to keep."""
 
     evaluate_every: PositiveInt | None = None
-    """Steps between evaluations during training. By default about 8 evaluations in a run; tasks are evaluated once an
-    epoch, but at most 10 times."""
+    """Steps between evaluations during training. By default `adapt` and `instruct` evaluate about 8 times, `classify`
+    and `tag` once an epoch, but at most 10 times."""
 
     examples: bool = True
-    """Show texts of the data in the report; --no-examples keeps private text out of it."""
+    """Show texts from the data in the report; --no-examples keeps private text out of it."""
 
     track: tuple[str, ...] = ()
     """A tracker that also logs the run: tensorboard, wandb or trackio. Can be given several times."""

@@ -21,21 +21,21 @@ T = TypeVar("T")
 BACKENDS = ("auto", "reference", "torch", "triton")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 OLDEST_CHIP = (8, 0)
-"""The compute capability that the Triton kernels ask for: bfloat16 tensor cores."""
+"""The lowest compute capability that the Triton kernels support: it has bfloat16 tensor cores."""
 
 
 def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype | None = None) -> str:
-    """The backend that `backend` stands for on `device`, for operands of `dtype`: `reference`, `torch` or `triton`.
+    """`backend` resolved for operands of `dtype` on `device`: `reference`, `torch` or `triton`.
 
-    `auto` is `triton` on a GPU that has bfloat16 tensor cores, where triton is installed and the operands are not
-    float64; else `torch`. Inside a transform of torch.func (grad, jvp, vmap, hessian), which sees through plain
-    operations alone, it is `reference`.
+    `auto` is `triton` on a GPU with bfloat16 tensor cores if triton is installed and the operands are not float64;
+    otherwise `torch`. Inside a torch.func transform (grad, jvp, vmap, hessian), which only handles plain operations, it
+    is `reference`.
 
     Raises:
-        ValueError: no such backend, or one that cannot run there; the message says why.
+        ValueError: the backend does not exist or cannot run here; the message says why.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"backend={backend!r}: wanted one of {', '.join(BACKENDS)}")
+        raise ValueError(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
     if backend == "auto":
         if not torch.compiler.is_compiling() and peek_interpreter_stack() is not None:
             return "reference"
@@ -46,7 +46,7 @@ def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype | Non
 
 
 def _why_not_triton(device: torch.device, dtype: torch.dtype | None) -> str | None:
-    """What keeps the Triton kernels from running on `device`, or None."""
+    """Why the Triton kernels cannot run on `device`, or None if they can."""
     if dtype == torch.float64:
         return "the Triton kernels take float32, bfloat16 and float16, not float64"
     if importlib.util.find_spec("triton") is None:
@@ -68,25 +68,25 @@ def _why_not_triton(device: torch.device, dtype: torch.dtype | None) -> str | No
 
 
 def compute_dtype(name: str, x: Tensor, weight: Tensor) -> torch.dtype:
-    """The type in which `F.linear(x, weight)` would multiply here: autocast's, or without autocast the tensors' own.
+    """The type in which `F.linear(x, weight)` would multiply: autocast's, or without autocast the tensors' own.
 
-    Raises ValueError, naming `name` (what the caller calls x), where the two do not fit, as F.linear does.
+    Raises ValueError if the types do not match, as F.linear does; `name` is the caller's name for x.
     """
     for given, tensor in ((name, x), ("weight", weight)):
         if tensor.dtype not in FLOATS:
-            raise ValueError(f"{given} has dtype {tensor.dtype}; wanted float32, bfloat16, float16 or float64")
+            raise ValueError(f"{given} has dtype {tensor.dtype}; expected float32, bfloat16, float16 or float64")
     device = x.device.type
     if _autocasts(device) and torch.float64 not in (x.dtype, weight.dtype):
         return torch.get_autocast_dtype(device)
     if x.dtype != weight.dtype:
         raise ValueError(
-            f"{name} has dtype {x.dtype} and weight {weight.dtype}; wanted the same, as F.linear does outside autocast"
+            f"{name} has dtype {x.dtype} and weight {weight.dtype}; expected the same, as in F.linear outside autocast"
         )
     return x.dtype
 
 
 def _autocasts(device: str) -> bool:
-    """Whether autocast is on for a type of device. Some have none, such as `meta`; asking them raises."""
+    """Whether autocast is on for a device type. Some, such as `meta`, have no autocast, and querying it raises."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
@@ -96,7 +96,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def in_given_types(kernel: Callable[P, T]) -> Callable[P, T]:
-    """Run a kernel with autocast off: it is told the type to multiply in, and accumulates in a wider one."""
+    """Run a kernel with autocast off: it gets its compute type as an argument, and accumulates in a wider one."""
 
     @functools.wraps(kernel)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -110,21 +110,21 @@ def in_given_types(kernel: Callable[P, T]) -> Callable[P, T]:
 
 
 def check_same_device(**tensors: Tensor | None) -> None:
-    """Raise ValueError unless all tensors given lie on one device, and none is a DTensor."""
+    """Raise ValueError unless all given tensors are on one device, and none is a DTensor."""
     for name, tensor in tensors.items():
-        if tensor is not None and hasattr(tensor, "full_tensor"):  # asked so that torch.distributed is not imported
+        if tensor is not None and hasattr(tensor, "full_tensor"):  # isinstance would import torch.distributed
             raise ValueError(
                 f"{name} is a DTensor; these ops take the tensors of one process: pass {name}.full_tensor() to compute"
-                f" on all of it, or {name}.to_local() inside of a parallel style that handles the shards"
+                f" on all of it, or {name}.to_local() inside a parallel style that handles the shards"
             )
     devices = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
     if len(set(devices.values())) > 1:
         raise ValueError(
-            "wanted all tensors on one device, got " + ", ".join(f"{n} on {d}" for n, d in devices.items())
+            "expected all tensors on one device, got " + ", ".join(f"{n} on {d}" for n, d in devices.items())
         )
 
 
-def check_shape(name: str, tensor: Tensor, wanted: tuple[int, ...], meaning: str) -> None:
-    """Raise ValueError unless `tensor` has the shape `wanted`, which `meaning` spells in letters."""
-    if tensor.shape != wanted:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; wanted {meaning} = {tuple(wanted)}")
+def check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str) -> None:
+    """Raise ValueError unless `tensor` has the shape `expected`; `meaning` is that shape in letters, as in (N, K)."""
+    if tensor.shape != expected:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {meaning} = {tuple(expected)}")

@@ -1,4 +1,4 @@
-"""Cross-entropy from logits, for heads that have them; its parts also serve `linear_cross_entropy`, which has none.
+"""Cross-entropy of logits. `linear_cross_entropy`, which never holds all logits, shares its parts.
 
 The maths, for one row of logits u (V,) with target t, smoothing ε, z-loss ζ, softcap c and class weights w (or 1):
 
@@ -9,9 +9,9 @@ The maths, for one row of logits u (V,) with target t, smoothing ε, z-loss ζ, 
     ∂loss/∂u_j = [(a + 2ζL) exp(z_j - m) / S - (1 - ε) w_t 1{j = t} - ε w_j / V] · (1 - (z_j / c)²)
     ∂L/∂u_j    = exp(z_j - m) / S · (1 - (z_j / c)²)
 
-Label smoothing and class weights are F.cross_entropy's; the z-loss, which is not weighted, is that of PaLM (Chowdhery
-et al. 2022), the softcap Gemma 2's. Losses and log-sum-exps are float32 whatever the logits' type (float64 for
-float64). Rows whose target is `ignore_index` are not computed.
+Label smoothing and class weights are those of F.cross_entropy. The z-loss, which is not weighted, is from PaLM
+(Chowdhery et al. 2022), the softcap from Gemma 2. Losses and log-sum-exps are float32 for any type of logits (float64
+for float64). Rows whose target is `ignore_index` are not computed.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack  # of Python 3.11
 
 BLOCK_BYTES = 4 * 2**20
-"""How much of the logits the torch backend widens at a time: about what a core's caches hold."""
+"""Bytes of logits that the torch backend holds in the accumulation type: about the size of a core's caches."""
 
 REDUCTIONS = ("sum", "mean", "none")
 
 
 OPTIONS_SCHEMA = "int ignore_index, float label_smoothing, float z_loss, float? softcap"
-"""The options of both ops as their schemas have them: `ignore_index` and the fields of `Terms`."""
+"""The options of both ops in their schemas: `ignore_index` and the fields of `Terms`."""
 
 
 class LossOptions(TypedDict, total=False):
-    """The keywords that `cross_entropy` and `linear_cross_entropy` have in common; `cross_entropy` documents them."""
+    """The keywords that `cross_entropy` and `linear_cross_entropy` share; `cross_entropy` documents them."""
 
     ignore_index: int
     label_smoothing: float
@@ -57,7 +57,7 @@ class LossOptions(TypedDict, total=False):
 
 
 class Terms(NamedTuple):
-    """What is added to the plain negative log-likelihood."""
+    """Modifications of the plain negative log-likelihood."""
 
     label_smoothing: float
     z_loss: float
@@ -65,10 +65,10 @@ class Terms(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Class weights as some rows need them.
+    """Class weights for a block of rows.
 
     Attributes:
-        of_row: w_t of each row's target, (rows,); 0 for a target that is no class.
+        of_row: w_t of each row's target, (rows,); 0 for a target outside [0, V).
         of_class: w, (V,).
         mean: mean(w), ().
     """
@@ -87,7 +87,7 @@ class Weights(NamedTuple):
 
 
 def weights_of(weights: Tensor, target: Tensor) -> Tensor:
-    """w_t for each target, 0 where it is no class."""
+    """w_t for each target; 0 for targets outside [0, V)."""
     inside = (target >= 0) & (target < len(weights))
     return weights[target.where(inside, 0)].where(inside, 0.0)
 
@@ -121,7 +121,7 @@ def reference_losses(
     return losses.where(inside, float("nan")).where(labelled, 0.0), lse.where(labelled, 0.0)
 
 
-# The torch backend. Its parts work on tiles: columns first..first+width of the logits of some rows, already widened.
+# The torch backend. Tiles are columns first..first+width of the logits of some rows, in the accumulation type.
 
 
 def labelled_rows(target: Tensor, ignore_index: int) -> Tensor:
@@ -135,12 +135,12 @@ def cap_(tile: Tensor, softcap: float | None) -> Tensor:
 
 
 def finite(row_max: Tensor) -> Tensor:
-    """A row's largest logit, as a number to subtract: a row of nothing but -inf must not give NaN."""
+    """A row's largest logit, clamped in place so that it can be subtracted: -inf - (-inf) would be NaN."""
     return row_max.clamp_(min=torch.finfo(row_max.dtype).min)
 
 
 def pick(tile: Tensor, target: Tensor, first: int) -> Tensor:
-    """z_t for the rows whose target lies in this tile, else 0."""
+    """z_t for the rows whose target is in this tile, else 0."""
     column, inside = _column(target, first, tile.shape[1])
     return tile.gather(1, column.unsqueeze(1)).squeeze(1).where(inside, 0.0)
 
@@ -155,7 +155,7 @@ def losses_from_sums(
     terms: Terms,
     weights: Weights | None,
 ) -> Tensor:
-    """The loss of each row from its m, S, z_t and Σ w z. A target that is no class gives NaN: it was never read."""
+    """The loss of each row from its m, S, z_t and Σ w z; NaN if the target is outside [0, V)."""
     log_sum, smoothing = sum_exp.log(), terms.label_smoothing
     at_target = (1 - smoothing) * (picked - row_max)
     losses = (
@@ -202,7 +202,7 @@ def gradient_(
     column, inside = _column(target, first, tile.shape[1])
     at_target = scale * (terms.label_smoothing - 1)
     hit = (at_target if weights is None else at_target * weights.of_row).where(inside, 0.0)
-    tile.scatter_add_(1, column.unsqueeze(1), hit.unsqueeze(1))  # one column a row: no two writes meet
+    tile.scatter_add_(1, column.unsqueeze(1), hit.unsqueeze(1))  # one column per row: no two writes collide
     if terms.label_smoothing:
         share = (scale * (terms.label_smoothing / classes)).unsqueeze(1)
         tile.sub_(share if weights is None else share * weights.of_class[first : first + tile.shape[1]])
@@ -212,13 +212,13 @@ def gradient_(
 
 
 def _column(target: Tensor, first: int, width: int) -> tuple[Tensor, Tensor]:
-    """Each target's column within the tile, clamped so that nothing outside is read, and whether it lies there."""
+    """Each target's column within the tile, clamped so that nothing outside is read, and whether it is inside."""
     column = target - first
     return column.clamp(0, width - 1), (column >= 0) & (column < width)
 
 
 def _blocks(rows: Tensor, logits: Tensor) -> Iterator[Tensor]:
-    """The indices `rows`, as many at a time as a block holds."""
+    """The indices `rows` in blocks of BLOCK_BYTES of logits, at least one row each."""
     row_bytes = logits.shape[1] * accumulation_dtype(logits.dtype).itemsize
     return iter(rows.split(max(1, BLOCK_BYTES // row_bytes)))
 
@@ -273,7 +273,7 @@ def _fill_gradient(
     z_loss: float,
     softcap: float | None,
 ) -> None:
-    """Write the gradient in the logits (n, V) to `gradient`, which they may be.
+    """Write the gradient of the logits (n, V) to `gradient`, which may be the logits themselves.
 
     grad and lse_grad (n,) are the gradients of the losses and of the log-sum-exps.
     """
@@ -288,7 +288,7 @@ def _fill_gradient(
         gradient.index_copy_(0, rows, z.to(logits.dtype))
 
 
-# The Triton backend, imported where it runs
+# The Triton backend, imported on first use
 
 
 def _triton_forward(
@@ -306,7 +306,7 @@ def _triton_fill_gradient(*arguments: Any) -> None:
     kernels.fill_gradient(*arguments)
 
 
-# The registration
+# Registration
 
 
 def _fake_forward(*inputs: Any) -> tuple[Tensor, ...]:
@@ -315,30 +315,31 @@ def _fake_forward(*inputs: Any) -> tuple[Tensor, ...]:
     return tuple(logits.new_empty(shape, dtype=accumulation_dtype(logits.dtype)) for shape in shapes)
 
 
-def _apart(logits: Tensor) -> bool:
-    """Whether the rows (n, V) are contiguous and none overlaps another, as rows of an expanded tensor do."""
+def _rows_are_disjoint(logits: Tensor) -> bool:
+    """Whether the rows (n, V) are contiguous and do not overlap, as those of an expanded tensor do."""
     return logits.stride(1) == 1 and logits.stride(0) >= logits.shape[1]
 
 
 def _empty_gradient(_grad: Tensor, _lse_grad: Tensor | None, logits: Tensor, *_: Any) -> Tensor:
-    """A tensor for the gradient, rows as far apart as in the logits where they allow it."""
-    return logits.new_empty_strided(logits.shape, (logits.stride(0) if _apart(logits) else logits.shape[1], 1))
+    """A tensor for the gradient, with the row stride of the logits if their rows are disjoint."""
+    row_stride = logits.stride(0) if _rows_are_disjoint(logits) else logits.shape[1]
+    return logits.new_empty_strided(logits.shape, (row_stride, 1))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     logits, target, class_weight, *ctx.options, with_lse, inplace = inputs
-    ctx.inplace = inplace and _apart(logits)
+    ctx.inplace = inplace and _rows_are_disjoint(logits)
     ctx.save_for_backward(logits, target, class_weight, *output[2:])
     ctx.mark_non_differentiable(*output[2 if with_lse else 1 :])
     ctx.set_materialize_grads(False)
 
 
 def _register(name: str, forward: Callable[..., Any], fill_gradient: Callable[..., None]) -> Op:
-    """The differentiable op `name`, which runs `forward` and, backward, `fill_gradient`."""
+    """The differentiable op `name`: `forward` computes the losses, `fill_gradient` the gradient."""
     saved = "Tensor target, Tensor? class_weight, Tensor row_maxes, Tensor sum_exps"
 
     def forward_with_lse(*inputs: Any) -> tuple[Tensor, ...]:
-        *operands, with_lse, _ = inputs  # `inplace` is for backward alone
+        *operands, with_lse, _ = inputs  # `inplace` is for backward only
         _, target, _, ignore_index, *_ = operands
         losses, row_maxes, sum_exps = forward(*operands)
         lse = log_sum_exp(row_maxes, sum_exps, target, ignore_index) if with_lse else losses.new_empty(0)
@@ -436,26 +437,26 @@ def cross_entropy(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Cross-entropy of logits (..., V) against the classes target (...), in float32 (float64 for float64 logits).
 
-    F.cross_entropy with a z-loss (PaLM, Chowdhery et al. 2022) and a softcap (Gemma 2) that need no copy of the logits;
-    `linear_cross_entropy` does not need the logits either. Differentiable once, in the logits; the reference any number
-    of times.
+    F.cross_entropy with a z-loss (PaLM, Chowdhery et al. 2022) and a softcap (Gemma 2), without a copy of the logits;
+    `linear_cross_entropy` does not hold the logits at all. The module has the equations. Differentiable once with
+    respect to the logits; the reference any number of times.
 
         loss, lse = cross_entropy(logits, target, z_loss=1e-4, reduction="mean", return_lse=True)
 
     Args:
-        logits: (..., V), any float type; not written to, unless by `inplace`.
-        target: (...), integers in [0, V), or `ignore_index` where there is nothing to predict. Probabilities of classes
-            are refused.
+        logits: (..., V), any float type; never overwritten unless `inplace` is set.
+        target: (...), integers in [0, V), or `ignore_index` where there is nothing to predict. Class probabilities are
+            refused.
         weight: (V,) class weights, as in F.cross_entropy; no gradient is computed for them.
         label_smoothing: ε in [0, 1], as in F.cross_entropy.
-        z_loss: ζ >= 0 adds ζ · logsumexp² to each row's loss. Class weights do not weigh it.
+        z_loss: ζ >= 0 adds ζ · logsumexp² to each row's loss, whatever the class weights.
         softcap: c > 0 replaces each logit u by c · tanh(u / c); 0 or None leaves them.
-        reduction: `sum`; `mean` over the rows that have a target, by class weights weighted as in F.cross_entropy (NaN
-            where no row has one); `none`, a loss for each position of target, 0 where ignored.
-        return_lse: return also the log-sum-exp of each row's logits (after the softcap), (...), 0 where ignored. It is
+        reduction: `sum`; `mean` over the labelled rows, weighted by class weights as in F.cross_entropy (NaN if there
+            are none); `none`, a loss for each position of target, 0 where ignored.
+        return_lse: also return the log-sum-exp of each row's logits (after the softcap), (...), 0 where ignored. It is
             differentiable.
-        inplace: the logits' memory may become the gradient's in backward: they are lost, and a tensor of their size is
-            saved. Autograd raises where something else needs them after that, or backward runs twice.
+        inplace: backward may write the gradient over the logits, which saves a tensor of their size. Autograd raises if
+            anything else needs the logits afterwards, or if backward runs twice.
         backend: `auto`, `reference`, `torch` or `triton`.
 
     Returns:
@@ -463,70 +464,70 @@ def cross_entropy(
         log-sum-exps (...).
 
     Raises:
-        ValueError: shapes, types, devices or options that do not fit. A target outside [0, V) raises on a CPU; on other
-            devices, and in a compiled reference, it gives a NaN loss, rather than wait for the device.
+        ValueError: shapes, types, devices or options that do not match. A target outside [0, V) raises on a CPU; on
+            other devices, where a check would wait for the device, and in a compiled reference, it gives a NaN loss.
     """
     if logits.dim() < 1 or logits.dtype not in FLOATS:
         raise ValueError(
-            f"logits has shape {tuple(logits.shape)} and dtype {logits.dtype}; wanted (..., V) and a float type"
+            f"logits has shape {tuple(logits.shape)} and dtype {logits.dtype}; expected (..., V) and a float type"
         )
     check_same_device(logits=logits, target=target, weight=weight)
     check_loss_arguments(target, logits.shape[:-1], logits.shape[-1], label_smoothing, z_loss, softcap, reduction)
     weight = check_class_weight("weight", weight, logits.shape[-1])
     rows, classes = logits.reshape(target.numel(), logits.shape[-1]), target.reshape(-1).long()
     backend = resolve_backend(backend, logits.device, logits.dtype)
-    apart = z_loss_apart(weight, z_loss, reduction)
-    terms = Terms(label_smoothing, 0.0 if apart else z_loss, softcap or None)
+    separate = separate_z_loss(weight, z_loss, reduction)
+    terms = Terms(label_smoothing, 0.0 if separate else z_loss, softcap or None)
     if backend == "reference":
         check_targets(classes, logits.shape[-1], ignore_index)
         losses, lse = reference_losses(rows, classes, ignore_index, terms, weight)
     else:
-        with_lse = return_lse or bool(apart)
+        with_lse = return_lse or bool(separate)
         losses, lse, *_ = _OPS[backend](rows, classes, weight, ignore_index, *terms, with_lse, inplace)
     loss = losses.reshape(target.shape) if reduction == "none" else losses.sum()
     if reduction == "mean":
         loss = mean_of(loss, classes, ignore_index, weight)
-    if apart:
-        loss = loss + mean_of(apart * (lse * lse).sum(), classes, ignore_index)
+    if separate:
+        loss = loss + mean_of(separate * (lse * lse).sum(), classes, ignore_index)
     return (loss, lse.reshape(target.shape)) if return_lse else loss
 
 
-def z_loss_apart(class_weight: Tensor | None, z_loss: float, reduction: str) -> float:
-    """ζ where the z-loss is averaged separately, over rows, since the mean of the rest is weighted; else 0."""
+def separate_z_loss(class_weight: Tensor | None, z_loss: float, reduction: str) -> float:
+    """ζ if the z-loss needs its own mean, over rows, because the mean of the other terms is weighted; else 0."""
     return z_loss if class_weight is not None and reduction == "mean" else 0.0
 
 
 def mean_of(total: Tensor, target: Tensor, ignore_index: int, class_weight: Tensor | None = None) -> Tensor:
-    """A sum of losses over the rows that have a target, or over their weights; NaN, with gradient 0, where none has."""
+    """A sum of losses divided by the number (or weight) of labelled rows; NaN, with gradient 0, if that is 0."""
     labelled = target != ignore_index
     if class_weight is None:
         amount = labelled.sum().to(total.dtype)
     else:
         amount = weights_of(class_weight, target).where(labelled, 0.0).sum(dtype=total.dtype)
     nothing = amount == 0
-    # A division by 0 would give the right loss, but its gradient is infinite, and times 0 rows NaN.
+    # Dividing by 0 would give NaN too, but with an infinite gradient, which times 0 is NaN.
     return total / amount.where(~nothing, 1.0) + torch.where(nothing, float("nan"), 0.0).to(total.dtype)
 
 
 def check_class_weight(name: str, class_weight: Tensor | None, classes: int) -> Tensor | None:
-    """The class weights, as constants; raise ValueError for weights that are no (V,) of a float type."""
+    """The class weights, detached; raise ValueError unless they have shape (V,) and a float type."""
     if class_weight is None:
         return None
     check_shape(name, class_weight, (classes,), "(V,)")
     if class_weight.dtype not in FLOATS:
-        raise ValueError(f"{name} has dtype {class_weight.dtype}; wanted a float type")
+        raise ValueError(f"{name} has dtype {class_weight.dtype}; expected a float type")
     return class_weight.detach()
 
 
 def check_targets(target: Tensor, classes: int, ignore_index: int) -> None:
-    """Raise ValueError for a target that is no class, where looking is cheap: on a CPU, outside of a trace."""
+    """Raise ValueError for targets outside [0, classes) where checking is cheap: on a CPU, outside tracing."""
     if target.device.type != "cpu" or not has_values(target):
         return
     wrong = ((target < 0) | (target >= classes)) & (target != ignore_index)
     if wrong.any():
         row = int(wrong.nonzero()[0])
         raise ValueError(
-            f"target holds {int(target[row])} at (flat) position {row}; wanted 0 <= target < {classes} or"
+            f"target holds {int(target[row])} at (flat) position {row}; expected 0 <= target < {classes} or"
             f" ignore_index = {ignore_index}"
         )
 
@@ -540,20 +541,20 @@ def check_loss_arguments(
     softcap: float | None,
     reduction: str,
 ) -> None:
-    """Raise ValueError for arguments of a loss over `rows` rows and `classes` classes that do not fit."""
+    """Raise ValueError if the arguments of a loss do not match logits of shape (*rows, classes)."""
     if target.dtype.is_floating_point or target.dtype.is_complex or target.dtype == torch.bool:
         raise ValueError(
-            f"target has dtype {target.dtype}; wanted integers (torch.int64). For probabilities of classes use"
+            f"target has dtype {target.dtype}; expected integers (torch.int64). For class probabilities use"
             " torch.nn.functional.cross_entropy"
         )
     check_shape("target", target, tuple(rows), "the leading dimensions")
     if classes < 1:
-        raise ValueError("there are 0 classes; wanted at least 1")
+        raise ValueError("there are 0 classes; expected at least 1")
     if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"label_smoothing={label_smoothing}: wanted 0 <= label_smoothing <= 1")
+        raise ValueError(f"label_smoothing={label_smoothing}: expected 0 <= label_smoothing <= 1")
     if not z_loss >= 0.0:
-        raise ValueError(f"z_loss={z_loss}: wanted z_loss >= 0")
+        raise ValueError(f"z_loss={z_loss}: expected z_loss >= 0")
     if softcap is not None and not softcap >= 0.0:
-        raise ValueError(f"softcap={softcap}: wanted softcap > 0; 0 and None mean none")
+        raise ValueError(f"softcap={softcap}: expected softcap > 0; 0 and None mean none")
     if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction={reduction!r}: wanted one of {', '.join(REDUCTIONS)}")
+        raise ValueError(f"reduction={reduction!r}: expected one of {', '.join(REDUCTIONS)}")

@@ -1,17 +1,17 @@
 """Dropout masks that are regenerated, never stored: a pure function of (seed, row, column).
 
-Forward and backward, every backend and every device get the same mask for the same seed, and no part of it depends on
-how the work is cut into blocks or on a generator's state.
+Forward and backward, all backends and all devices get the same mask for the same seed, whatever the blocks that the
+work is split into, and without the state of a random generator.
 
-    a_i = odd(mix(key + (2i + 1) γ))     a 32-bit odd number a row        key = mix(seed), γ = 2^64 / golden ratio
-    b_j = odd(mix(key + (2j + 2) γ))     a 32-bit odd number a column     mix: splitmix64's finaliser
+    a_i = odd(mix(key + (2i + 1) γ))     an odd 32-bit number per row     key = mix(seed), γ = 2^64 / golden ratio
+    b_j = odd(mix(key + (2j + 2) γ))     an odd 32-bit number per column  mix: splitmix64's finaliser
     kept(i, j)  =  a_i · b_j mod 2^32, read as a signed number,  >=  p · 2^32 - 2^31
 
 Multiplication by an odd number permutes the odd residues, so each element is kept with probability 1 - p (to 2^-31).
 Elements of one row, of one column, or at the corners of a rectangle are uncorrelated, as small multiples of random odd
 numbers sum to 0 mod 2^32 with probability about 2^-32 only; a test measures all three. An element costs one
-multiplication and one comparison, where a generator's bits cost a quarter of a training step on a CPU, and a GPU kernel
-can do the same in registers. mix: Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (2014).
+multiplication and one comparison, which a GPU kernel does in registers; on a CPU, a random generator took a quarter of
+a training step. mix: Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (2014).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def as_seed(seed: int | Tensor | None) -> Tensor:
-    """A seed as the ops take it: an int64 tensor of no dimensions; None draws one from torch's default generator.
+    """The seed as an int64 tensor of no dimensions; None draws one from torch's default generator.
 
     Raises ValueError for any other tensor and for an int that int64 cannot hold.
     """
@@ -33,11 +33,11 @@ def as_seed(seed: int | Tensor | None) -> Tensor:
     if isinstance(seed, Tensor):
         if seed.dim() != 0 or seed.dtype != torch.int64:
             raise ValueError(
-                f"seed has shape {tuple(seed.shape)} and dtype {seed.dtype}; wanted () and torch.int64, or an int"
+                f"seed has shape {tuple(seed.shape)} and dtype {seed.dtype}; expected () and torch.int64, or an int"
             )
         return seed
     if not -(2**63) <= seed < 2**63:
-        raise ValueError(f"seed={seed}: wanted -2**63 <= seed < 2**63")
+        raise ValueError(f"seed={seed}: expected -2**63 <= seed < 2**63")
     return torch.tensor(seed, dtype=torch.int64)
 
 
@@ -55,7 +55,7 @@ def threshold(p: float) -> int:
 
 
 def keep_mask(seed: Tensor, rows: int, columns: int, p: float, device: torch.device) -> Tensor:
-    """The mask itself, (rows, columns) bool, True where an element is kept: the definition."""
+    """The mask, (rows, columns) bool, True where an element is kept. This is the definition."""
     row_keys, column_keys = keys(seed, rows, columns, device)
     return row_keys * column_keys >= threshold(p)
 
@@ -88,7 +88,7 @@ def _mix(z: Tensor) -> Tensor:
 
 
 def _shifted(z: Tensor, places: int) -> Tensor:
-    """A logical shift to the right: the one of int64 copies the sign."""
+    """A logical right shift; >> on int64 copies the sign."""
     return (z >> places) & (2 ** (64 - places) - 1)
 
 

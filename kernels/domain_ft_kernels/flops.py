@@ -1,8 +1,8 @@
-"""What torch.utils.flop_counter.FlopCounterMode counts of our ops: their matrix products, by the operands' shapes.
+"""FLOP formulas of our ops for torch.utils.flop_counter.FlopCounterMode: their matrix products.
 
-A formula sees shapes alone, so all rows count, those with an ignored target too. The cross-entropy of logits has no
-matrix product and counts 0, as torch's own. The reference backend is plain PyTorch, which torch counts by itself.
-Where the forward op makes gradients, or backward makes the logits again, that is where they count.
+A formula sees only shapes, so all rows count, including ignored ones. The cross-entropy of logits has no matrix product
+and counts 0, like torch's own. torch counts the reference backend, which is plain PyTorch, by itself.
+Products count where they run: gradients that forward computes in forward, recomputed logits in backward.
 """
 
 # ruff: noqa: ARG001 (a formula has the arguments of its op)
@@ -51,7 +51,7 @@ def _lora_linear_backward(
 
 
 def _head(hidden: _Shape, weight: _Shape) -> int:
-    """One product of the size of the logits'."""
+    """FLOPs of the logits; dx and dW each take as many."""
     return 2 * hidden[0] * weight[0] * weight[1]
 
 

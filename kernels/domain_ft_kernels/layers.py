@@ -1,4 +1,4 @@
-"""Groups of LoRA layers that read the same input: what the op and its Triton kernels both need to know of them."""
+"""Helpers for groups of LoRA layers with the same input, shared by the op and its Triton kernels."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 V = TypeVar("V")
 
 RANK_STEP = 16
-"""In the triton backend a layer's columns of t and dt are a multiple of this."""
+"""The triton backend pads each layer's columns of t and dt to a multiple of this."""
 
 
 def down_columns(ranks: Sequence[int]) -> int:
-    """How many columns t and dt have in the triton backend, for layers of these ranks."""
+    """The number of columns of t and dt in the triton backend, for layers of these ranks."""
     return sum(rounded_up(rank, RANK_STEP) for rank in ranks)
 
 
@@ -23,16 +23,16 @@ def rounded_up(size: int, step: int) -> int:
 
 
 def split_scale(scale: float) -> tuple[float, float]:
-    """Two factors of a scale, the first at most 1 in size and the second at least 1.
+    """Two factors of a scale: the first at most 1 in absolute value, the second at least 1.
 
-    In float16 a scale above 1 would take t or dt = g B out of range where their products with the small B and A are
-    not; it goes to B and A, in their own type, before they are rounded.
+    In float16 a scale above 1 could push t or dt = g B out of range, although their products with the small B and A are
+    in range. So the second factor is applied to B and A, in their own type, before they are rounded.
     """
     up = max(abs(scale), 1.0)
     return scale / up, up
 
 
 def by_kind(values: Sequence[V], kinds: Sequence[Sequence[Any]]) -> list[Sequence[V]]:
-    """`values` cut into as many runs as there are `kinds`, each as long as its kind."""
+    """`values` split into consecutive parts as long as the lists in `kinds`."""
     ends = itertools.accumulate(len(kind) for kind in kinds)
     return [values[end - len(kind) : end] for kind, end in zip(kinds, ends, strict=True)]

@@ -1,23 +1,24 @@
-"""Cross-entropy of a linear layer's outputs, without the outputs: the language-model head.
+"""Cross-entropy of a linear layer's outputs, such as a language-model head's, without holding them all.
 
-The maths, for rows x (m, D) that have a target, W (V, D) and b (V,); `cross_entropy.py` has loss and ∂loss/∂u:
+The maths, for labelled rows x (m, D), W (V, D) and b (V,); `cross_entropy.py` has loss and ∂loss/∂u:
 
-    u    = x Wᵀ + b                       (m, V): exists a tile at a time
-    G    = g · ∂loss/∂u                   (m, V): likewise; g (m,) is the gradient of each row's loss
+    u    = x Wᵀ + b                       (m, V), never whole: a tile or a block of rows at a time
+    G    = g · ∂loss/∂u                   (m, V), likewise; g (m,) is the gradient of each row's loss
     dx   = G W        dW = Gᵀ x        db = Σ_rows G
 
-Only labelled rows are computed (of a masked LM's rows, 15 %). The vocabulary is walked in tiles of columns, as in "Cut
-Your Losses in Large-Vocabulary Language Models" (Wijmans et al. 2024). A gradient needs the whole row's log-sum-exp,
-hence a second walk. In the torch backend, with an online log-sum-exp, what is asked for decides how:
+Only labelled rows are computed (15 % of the rows in masked LM), over tiles of vocabulary columns as in "Cut Your Losses
+in Large-Vocabulary Language Models" (Wijmans et al. 2024). A gradient needs the whole row's log-sum-exp, hence a second
+pass. The torch backend computes the log-sum-exp online and has three ways:
 
-    no gradient                     one walk over one tile of memory                                1 matrix product
-    dx alone, or a loss reduced     gradients beside the loss, as in Liger-Kernel (Hsu et al.       1 + 1 for each of
+    no gradient                     one pass in the memory of one tile                              1 matrix product
+    only dx, or a loss reduced      gradients beside the loss, as in Liger-Kernel (Hsu et al.       1 + 1 for each of
     to one number (sum, mean)       2024): blocks of rows whose logits fit WORKSPACE_BYTES keep     dx and dW
-                                    them for the second walk; backward only scales the result
-    dW or db, reduction none        backward computes the tiles again, once g is known              one more
+                                    them for the second pass; backward only scales the result
+    dW or db with reduction none,   backward recomputes the tiles, once g is known                  one more
+    or log-sum-exps
 
-The triton backend does the same (`plan`), but for the last line keeps all logits where they fit STASH_BYTES.
-Sums and losses are float32 whatever the inputs' type (float64 for float64), and added up in a fixed order.
+The triton backend does the same (`plan`), but in the last case keeps the logits if all fit STASH_BYTES.
+Sums and losses are float32 for any input type (float64 for float64), and are added in a fixed order.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from domain_ft_kernels.cross_entropy import (
     mean_of,
     pick,
     reference_losses,
-    z_loss_apart,
+    separate_z_loss,
 )
 from domain_ft_kernels.products import add_mm_, mm
 from domain_ft_kernels.registration import Op
@@ -68,7 +69,7 @@ TILE = 2048
 """Columns of the vocabulary in a tile: the fastest of 512 to 4,096 on an AVX2 CPU, within 4 % of it with AVX-512."""
 
 WORKSPACE_BYTES = 64 * 2**20
-"""Bound on the logits that exist at once. Blocks of 250 to 550 rows (V = 30,522) were faster than larger ones."""
+"""Bytes of logits held at once, at most. Blocks of 250 to 550 rows (V = 30,522) were faster than larger ones."""
 
 # The reference
 
@@ -83,7 +84,7 @@ def reference(
     terms: Terms,
     compute: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """The definition: a loss and a log-sum-exp for each row of hidden (n, D), through the full logits. By autograd."""
+    """The definition: a loss and a log-sum-exp for each row of hidden (n, D), from the full logits. Uses autograd."""
     logits = F.linear(hidden.to(compute), weight.to(compute), None if bias is None else bias.to(compute))
     return reference_losses(logits, target, ignore_index, terms, class_weight)
 
@@ -92,7 +93,7 @@ def reference(
 
 
 class _Head:
-    """The output projection as tiles of columns. Tiles are widened to the accumulation type, one at a time."""
+    """The output projection as tiles of columns, each converted to the accumulation type when it is used."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, compute: torch.dtype, softcap: float | None) -> None:
         self.weight, self.bias, self.compute, self.softcap = weight, bias, compute, softcap
@@ -100,14 +101,14 @@ class _Head:
         self.classes = weight.shape[0]
 
     def widen(self, tensor: Tensor) -> Tensor:
-        """A tensor as the multiplication sees it (rounded to autocast's type), in the type that sums are in."""
+        """A tensor rounded to the compute type (autocast's), then converted to the accumulation type."""
         return tensor.to(self.compute).to(self.wide)
 
     def columns(self) -> Iterator[tuple[int, int]]:
         return ((first, min(first + TILE, self.classes)) for first in range(0, self.classes, TILE))
 
     def columns_of(self, first: int, last: int) -> Tensor:
-        """W's rows for a tile, (last - first, D)."""
+        """The rows of W for a tile of logits, (last - first, D)."""
         return self.widen(self.weight[first:last])
 
     def logits(self, x: Tensor, columns: Tensor, first: int, last: int) -> Tensor:
@@ -117,7 +118,7 @@ class _Head:
 
 
 class _Sums:
-    """What the loss needs of each row, gathered tile by tile: m and S (online), z_t and, for smoothing, Σ w z."""
+    """What the loss needs of each row, collected tile by tile: m and S (online), z_t and, for smoothing, Σ w z."""
 
     def __init__(self, target: Tensor, like: Tensor, terms: Terms, weights: Weights | None) -> None:
         self.target, self.terms, self.weights = target, terms, weights
@@ -127,7 +128,7 @@ class _Sums:
         self.total = rows.clone() if terms.label_smoothing else None
 
     def add(self, tile: Tensor, first: int, scratch: Tensor) -> None:
-        """Take in a tile of capped logits; `scratch` (the tile's shape, or the tile itself) is overwritten."""
+        """Add a tile of capped logits; `scratch` (the tile's shape, or the tile itself) is overwritten."""
         self.picked += pick(tile, self.target, first)
         if self.total is not None:
             w = None if self.weights is None else self.weights.of_class[first : first + tile.shape[1]]
@@ -138,13 +139,13 @@ class _Sums:
         self.row_max = row_max
 
     def losses(self, classes: int) -> Tensor:
-        """The rows' losses, once all tiles are in."""
+        """The rows' losses, after all tiles were added."""
         sums = self.row_max, self.sum_exp, self.picked, self.total
         return losses_from_sums(*sums, self.target, classes, self.terms, self.weights)
 
 
 class _Gradients:
-    """The gradients that are asked for, in the accumulation type; tiles add to them in a fixed order."""
+    """The required gradients, in the accumulation type; tiles are added in a fixed order."""
 
     def __init__(self, head: _Head, rows: int, needs: list[bool]) -> None:
         make = head.weight.new_zeros
@@ -154,7 +155,7 @@ class _Gradients:
         self.bias = make(classes, dtype=head.wide) if needs[2] else None
 
     def add(self, tile: Tensor, x: Tensor, columns: Tensor, block: slice, first: int, last: int) -> None:
-        """Take in a tile of ∂/∂u for the rows `block`, whose inputs are x, and the columns first..last of W."""
+        """Add a tile of G for the rows `block`, with inputs x, and the classes first..last, with W's rows `columns`."""
         if self.hidden is not None:
             add_mm_(self.hidden[block], tile, columns)
         if self.weight is not None:
@@ -164,7 +165,7 @@ class _Gradients:
 
 
 def _row_blocks(rows: int, row_bytes: int) -> list[slice]:
-    """Slices of as many of `rows` as fit WORKSPACE_BYTES, and of at least one."""
+    """Slices of `rows` whose logits fit WORKSPACE_BYTES, of at least one row."""
     size = max(1, min(rows, WORKSPACE_BYTES // row_bytes))
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
@@ -183,7 +184,7 @@ def _forward(
     compute: torch.dtype,
     with_lse: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Losses, L (or nothing), m and S, (n,) each, 0 where ignored: one walk over the tiles, which are not kept."""
+    """Losses, L (or nothing), m and S, (n,) each, 0 where ignored: one pass over the tiles, which are not kept."""
     head, terms = _Head(weight, bias, compute, softcap), Terms(label_smoothing, z_loss, softcap)
     check_targets(target, head.classes, ignore_index)
     losses = hidden.new_zeros(len(target), dtype=head.wide)
@@ -216,7 +217,7 @@ def _forward_with_gradients(
     summed: bool,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Losses, (n,) or their sum, and the gradients of their sum in hidden, weight and bias; empty where not needed."""
+    """Losses, (n,) or their sum, and the gradients of their sum for hidden, weight and bias; empty if not required."""
     head, terms = _Head(weight, bias, compute, softcap), Terms(label_smoothing, z_loss, softcap)
     check_targets(target, head.classes, ignore_index)
     losses = hidden.new_zeros(len(target), dtype=head.wide)
@@ -260,7 +261,7 @@ def _backward(
     _with_lse: bool,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients in hidden, weight and bias (empty where not needed).
+    """The gradients of hidden, weight and bias (empty if not required).
 
     grad and lse_grad (n,) are the gradients of the losses and of the log-sum-exps.
     """
@@ -284,7 +285,7 @@ def _backward(
 def _finished(
     gradients: _Gradients, hidden: Tensor, weight: Tensor, bias: Tensor | None, labelled: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients in the types and shapes of what they belong to: rows scattered back, zeros where ignored."""
+    """The gradients in their operands' types and shapes: rows scattered back, zeros where ignored."""
     d_hidden, d_weight, d_bias = (hidden.new_empty(0) for _ in range(3))
     if gradients.hidden is not None:
         d_hidden = hidden.new_zeros(hidden.shape).index_copy_(0, labelled, gradients.hidden.to(hidden.dtype))
@@ -295,23 +296,24 @@ def _finished(
     return d_hidden, d_weight, d_bias
 
 
-# The triton backend: how it goes about a call. The kernels are in `triton_backend`, imported where they run.
+# The triton backend: the choice of a plan. The kernels are in `triton_backend`, imported on first use.
 
 
 def plan(needs: list[bool], summed: bool, rows: int, classes: int, itemsize: int, *, with_lse: bool = False) -> str:
-    """How the triton backend goes about it, by cost: one of four ways, from shapes and needs alone.
+    """The cheapest plan of the triton backend, from shapes and required gradients:
 
-    `losses`: no gradient is asked for, so logits are not kept. One matrix product.
-    `gradients`: dx alone, or losses to be summed: gradients are made in forward, chunk by chunk in one stash, since
-        backward will only scale them. One product for the logits and one for each of dx and dW.
-    `stash`: dW or db of unsummed losses wait for g. Where the logits of all rows (n, as the host does not know how many
-        are labelled) are one chunk, forward keeps them: the same products, for STASH_BYTES held until backward.
-    `recompute`: the same where they are more: backward makes them again, chunk by chunk. One product more.
+    `losses`: no gradient is required, so logits are not kept. One matrix product.
+    `gradients`: only dx, or the losses are summed. Forward computes the gradients chunk by chunk in one stash, and
+        backward only scales them. One product for the logits and one for each of dx and dW.
+    `stash`: dW or db of unsummed losses, or log-sum-exps, need g first. If the logits of all rows are one chunk (all n,
+        as the host does not know how many are labelled), forward keeps them: the same products, but up to STASH_BYTES
+        held until backward.
+    `recompute`: the same with more than one chunk: backward recomputes the logits. One more product.
 
     Args:
-        needs: whether hidden, weight and bias ask for a gradient.
+        needs: whether hidden, weight and bias require a gradient.
         summed: whether the losses are reduced to one number.
-        with_lse: whether log-sum-exps are returned too, whose gradients wait for g as well.
+        with_lse: whether log-sum-exps are returned, whose gradients are known only in backward.
     """
     if not any(needs):
         return "losses"
@@ -321,7 +323,7 @@ def plan(needs: list[bool], summed: bool, rows: int, classes: int, itemsize: int
 
 
 def _in_triton(name: str) -> Callable[..., Any]:
-    """The function of that name beside the kernels: triton is not everywhere, so it is imported by the first call."""
+    """The function `name` of the Triton module, which is imported by the first call: triton may not be installed."""
 
     def run(*arguments: Any) -> Any:
         from domain_ft_kernels.triton_backend import linear_cross_entropy as kernels
@@ -331,13 +333,13 @@ def _in_triton(name: str) -> Callable[..., Any]:
     return run
 
 
-# The registration: of each backend an op that keeps what its backward needs, and one that makes gradients beside losses
+# Registration. Each backend has an op that saves what its backward needs, and one whose forward computes gradients.
 
 
 def _fake_gradients(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: list[bool], dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Tensors such as `_finished` returns, without their values: each of the type of its operand, or all of `dtype`."""
+    """Empty tensors with the shapes that `_finished` returns, in their operands' types or all in `dtype`."""
 
     def empty(like: Tensor | None, need: bool) -> Tensor:
         if like is None or not need:
@@ -393,7 +395,7 @@ def _fake_triton_finish(*inputs: Any) -> tuple[Tensor, ...]:
 
 
 def _setup_context_by(place: int) -> Callable[..., None]:
-    """What is kept for a backward that makes gradients; `place` is that of `with_lse` among the options."""
+    """The setup_context of an op whose backward computes the gradients; options[place] is `with_lse`."""
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.options = inputs[5:]
@@ -405,7 +407,7 @@ def _setup_context_by(place: int) -> Callable[..., None]:
 
 
 def _differentiate_by(backward: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor | None, ...]]:
-    """The gradients in all inputs by the op `backward`, from what forward returned beside the losses."""
+    """The autograd formula of an op whose gradients the op `backward` computes."""
 
     def differentiate(ctx: Any, grad: Tensor | None, lse_grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         nothing = (None,) * (1 + len(ctx.options))
@@ -433,7 +435,7 @@ def _setup_context_with_gradients(ctx: Any, inputs: tuple[Any, ...], output: tup
 
 
 def _scale_by(scale: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor | None, ...]]:
-    """The chain rule's last factor, by `scale`: one number for all, or for hidden one a row."""
+    """The autograd formula of an op whose forward computed the gradients: `scale` multiplies them by the loss's."""
 
     def differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         nothing = (None,) * (1 + len(ctx.options))
@@ -447,6 +449,7 @@ def _scale_by(scale: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[T
 
 
 def _scaled(grad: Tensor, d_hidden: Tensor, d_weight: Tensor, d_bias: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    """The gradients times grad: one number, or one per row if only hidden requires a gradient."""
     factor = grad.unsqueeze(-1) if grad.dim() else grad
     return tuple((g * factor).to(g.dtype) if g.numel() else g for g in (d_hidden, d_weight, d_bias))
 
@@ -552,17 +555,17 @@ def linear_cross_entropy(
     return_lse: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """`cross_entropy(F.linear(hidden, weight, bias), target, ...)` that never holds the logits.
+    """`cross_entropy(F.linear(hidden, weight, bias), target, ...)` without holding all the logits.
 
-    The vocabulary is walked in tiles, as in "Cut Your Losses in Large-Vocabulary Language Models" (Wijmans et al.
-    2024).
+    It is computed over tiles of the vocabulary, as in "Cut Your Losses in Large-Vocabulary Language Models" (Wijmans et
+    al. 2024). The module has the equations.
 
         loss = linear_cross_entropy(hidden, model.lm_head.weight, labels, reduction="mean")
 
-    Differentiable once, in hidden, weight and bias; a gradient that nothing asks for is not computed. Beyond inputs and
-    outputs it holds the labelled rows, the gradients asked for (float32), two tiles, and logits of at most
-    WORKSPACE_BYTES or of one row, whichever is more (in the triton backend: STASH_BYTES or 128 rows; for reduction
-    `none`, dW or db, twice that).
+    Differentiable once with respect to hidden, weight and bias; only required gradients are computed. Beyond inputs and
+    outputs it holds the labelled rows, the required gradients (float32), two tiles, and logits of at most
+    WORKSPACE_BYTES or of one row, whichever is more (in the triton backend: STASH_BYTES or 128 rows; twice that for dW
+    or db with reduction `none`).
 
     Args:
         hidden: (..., D), in the type of weight, or any under autocast.
@@ -570,14 +573,14 @@ def linear_cross_entropy(
         target: (...), integers in [0, V), or `ignore_index` where there is nothing to predict: such rows cost nothing.
         bias: (V,) or None.
         label_smoothing, z_loss, softcap, reduction: as for `cross_entropy`.
-        filter_eps: a permission to leave out of the gradients' products what is at most this in all of a tile of
-            ∂loss/∂u (128 rows and columns): dx is off by at most filter_eps · |g| · Σ |W| over the classes left out,
-            dW and db likewise over rows. Late in training, where most classes are nearly impossible, that saves
-            most of the work. Only the triton backend uses it, and not with return_lse; db is exact. None: exact
-            gradients.
+        filter_eps: tiles of ∂loss/∂u (128 rows and columns) whose values are all at most this may be left out of the
+            products for dx and dW: dx is off by at most filter_eps · |g| · Σ |W| over the skipped classes, dW by the
+            same with |x| over the skipped rows; db is exact. Late in training, when most classes are very improbable,
+            this saves most of the work. Only the triton backend uses it, and not with return_lse or with a z-loss
+            beside class weights and reduction `mean`. None: exact gradients.
         class_weight: (V,), what `cross_entropy` calls weight.
-        return_lse: return also each row's log-sum-exp, as `cross_entropy` does. Gradients are then computed in
-            backward, which makes the logits again: one matrix product more.
+        return_lse: also return each row's log-sum-exp, as `cross_entropy` does. Gradients are then computed in
+            backward, from recomputed logits (one more matrix product) unless the triton backend could keep them.
         backend: `auto`, `reference`, `torch` or `triton`.
 
     Returns:
@@ -585,14 +588,15 @@ def linear_cross_entropy(
         log-sum-exps (...).
 
     Raises:
-        ValueError: shapes, types, devices or options that do not fit; targets outside [0, V), as for `cross_entropy`.
+        ValueError: shapes, types, devices or options that do not match; targets outside [0, V), as for `cross_entropy`.
     """
     if weight.dim() != 2:
-        raise ValueError(f"weight has shape {tuple(weight.shape)}; wanted (V, D)")
+        raise ValueError(f"weight has shape {tuple(weight.shape)}; expected (V, D)")
     classes, size = weight.shape
     if hidden.dim() < 1 or hidden.shape[-1] != size:
         raise ValueError(
-            f"hidden has shape {tuple(hidden.shape)}; wanted (..., {size}), as weight is (V, D) = {tuple(weight.shape)}"
+            f"hidden has shape {tuple(hidden.shape)}; expected (..., {size}),"
+            f" as weight is (V, D) = {tuple(weight.shape)}"
         )
     if bias is not None:
         check_shape("bias", bias, (classes,), "(V,)")
@@ -600,12 +604,12 @@ def linear_cross_entropy(
     check_loss_arguments(target, hidden.shape[:-1], classes, label_smoothing, z_loss, softcap, reduction)
     class_weight = check_class_weight("class_weight", class_weight, classes)
     if filter_eps is not None and not filter_eps >= 0.0:
-        raise ValueError(f"filter_eps={filter_eps}: wanted filter_eps >= 0, or None")
+        raise ValueError(f"filter_eps={filter_eps}: expected filter_eps >= 0, or None")
     compute = compute_dtype("hidden", hidden, weight)
     rows, labels = hidden.reshape(target.numel(), size), target.reshape(-1).long()
-    apart = z_loss_apart(class_weight, z_loss, reduction)
-    with_lse = return_lse or bool(apart)
-    terms = Terms(label_smoothing, 0.0 if apart else z_loss, softcap or None)
+    separate = separate_z_loss(class_weight, z_loss, reduction)
+    with_lse = return_lse or bool(separate)
+    terms = Terms(label_smoothing, 0.0 if separate else z_loss, softcap or None)
     options = (ignore_index, *terms, compute)
     operands = rows, weight, labels, bias, class_weight
     differentiable = torch.is_grad_enabled()
@@ -624,17 +628,17 @@ def linear_cross_entropy(
     loss = losses.reshape(target.shape) if reduction == "none" else losses.sum()
     if reduction == "mean":
         loss = mean_of(loss, labels, ignore_index, class_weight)
-    if apart:
-        loss = loss + mean_of(apart * (lse * lse).sum(), labels, ignore_index)
+    if separate:
+        loss = loss + mean_of(separate * (lse * lse).sum(), labels, ignore_index)
     return (loss, lse.reshape(target.shape)) if return_lse else loss
 
 
 def _torch_losses(
     operands: tuple[Any, ...], options: tuple[Any, ...], summed: bool, with_lse: bool, needs: list[bool]
 ) -> tuple[Tensor, Tensor]:
-    """Losses (n,), or their sum where `summed` allows it, by the cheapest of the three ways that the module names.
+    """Losses (n,), or their sum if `summed`, by the cheapest of the three ways in the module's docstring.
 
-    Beside them the log-sum-exps (n,); nothing where they are not asked for.
+    Also the log-sum-exps (n,); empty without `with_lse`.
     """
     one_number_a_row = summed or not (needs[1] or needs[2])
     if any(needs) and one_number_a_row and not with_lse:
@@ -647,7 +651,7 @@ def _torch_losses(
 def _triton_losses(
     operands: tuple[Any, ...], options: tuple[Any, ...], summed: bool, with_lse: bool, needs: list[bool]
 ) -> tuple[Tensor, Tensor]:
-    """The same by the way that `plan` takes."""
+    """The same in the triton backend, by its `plan`."""
     _, weight, target, *_ = operands
     itemsize = options[4].itemsize
     way = plan(needs, summed, len(target), len(weight), itemsize, with_lse=with_lse)

@@ -1,6 +1,6 @@
-"""A linear layer with a low-rank update beside it: LoRA (Hu et al. 2021), dropout inside.
+"""A linear layer with a low-rank update, LoRA (Hu et al. 2021), including its dropout.
 
-The maths, for rows x (m, K), W (N, K), b (N,), A (R, K), B (N, R), M the mask of `dropout.py`, s = scaling / (1 - p):
+The maths, for rows x (m, K), W (N, K), b (N,), A (R, K), B (N, R), the mask M of `dropout.py`, s = scaling / (1 - p):
 
     t  = (x ∘ M) Aᵀ                       (m, R)
     y  = x Wᵀ + b + s t Bᵀ                (m, N)
@@ -11,10 +11,10 @@ and backward, with g = ∂loss/∂y:
     dx = g W + s (dt A) ∘ M               dA = s dtᵀ (x ∘ M)
     dW = gᵀ x      db = Σ_rows g          dB = s gᵀ t
 
-Saved for backward: x, t and the seed. M is regenerated from the seed; x ∘ M exists a block of rows at a time.
+Saved for backward: x, t and the seed. M is regenerated from the seed; on a CPU, x ∘ M is computed in blocks of rows.
 
-Layers that read the same x (q, k and v of an attention) are computed as a group, with one mask: their A are stacked
-to one matrix of Σ R rows, so that t and dt are (m, Σ R), and x is masked once; dx is the sum over the layers.
+Layers that read the same x (q, k and v of an attention) are computed as a group with one mask: their A are stacked
+into one matrix of Σ R rows, so t and dt are (m, Σ R) and x is masked once. dx is summed over the layers.
 A single layer is a group of one.
 """
 
@@ -46,7 +46,7 @@ BLOCK_ELEMENTS = 2**17
 """Elements of x that are masked at a time on a CPU, so that mask and product stay in a core's cache."""
 
 MOST_ELEMENTS = 2**31
-"""The Triton kernels find an element of a weight by a 32-bit number."""
+"""Weights must have fewer elements than this in the Triton kernels, which use 32-bit offsets."""
 
 # The reference
 
@@ -62,7 +62,7 @@ def reference(
     seed: Tensor | None,
     compute: torch.dtype,
 ) -> list[Tensor]:
-    """The definition, for x (m, K): the y of each layer, where `biases` has one for each, or none. By autograd."""
+    """The definition, for x (m, K): the y of each layer, with one bias each, or none. Uses autograd."""
     x = x.to(compute)
     dropped = x
     if seed is not None:
@@ -78,7 +78,7 @@ def reference(
 
 
 def _masked_blocks(x: Tensor, p: float, seed: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """For blocks of x's rows: the rows, x ∘ M for them (in a buffer that the next block reuses), and M as bits."""
+    """For blocks of x's rows: the rows, their x ∘ M (in a buffer that the next block reuses), and M as bits."""
     rows, columns = x.shape
     row_keys, column_keys = dropout.keys(seed, rows, columns, x.device)
     size = max(1, BLOCK_ELEMENTS // columns) if x.device.type == "cpu" else max(1, rows)
@@ -90,7 +90,7 @@ def _masked_blocks(x: Tensor, p: float, seed: Tensor) -> Iterator[tuple[slice, T
 
 
 def _stacked(lora_as: Sequence[Tensor], compute: torch.dtype, factors: Sequence[float] = ()) -> Tensor:
-    """The layers' A above one another, (Σ R, K), each times its factor where there are any."""
+    """The layers' A stacked to (Σ R, K), each times its factor if `factors` are given."""
     scaled = [_scaled(a, factors[i] if factors else 1.0, compute) for i, a in enumerate(lora_as)]
     return scaled[0] if len(scaled) == 1 else torch.cat(scaled)
 
@@ -135,7 +135,7 @@ def _scaled(small: Tensor, factor: float, compute: torch.dtype) -> Tensor:
 
 
 def _merges(x: Tensor, seed: Tensor | None, compute: torch.dtype) -> bool:
-    """Whether y is x (W + s B A)ᵀ here: the same sum, for N R K operations in place of m R N, and y is not read again.
+    """Whether to compute y as x (W + s B A)ᵀ: N R K operations instead of m R N, and y is not read again.
 
     Not below float32, where W + s B A would round small updates away.
     """
@@ -180,7 +180,7 @@ def _backward(
         d_stacked = _through_lora_a(
             inputs, d_down, _stacked(lora_as, compute, ups), dropout_p, seed, missing, any(need_as)
         )
-        if d_stacked is not None:  # copied, since an op's outputs must not share memory
+        if d_stacked is not None:  # copies, since an op's outputs must not share memory
             parts = d_stacked.split(ranks)
             d_as = [part.to(a.dtype, copy=True).mul_(up) for part, a, up in zip(parts, lora_as, ups, strict=True)]
     d_weights = (mm(grad.t(), inputs) if need else None for grad, need in zip(grads, need_weights, strict=True))
@@ -189,7 +189,7 @@ def _backward(
         for grad, need in zip(grads[: len(biases)], need_biases, strict=True)
     )
     d_bs = (
-        mm(t.t(), grad).t().contiguous().to(b.dtype).mul_(s * up) if need else None  # t is the thin one
+        mm(t.t(), grad).t().contiguous().to(b.dtype).mul_(s * up) if need else None  # copying t is cheap
         for grad, t, b, s, up, need in zip(grads, down.split(ranks, dim=1), lora_bs, scales, ups, need_bs, strict=True)
     )
     gradients = (d_x, *d_weights, *d_biases, *d_as, *d_bs)
@@ -201,7 +201,7 @@ def _backward(
 def _through_lora_a(
     x: Tensor, d_down: Tensor, lora_a: Tensor, p: float, seed: Tensor | None, d_x: Tensor | None, need_a: bool
 ) -> Tensor | None:
-    """Add (dt A) ∘ M to d_x in place, if there is one, and return dtᵀ (x ∘ M), if it is needed. d_down has s in it."""
+    """Add (dt A) ∘ M to d_x in place, if given, and return dtᵀ (x ∘ M), if needed; d_down and lora_a are scaled."""
     if seed is None:
         if d_x is not None:
             add_mm_(d_x, d_down, lora_a)
@@ -216,13 +216,13 @@ def _through_lora_a(
     return d_a
 
 
-# The registration
+# Registration
 
 
 def _triton_forward(*arguments: Any) -> list[Tensor]:
     from domain_ft_kernels.triton_backend import lora_linear as kernels
 
-    return kernels.forward(*arguments[:-1])  # x and W have the type to compute in: the public function sees to it
+    return kernels.forward(*arguments[:-1])  # without `compute`: the public function has converted x and W
 
 
 def _triton_backward(*arguments: Any) -> list[Tensor]:
@@ -252,7 +252,7 @@ def _register(
     backward: Callable[..., Any],
     down_columns: Callable[[Sequence[int]], int],
 ) -> Op:
-    """The differentiable op `name`, which runs `forward` and `backward`, with a t of so many columns for the ranks."""
+    """The differentiable op `name`; `down_columns` gives the number of columns of its t from the layers' ranks."""
     layers = "Tensor[] weights, Tensor[] biases, Tensor[] lora_as, Tensor[] lora_bs"
     options = "float[] scalings, float dropout_p, Tensor? seed, ScalarType compute"
     backward_op = Op(
@@ -308,9 +308,9 @@ def lora_linear(
     seed: int | Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """y = x Wᵀ + b + scaling · drop(x) Aᵀ Bᵀ, differentiable once in every tensor that asks for it.
+    """y = x Wᵀ + b + scaling · drop(x) Aᵀ Bᵀ, differentiable once with respect to every tensor.
 
-    The linear layer of LoRA (Hu et al. 2021), its update with dropout in one op: neither the mask nor drop(x) is kept.
+    A linear layer with LoRA (Hu et al. 2021) and its dropout in one op: neither the mask nor drop(x) is kept.
 
         y = lora_linear(x, linear.weight, linear.bias, lora_a, lora_b, alpha / rank, dropout_p=0.1, seed=step)
 
@@ -318,20 +318,20 @@ def lora_linear(
         x: (..., K), in the type of weight, or any under autocast.
         weight: (N, K); any strides, so GPT-2's Conv1D passes `weight.t()`.
         bias: (N,) or None.
-        lora_a: (R, K), any float type: multiplied in x's type (autocast's under autocast); its gradient has its type.
+        lora_a: (R, K), any float type; rounded to the type of the product. Its gradient keeps its type.
         lora_b: (N, R), likewise.
         scaling: alpha / R, or alpha / √R.
         dropout_p: probability in [0, 1) with which drop() zeroes an element; the others are divided by 1 - p.
-        seed: decides the mask, together with an element's row (of all leading dimensions laid flat) and column. Seeds
-            that differ, even by 1, give unrelated masks. Under torch.compile pass an int64 tensor of no dimensions (on
-            the CPU is best), since an int that changes may compile anew. None draws one from torch's default generator.
+        seed: determines the mask, with an element's row (leading dimensions flattened) and column. Seeds that differ,
+            even by 1, give unrelated masks. Under torch.compile pass an int64 tensor of no dimensions, preferably on
+            the CPU, since a changing int may recompile. None draws one from torch's default generator.
         backend: `auto`, `reference`, `torch` or `triton`.
 
     Returns:
         y (..., N), in x's type, or autocast's under autocast.
 
     Raises:
-        ValueError: shapes, types, devices or options that do not fit.
+        ValueError: shapes, types, devices or options that do not match.
     """
     _check_layer(x, weight, bias, lora_a, lora_b, "weight", "bias", "lora_a", "lora_b")
     return _group(x, [weight], [bias], [lora_a], [lora_b], [scaling], dropout_p, seed, backend)[0]
@@ -349,15 +349,15 @@ def lora_linear_group(
     seed: int | Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, ...]:
-    """The `lora_linear` of several layers that read the same x, in one go: q, k and v of an attention, say.
+    """`lora_linear` for several layers that read the same x, such as q, k and v of an attention.
 
     Args:
-        x, dropout_p, seed, backend: as in `lora_linear`. One mask holds for all layers, that of `lora_linear` alone.
-        weights: one or more of (N, K); N may differ, the type may not.
-        biases: as many of (N,) or None.
-        lora_as: as many of (R, K), of one type; R may differ.
-        lora_bs: as many of (N, R), of one type.
-        scalings: as many numbers.
+        x, dropout_p, seed, backend: as in `lora_linear`. All layers share one mask, the same as in `lora_linear`.
+        weights: one or more (N, K), of one type; N may differ.
+        biases: for each layer (N,) or None.
+        lora_as: for each layer (R, K), of one type; R may differ.
+        lora_bs: for each layer (N, R), of one type.
+        scalings: for each layer a number.
 
     Returns:
         The y (..., N) of each layer.
@@ -368,27 +368,27 @@ def lora_linear_group(
     lists = {"weights": weights, "biases": biases, "lora_as": lora_as, "lora_bs": lora_bs, "scalings": scalings}
     if not weights or len(set(map(len, lists.values()))) > 1:
         lengths = ", ".join(f"{len(values)} {name}" for name, values in lists.items())
-        raise ValueError(f"wanted one or more layers, and of each kind as many: got {lengths}")
+        raise ValueError(f"expected one or more layers, with lists of equal length; got {lengths}")
     for index, layer in enumerate(zip(weights, biases, lora_as, lora_bs, strict=True)):
         _check_layer(x, *layer, *(f"{name}[{index}]" for name in ("weights", "biases", "lora_as", "lora_bs")))
     for name, tensors in (("weights", weights), ("lora_as", lora_as), ("lora_bs", lora_bs)):
         if len(dtypes := {tensor.dtype for tensor in tensors}) > 1:
-            raise ValueError(f"{name} have the types {', '.join(sorted(map(str, dtypes)))}; wanted one")
+            raise ValueError(f"{name} have the types {', '.join(sorted(map(str, dtypes)))}; expected one")
     return tuple(_group(x, weights, biases, lora_as, lora_bs, scalings, dropout_p, seed, backend))
 
 
 def _check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, lora_a: Tensor, lora_b: Tensor, *names: str) -> None:
-    """Raise ValueError where a layer's tensors, which the caller knows by `names`, do not fit x or one another."""
+    """Raise ValueError if a layer's tensors do not match x or one another; `names` are the caller's names for them."""
     weight_name, bias_name, a_name, b_name = names
     if weight.dim() != 2:
-        raise ValueError(f"{weight_name} has shape {tuple(weight.shape)}; wanted (N, K)")
+        raise ValueError(f"{weight_name} has shape {tuple(weight.shape)}; expected (N, K)")
     n, k = weight.shape
     if x.dim() < 1 or x.shape[-1] != k:
         raise ValueError(
-            f"x has shape {tuple(x.shape)}; wanted (..., {k}), as {weight_name} is (N, K) = {tuple(weight.shape)}"
+            f"x has shape {tuple(x.shape)}; expected (..., {k}), as {weight_name} is (N, K) = {tuple(weight.shape)}"
         )
     if lora_a.dim() != 2 or lora_a.shape[1] != k:
-        raise ValueError(f"{a_name} has shape {tuple(lora_a.shape)}; wanted (R, K) = (R, {k})")
+        raise ValueError(f"{a_name} has shape {tuple(lora_a.shape)}; expected (R, K) = (R, {k})")
     check_shape(b_name, lora_b, (n, lora_a.shape[0]), "(N, R)")
     if bias is not None:
         check_shape(bias_name, bias, (n,), "(N,)")
@@ -406,22 +406,22 @@ def _group(
     seed: int | Tensor | None,
     backend: str,
 ) -> list[Tensor]:
-    """The y of each layer, for layers that fit together."""
+    """The y of each layer, for checked layers."""
     if not 0.0 <= dropout_p < 1.0:
-        raise ValueError(f"dropout_p={dropout_p}: wanted 0 <= dropout_p < 1")
+        raise ValueError(f"dropout_p={dropout_p}: expected 0 <= dropout_p < 1")
     compute = compute_dtype("x", x, weights[0])
     chosen = resolve_backend(backend, x.device, compute)
     largest = max(weight.numel() for weight in weights)
     if chosen == "triton" and largest >= MOST_ELEMENTS:
         if backend == "triton":
             raise ValueError(
-                f"a weight has {largest} elements; the Triton kernels count fewer than 2**31 = {MOST_ELEMENTS}:"
-                " pass backend='torch', or 'auto', which takes it"
+                f"a weight has {largest} elements; the Triton kernels support fewer than 2**31 = {MOST_ELEMENTS}:"
+                " pass backend='torch', or 'auto', which then uses it"
             )
         chosen = "torch"
     backend = chosen
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    if backend == "triton":  # here and not in the op, so that what is saved for backward is in this type
+    if backend == "triton":  # not in the op, so that tensors saved for backward have this type
         rows, weights = rows.to(compute), [weight.to(compute) for weight in weights]
     shifts = [] if all(bias is None for bias in biases) else [
         weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in zip(weights, biases, strict=True)

@@ -1,4 +1,4 @@
-"""The losses as modules, for code that is built of modules: torch.nn.CrossEntropyLoss and its linear kin."""
+"""The losses as modules: torch.nn.CrossEntropyLoss, and the same for a linear layer's outputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from domain_ft_kernels.linear_cross_entropy import linear_cross_entropy
 
 
 class _Loss(nn.Module):
-    """The options that both losses have. Their defaults are torch's: the reduction is `mean`."""
+    """The options of both losses. `reduction` is `mean` by default as in torch, not `sum` as in the functions."""
 
     class_weight: Tensor | None
 
@@ -61,7 +61,7 @@ class CrossEntropyLoss(_Loss):
 
 
 class LinearCrossEntropyLoss(_Loss):
-    """`linear_cross_entropy` as a module. The head stays where it is: its weight and bias are given to each call."""
+    """`linear_cross_entropy` as a module. It does not own the head: each call gets its weight and bias."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
-"""Matrix products of the torch backend, by the faster of the libraries that torch brings.
+"""Matrix products of the torch backend, by the faster of the libraries in torch.
 
 On x86 torch multiplies float32 matrices with MKL, which on AMD's processors leaves half of AVX-512 unused: 190 GFLOP/s
 on two Zen 5 cores where oneDNN reaches 430. oneDNN is what torch itself uses for bfloat16; for float32 it is reached
-through the op that torch.compile's CPU backend calls. Elsewhere, and for other types, these are torch.mm and friends.
+through the op that torch.compile's CPU backend calls. On other machines, and for other types, torch.mm or addmm runs.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 _THIN = 64
-"""Products over fewer terms move more bytes than they compute: adding in place then matters more than the library."""
+"""Products with a smaller inner dimension are memory-bound: adding in place then matters more than the library."""
 
 
 @functools.cache
 def has_onednn() -> bool:
-    """Whether oneDNN multiplies float32 here, and can be asked to."""
+    """Whether oneDNN can be called for float32 products on this machine."""
     return (
         platform.machine().lower() in ("x86_64", "amd64")
         and torch.backends.mkldnn.is_available()
@@ -50,7 +50,7 @@ def add_mm_(sums: Tensor, a: Tensor, b: Tensor, alpha: float = 1.0) -> Tensor:
 
 
 def _by_onednn(a: Tensor, b: Tensor) -> bool:
-    """Whether the product is one that oneDNN takes and is fast at. It copies an `a` that is not contiguous."""
+    """Whether oneDNN supports this product and is fast at it, given that `mm` copies a non-contiguous `a`."""
     if a.device.type != "cpu" or not has_onednn():
         return False
     if a.dtype != torch.float32 and not (a.dtype == torch.bfloat16 and has_fast_bfloat16()):

@@ -1,8 +1,8 @@
-"""How an op is known to torch: as a torch.library op in traces, and as a plain autograd.Function when called eagerly.
+"""Registration of ops with torch: torch.library ops in traces, plain autograd.Functions in eager calls.
 
 A torch.library op can be traced, compiled and seen by modes (FakeTensor, selective checkpointing, FLOP counters), but
-its Python machinery costs a call some 0.15 ms, and 0.36 ms with its backward: for the 48 to 72 linears of a small model
-longer than a GPU computes. So a call that nobody watches goes past it, to the same functions.
+its Python overhead is some 0.15 ms per call, and 0.36 ms with backward: for the 48 to 72 linears of a small model, more
+than a GPU needs to compute them. So a call that no trace or mode observes runs the same functions directly.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Op:
         name: without the namespace, `domain_ft_kernels::`.
         schema: arguments and results; a result of several tensors is a tuple, or `Tensor[]`, a list.
         function: what computes it.
-        fake: from the same arguments to empty tensors such as the results.
+        fake: from the same arguments to empty tensors with the shapes and types of the results.
         mutates: the arguments that it writes to.
     """
 
@@ -47,9 +47,9 @@ class Op:
         self.differentiate: Callable[..., tuple[Any, ...]] | None = None
 
     def differentiable(self, differentiate: Callable[..., tuple[Any, ...]], setup_context: Callable[..., None]) -> Op:
-        """Give it a backward, as `torch.library.register_autograd` takes it; returns the op.
+        """Register a backward as with `torch.library.register_autograd`; returns the op.
 
-        A second derivative raises: the gradients carry a node that does, whatever they were computed from.
+        A second derivative raises, in a node that is attached to the gradients.
         """
 
         def differentiate_once(ctx: Any, *grads: Any) -> tuple[Any, ...]:
@@ -65,10 +65,10 @@ class Op:
         return self
 
     def _final(self, gradients: tuple[Any, ...], origins: list[Tensor]) -> tuple[Any, ...]:
-        """The same gradients, which raise where something differentiates them in `origins`, what they depend on.
+        """The same gradients, tied to their `origins` by a node that raises if they are differentiated again.
 
-        `once_differentiable` does so only where the incoming gradient asks for a gradient. A constant one, as that of
-        a sum, would leave a second derivative silently wrong, or unconnected to the inputs.
+        `once_differentiable` raises only if the incoming gradient requires a gradient. With a constant one, like that
+        of a sum, a second derivative would be silently wrong, or disconnected from the inputs.
         """
         lengths = [len(entry) if isinstance(entry, list) else None for entry in gradients]
         flat = list(_flat(gradients, lengths))
@@ -82,7 +82,7 @@ class Op:
         tensors = list(_tensors(inputs))
         if not torch.compiler.is_compiling():
             self._check_transforms(tensors)
-        if self.mutates or _watched(tensors):  # autograd has to count the writes
+        if self.mutates or _watched(tensors):  # autograd has to see the writes
             return self.registered(*inputs)
         if self.differentiate is None or not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
             return self.function(*inputs)
@@ -91,7 +91,7 @@ class Op:
         return list(results) if self.returns_list else results
 
     def _check_transforms(self, tensors: list[Tensor]) -> None:
-        """Raise where the call is differentiated forward or transformed by torch.func: the op has no rules for it."""
+        """Raise under forward-mode differentiation and torch.func transforms, for which the op has no rules."""
         what = None
         if peek_interpreter_stack() is not None:
             keys = [entry.key() for entry in get_interpreter_stack() or []]
@@ -105,7 +105,7 @@ class Op:
 
 
 class _Eager(torch.autograd.Function):
-    """The op's functions, its lists of tensors laid flat: autograd looks for tensors among the arguments alone."""
+    """The op as an autograd.Function. Lists of tensors are flattened, since autograd does not look inside them."""
 
     @staticmethod
     def forward(ctx: Any, op: Op, lengths: list[int | None], *flat: Any) -> Any:
@@ -124,7 +124,7 @@ class _Eager(torch.autograd.Function):
 
 
 class _Final(torch.autograd.Function):
-    """Gradients as they are, tied to what they depend on by a node that raises."""
+    """The identity on gradients, with a backward that raises. The tensors after the first `count` are their origins."""
 
     @staticmethod
     def forward(ctx: Any, name: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -140,7 +140,7 @@ class _Final(torch.autograd.Function):
 
 
 class _Context:
-    """autograd's context with needs_input_grad by argument, a list of them for a list, as torch.library gives it."""
+    """autograd's context, with needs_input_grad nested like the arguments, as in torch.library."""
 
     def __init__(self, context: Any, needs_input_grad: tuple[Any, ...]) -> None:
         self._context, self.needs_input_grad = context, needs_input_grad
@@ -150,7 +150,7 @@ class _Context:
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether the host may look at what a tensor holds: not in a trace, of a FakeTensor, or inside of torch.func."""
+    """Whether the tensor's values can be read: not in a trace, of a FakeTensor, or inside torch.func."""
     return (
         not torch.compiler.is_compiling()
         and type(tensor) in (Tensor, torch.nn.Parameter)
@@ -160,7 +160,7 @@ def has_values(tensor: Tensor) -> bool:
 
 
 def _watched(tensors: list[Tensor]) -> bool:
-    """Whether something has to see the op as torch.library knows it."""
+    """Whether a trace, a mode or a tensor subclass has to see the torch.library op."""
     return (
         torch.compiler.is_compiling()
         or _get_current_dispatch_mode() is not None
@@ -180,13 +180,13 @@ def _tensors(inputs: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def _flat(arguments: Iterable[Any], lengths: list[int | None]) -> Iterator[Any]:
-    """The arguments, those that have a length entry by entry."""
+    """The arguments, with lists (those that have a length) flattened."""
     for argument, length in zip(arguments, lengths, strict=True):
         yield from (argument,) if length is None else argument
 
 
 def _nested(flat: Iterable[Any], lengths: list[int | None]) -> Iterator[Any]:
-    """The arguments that `_flat` laid flat."""
+    """The arguments that `_flat` flattened."""
     entries = iter(flat)
     for length in lengths:
         yield next(entries) if length is None else [next(entries) for _ in range(length)]

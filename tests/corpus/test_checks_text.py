@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -281,6 +283,26 @@ class TestPrivate:
         for value in ("jane.doe@example.org", "山田太郎", "Al", "tr0ub4dor"):
             assert value not in masked(value)
             assert f"{len(value)} characters" in masked(value)
+
+    @pytest.mark.parametrize("offset", range(-14, 3))
+    def test_names_are_found_wherever_a_long_text_is_cut(self, offset: int) -> None:
+        """Each once and whole, though two parts may have it, and the end of a part may cut it."""
+
+        def pipeline(text: str) -> SimpleNamespace:
+            assert len(text) <= 100_000
+            found = re.finditer("Ada(?: [A-Z][a-z]*)?", text)
+            return SimpleNamespace(
+                ents=[SimpleNamespace(label_="PER", start_char=m.start(), end_char=m.end()) for m in found]
+            )
+
+        private, name = PrivateData(), "Ada Lovelace"
+        private._pipeline = pipeline
+        for length in (0, 50, 100_000, 100_001, 198_999, 199_000, 199_001, 300_000):
+            text = " " * length
+            for cut in range(500, length - 20, 500):
+                text = text[: cut + offset] + name + text[cut + offset + len(name) :]
+            hits = list(private._names(text))
+            assert [text[hit.start : hit.end] for hit in hits] == [name] * text.count(name)
 
     @pytest.mark.slow
     def test_names_by_a_pipeline_of_spacy(self, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_what_nobody_chose_is_listed_and_not_learned(tmp_path: Path) -> None:
     assert len(learned(opened(path, rejects))) == 27
     assert [(one.line, one.reason.partition(": ")[2]) for one in rejects] == [
         (1, "nobody has annotated it"),
-        (2, "the annotation holds no choice"),
+        (2, "the annotation has no choice"),
         (3, "the annotator skipped it (was_cancelled)"),
     ]
     assert check(path) == ("examples", [])

@@ -131,5 +131,5 @@ def test_words_are_found_in_what_was_given(words: list[str], lead: str, data: st
 
 
 def test_a_span_outside_of_the_text_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match="no span"):
+    with pytest.raises(ValueError, match="not a span"):
         Aligned.of("  a  ").given_span(0, 2)

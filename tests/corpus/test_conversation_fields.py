@@ -331,7 +331,7 @@ def test_bad_completions_name_the_verb_that_is_coming(tmp_path: Path) -> None:
     ]
     data, told = opened(write(tmp_path / "a.jsonl", records))
     assert len(data.train) + len(data.test) == len(told) == 20
-    assert "preference tuning is coming" in told[0].reason
+    assert "preference tuning is planned" in told[0].reason
 
 
 @pytest.mark.parametrize(

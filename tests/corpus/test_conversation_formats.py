@@ -269,6 +269,35 @@ def test_wrong_calls_are_named() -> None:
     assert ("old-function-call", "messages[1].function_call") in found
 
 
+@pytest.mark.parametrize(
+    ("message", "fault"),
+    [
+        ({"from": "function_call", "value": "not json"}, ("bad-tool-call", "value")),
+        ({"from": "function_call", "value": "[]"}, ("empty-answer", "value")),
+        ({"role": "assistant", "content": "", "tool_calls": "x"}, ("bad-tool-call", "tool_calls")),
+        ({"role": "assistant", "content": "", "tool_calls": ["x"]}, ("bad-tool-call", "tool_calls[0]")),
+        ({"role": "assistant", "content": "", "tool_call": {"name": "f"}}, ("bad-tool-call", "tool_call")),
+        ({"role": "assistant", "tool_use": {"name": "f"}}, ("bad-tool-call", "tool_use")),
+        ({"role": "assistant", "content": "", "function_call": {}}, ("old-function-call", "function_call")),
+        ({"role": "assistant", "content": "", "tool_calls": []}, ("empty-answer", "content")),
+    ],
+)
+@pytest.mark.parametrize("with_result", [False, True])
+def test_a_bad_call_is_one_fault(message: dict[str, Any], fault: tuple[str, str], with_result: bool) -> None:
+    """Neither is its message an empty answer too, nor a result after it one without a call."""
+    result = [{"role": "tool", "content": "x"}] if with_result and fault[0] != "empty-answer" else []
+    user, answer = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}
+    found = errors({"messages": [user, message, *result, user, answer]})
+    assert found == [(fault[0], f"messages[1].{fault[1]}")]
+
+
+def test_after_a_bad_call_results_are_checked_again() -> None:
+    bad = {"role": "assistant", "content": "", "tool_calls": "x"}
+    tool, user = {"role": "tool", "content": "x"}, {"role": "user", "content": "Why?"}
+    found = errors({"messages": [user, bad, tool, user, tool, {"role": "assistant", "content": "Because."}]})
+    assert found == [("bad-tool-call", "messages[1].tool_calls"), ("tool-without-call", "messages[4]")]
+
+
 def test_what_is_only_odd_is_a_warning() -> None:
     record = messages(("user", "Why?"), ("user", "Well?"), GOOD, ("system", "Hm."), ("user", "\ud83d!"))
     conversation, faults, *_ = read(record)

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from domain_ft.corpus.conversations.conversation import Conversation
-from domain_ft.corpus.conversations.rendering import ChatTemplate
-from domain_ft.corpus.conversations.rows import ConversationRows, encode_conversations
+from domain_ft.corpus.conversations.rendering import ChatTemplate, Rendered
+from domain_ft.corpus.conversations.rows import ConversationRows, _unique, encode_conversations
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.errors import CorpusError, RecordError, SettingsError
 
@@ -179,7 +179,7 @@ def test_packing_lays_rows_end_to_end() -> None:
     assert batch.rows.tolist() == [2, 0]
 
 
-def test_a_measured_pass_asks_for_as_much_as_any_may() -> None:
+def test_a_micro_batch_to_measure_has_trained_tokens() -> None:
     """The first tokens of a conversation ask for nothing: to measure those would say that a micro-batch takes too
     little.
     """
@@ -220,6 +220,12 @@ def test_ids_that_come_twice_are_told_apart() -> None:
     assert len({rows.row_id(row) for row in range(3)}) == 3
 
 
+def test_numbers_of_repeated_ids_are_the_smallest_free_ones() -> None:
+    assert _unique(["x", "x#3", "x", "x", "y", "x#3", "x"]) == ["x", "x#3", "x#2", "x#4", "y", "x#3#2", "x#5"]
+    many = _unique(["x"] * 100_000)  # takes minutes if each tries all numbers before its own
+    assert (len(set(many)), many[-1]) == (100_000, "x#100000")
+
+
 # --- Cutting ----------------------------------------------------------------------------------------------------------
 
 
@@ -254,6 +260,31 @@ def test_a_conversation_that_is_cut_to_nothing_is_reported_and_no_row() -> None:
         rows_of([long], max_length=100)
     with pytest.raises(SettingsError, match="leaves no room"):
         rows_of([long], max_length=4)
+
+
+def test_why_nothing_is_left_is_said_by_the_rows_that_were_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a conversation in several rows, one may have no token to learn, and another none before the cut."""
+    empty, long = Rendered("fox", ()), Rendered("fox " * 100 + "yes", ((400, 403),))
+
+    def reason_of(*rendered: Rendered) -> tuple[str, bool, str]:
+        monkeypatch.setattr(ChatTemplate, "render", lambda _, talk: rendered if talk.id == "x" else render(talk))
+        rows, _ = rows_of([TALKS[0], chat("Why?", "So.", id="x")], max_length=100)
+        (dropped,) = rows.dropped
+        with pytest.raises(CorpusError) as raised:
+            rows_of([chat("Why?", "So.", id="x")], max_length=100)
+        return dropped.reason, dropped.too_long, str(raised.value.fix)
+
+    render = ChatTemplate.of(chat_tokenizer()).render
+    for rendered in ((long,), (empty, long), (long, empty)):
+        reason, too_long, fix = reason_of(*rendered)
+        assert "its first answer begins after" in reason
+        assert "max-length is 100" in reason
+        assert too_long
+        assert "larger --max-length" in fix
+    reason, too_long, fix = reason_of(empty, empty)
+    assert reason == "nothing is left to learn: the tokenizer finds no token in its answers"
+    assert not too_long
+    assert "check the answers" in fix
 
 
 def test_what_the_template_cannot_say_is_an_error_or_left_out() -> None:

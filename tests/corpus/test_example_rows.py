@@ -296,7 +296,7 @@ def test_a_label_that_cannot_be_is_named_with_its_example(labels: tuple[str, ...
     assert "cases.csv:7" in str(error.value)
 
 
-def test_a_pass_can_be_repeated_to_measure_with() -> None:
+def test_a_micro_batch_to_measure_repeats_an_example() -> None:
     rows = encode(LONG, LABELS, tiny_tokenizer("wordpiece"), max_length=16, long_text="windows")
     batch = rows.pack([0]).repeated([14, 13, 13])
     assert isinstance(batch, TaskBatch)

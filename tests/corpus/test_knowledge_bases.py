@@ -133,9 +133,9 @@ def changed(**fields: Any) -> dict[str, Any]:
         ),
         (changed(entities=[entity("a", "D", "flu", [[6, 9]])]), "entities[0].offsets", "which has 8 characters"),
         (changed(entities=[entity("a", "D", "flu", [])]), "entities[0].offsets", "the field is empty"),
-        (changed(entities=[entity("a", "D", "flu", [[4]])]), "entities[0].offsets", r"\[4\], where a list"),
+        (changed(entities=[entity("a", "D", "flu", [[4]])]), "entities[0].offsets", r"\[4\], where a pair"),
         (changed(entities=[entity("a", "D", "flu", [[7, 4]])]), "entities[0].offsets", "ends before it begins"),
-        (changed(entities=[entity("a", "D", "", [[3, 4]])]), "entities[0].text", "holds no text"),
+        (changed(entities=[entity("a", "D", "", [[3, 4]])]), "entities[0].text", "has no text"),
         (changed(entities=[entity("a", "", "flu", [[4, 7]])]), "entities[0].type", "the field is empty"),
         (changed(entities=[entity("a", "D", "flu", [[4, 7]])] * 2), "entities[1].id", "two entities have the id 'a'"),
         (
@@ -145,7 +145,7 @@ def changed(**fields: Any) -> dict[str, Any]:
         ),
         (changed(entities=["flu"]), "entities[0]", "this is text, where an object"),
         (changed(entities=None), "entities", "the field is null"),
-        (changed(passages=[]), "passages", "hold no text"),
+        (changed(passages=[]), "passages", "have no text"),
         (changed(passages=[passage("A", 0), passage("B", 0)]), "passages[1].offsets", "begins before the end"),
         (changed(passages=[passage("A", 10**7)]), "passages[0].offsets", "more than 1,000,000 characters after"),
         (changed(passages=[{**passage("A"), "offsets": [[0, 2]]}]), "passages[0].offsets", "the text has 1 characters"),
@@ -429,9 +429,9 @@ def test_a_list_of_two_labels_is_refused_where_one_is_wanted(hub: Any) -> None:
         ("reader = 'single-label'", "task 1 has no 'label_field', which the reader 'single-label' needs"),
         ("reader = 'relations'\nrelations = 'A'", "task 1 has no 'marks', which the reader 'relations' needs"),
         ("marks = {A = 'A'}", "task 1: 'marks' is only for the reader 'relations'"),
-        ("reader = 'relations'\nrelations = 'A'\nmarks = {}", "'marks' has 0 keys, where 1 or 2 are wanted"),
+        ("reader = 'relations'\nrelations = 'A'\nmarks = {}", "'marks' has 0 keys, where 1 or 2 are expected"),
         ("reader = 'relations'\nrelations = 'A'\nmarks = {A = ['A']}", "marks.A = ['A'], where types of entities"),
-        ("reader = 'relations'\nrelations = 'A'\nmarks = 'A'", "marks = 'A', where a table is wanted"),
+        ("reader = 'relations'\nrelations = 'A'\nmarks = 'A'", "marks = 'A', where a table is expected"),
     ],
 )
 def test_a_reader_of_a_hubs_rows_gets_the_keys_that_it_needs(tmp_path: Path, keys: str, problem: str) -> None:

@@ -127,7 +127,7 @@ def test_lists_of_0_and_1_want_names(tmp_path: Path, ending: str, bits: list[Any
     rows = [[no, yes, no], [yes, no, no], [yes, no, yes], [no, no, no]]
     path = write(tmp_path / f"x.{ending}", rows * 10)
     line = 2 if ending == "csv" else 1
-    with pytest.raises(CorpusError, match=rf"0 or 1 for each of 3 classes[^$]*line {line}[^$]*--label-names"):
+    with pytest.raises(CorpusError, match=rf"3 zeros and ones, one for each class[^$]*line {line}[^$]*--label-names"):
         opened(path)
     assert findings(path) == [("multi-hot", line)]
     with pytest.raises(CorpusError, match="2 names are given"):
@@ -146,7 +146,7 @@ def test_lists_of_class_numbers_are_no_lists_of_0_and_1(tmp_path: Path) -> None:
 def test_a_list_of_another_length_is_a_bad_record(tmp_path: Path) -> None:
     train = write(tmp_path / "x.jsonl", [[0, 1, 0], [1, 0, 0]] * 10)
     test = write(tmp_path / "y.jsonl", [[0, 1, 0], [1, 1, 0], [0, 0, 1], [1, 0]])
-    with pytest.raises(RecordError, match=r"zeros and ones is wanted[^$]*y.jsonl, line 4"):
+    with pytest.raises(RecordError, match=r"zeros and ones is expected[^$]*y.jsonl, line 4"):
         opened(train, test=str(test), label_names="a,b,c")
 
 
@@ -196,7 +196,7 @@ def test_one_label_that_is_made_of_others_is_asked_for(tmp_path: Path, separator
 def test_a_joined_label_of_the_test_examples_is_asked_for(tmp_path: Path) -> None:
     train = write(tmp_path / "train.csv", ["civil", "penal"] * 20)
     test = write(tmp_path / "test.csv", ["civil", "civil/penal"])
-    with pytest.raises(CorpusError, match=r"with '/' between[^$]*test.csv, line 3"):
+    with pytest.raises(CorpusError, match=r"separated by '/'[^$]*test.csv, line 3"):
         opened(train, test=str(test))
 
 
@@ -291,7 +291,7 @@ def test_minus_one_among_others_is_a_class(tmp_path: Path, values: list[Any]) ->
 )
 def test_spellings_of_one_name_are_refused(tmp_path: Path, names: list[str], group: str) -> None:
     path = write(tmp_path / "x.jsonl", [*names, "penal"] * 20)
-    with pytest.raises(CorpusError, match="differ in case, blanks or Unicode form only") as raised:
+    with pytest.raises(CorpusError, match="differ only in case, spaces or Unicode form") as raised:
         opened(path)
     assert group in str(raised.value)
     assert [kind for kind, _ in findings(path)] == ["label-variants"]
@@ -463,7 +463,7 @@ ODD_LISTS: list[Any] = [[1, 0], [], [1, 0, None], [1, 0, 2]]
 def test_one_odd_list_does_not_make_classes_of_zeros_and_ones(odd: list[Any], policy: Any, tmp_path: Path) -> None:
     labels = [[number % 2, 1 - number % 2, (number % 3 == 0 and 1) or 0] for number in range(60)]
     path = write(tmp_path / "train.jsonl", [*labels[:30], odd, *labels[30:]])
-    with pytest.raises(UserError, match=r"a list of 0 or 1 for each of 3 classes"):
+    with pytest.raises(UserError, match=r"lists of 3 zeros and ones"):
         open_task(TaskSource(train=str(path), on_bad_record=policy))
 
 

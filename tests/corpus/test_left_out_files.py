@@ -125,7 +125,7 @@ def test_class_folders_name_what_is_no_example(tmp_path: Path, monkeypatch: pyte
     assert {one.file: one.reason for one in data.left_out.files} == {
         "README.md": "not in a folder of a class",
         "bad/a.ann": "the ending .ann is not read",
-        "bad/records.csv": "a file of records, where each file is one example",
+        "bad/records.csv": "a file of records, but each file must be one example",
         "good/pipe.txt": "a named pipe (FIFO)",
     }
 

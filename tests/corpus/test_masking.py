@@ -59,7 +59,7 @@ def mask(batch: PackedBatch, **changes: object) -> tuple[np.ndarray, np.ndarray]
 
 @settings(deadline=None)
 @given(data=st.data(), whole_word=st.booleans(), epoch=st.integers(0, 3), seed=st.integers(0, 2**40))
-def test_a_mask_does_not_depend_on_what_shares_the_pass(
+def test_a_mask_does_not_depend_on_the_rest_of_the_micro_batch(
     rows: TokenRows, data: st.DataObject, whole_word: bool, epoch: int, seed: int
 ) -> None:
     asked = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=12, unique=True))

@@ -1,4 +1,4 @@
-"""Steps, shares and passes: every sequence once an epoch, even steps, and nothing but lengths and the seed decides."""
+"""Steps, shares and micro-batches: each sequence once per epoch, even steps, determined by lengths and seed alone."""
 
 from __future__ import annotations
 
@@ -113,5 +113,5 @@ def test_micro_batches_hold_whole_sequences_up_to_their_limit(lengths: np.ndarra
         assert lengths[one].sum() + lengths[following[0]] > tokens_per_micro_batch
 
 
-def test_no_rows_make_no_pass() -> None:
+def test_no_rows_make_no_micro_batch() -> None:
     assert micro_batches([], [5, 6], 10) == []

@@ -293,7 +293,7 @@ def test_a_full_disk_is_said_and_what_was_read_is_kept(
 
 def test_a_text_that_is_of_no_use_leaves_nothing(tmp_path: Path, own_cache: Path) -> None:
     path = write(tmp_path, ["one short text"])
-    with pytest.raises(CorpusError, match="holds a single text"):
+    with pytest.raises(CorpusError, match="has a single text"):
         ready(path)
     path.write_text("nonsense")
     with pytest.raises(RecordError):
@@ -390,6 +390,7 @@ def test_progress_is_told(tmp_path: Path) -> None:
     assert (label, 100, None) in seen and (label, 250, 250) in seen
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_the_legal_corpus_does_not_leak() -> None:
     """2,310 licences, most of them in families of near copies."""

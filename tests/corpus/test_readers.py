@@ -12,23 +12,29 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import errors as hub_errors
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain_ft.corpus.corpus import open_corpus
+from domain_ft.corpus.corpus import hub_revision, open_corpus
 from domain_ft.corpus.left_out import UnreadFile
 from domain_ft.corpus.readers import base, files
 from domain_ft.corpus.readers.base import BadRecords, Reject, SourceDocument
 from domain_ft.corpus.readers.files import list_files
+from domain_ft.corpus.readers.hub import open_splits
 from domain_ft.corpus.readers.icd import read_icd
 from domain_ft.corpus.readers.licences import read_licences
 from domain_ft.corpus.readers.obo import read_obo
 from domain_ft.corpus.readers.records import read_csv
+from domain_ft.corpus.recipes import Source
 from domain_ft.errors import CorpusError, RecordError
 from domain_ft.json_files import MARKING, find_doubled, loads
 
@@ -138,7 +144,7 @@ def test_what_is_read_whole_is_refused_where_it_is_too_large(
     monkeypatch.setattr(base, "LARGEST_WHOLE", len(content))
     assert texts(path) == TEXTS
     monkeypatch.setattr(base, "LARGEST_WHOLE", len(content) - 1)
-    with pytest.raises(RecordError, match=f"a file of this kind is read whole[^$]*{fix}"):
+    with pytest.raises(RecordError, match=f"a file of this kind is read as a whole[^$]*{fix}"):
         texts(path)
 
 
@@ -190,8 +196,8 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "empty text": ("a.txt", b"", ["the file is empty", "a.txt"]),
     "empty jsonl": ("a.jsonl", b"\n", ["the file is empty"]),
     "empty csv": ("a.csv", b"", ["the file is empty"]),
-    "empty parquet": ("a.parquet", b"", ["no sound Parquet file"]),
-    "no parquet": ("a.parquet", b"PAR1 nonsense", ["no sound Parquet file"]),
+    "empty parquet": ("a.parquet", b"", ["not a valid Parquet file"]),
+    "no parquet": ("a.parquet", b"PAR1 nonsense", ["not a valid Parquet file"]),
     "binary text": ("a.txt", b"\x7fELF\0\0", ["binary file"]),
     "binary jsonl": ("a.jsonl", b"\x7fELF\0\0", ["binary file"]),
     "utf-16": ("a.txt", "text".encode("utf-16"), ["UTF-16", "iconv -f UTF-16"]),
@@ -207,8 +213,8 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
         b'{"text": "a"}\n{"text": "b"}\n{"text": c}\n',
         ["broken JSON: Expecting value at column 10", "a.jsonl, line 3"],
     ),
-    "json that is no object": ("a.jsonl", b"[1]\n", ["a list, where an object is wanted", "line 1"]),
-    "json that is no list": ("a.json", b'{"a": 5}', ["an object, where a list of objects is wanted"]),
+    "json that is no object": ("a.jsonl", b"[1]\n", ["a list, where an object is expected", "line 1"]),
+    "json that is no list": ("a.json", b'{"a": 5}', ["an object, where a list of objects is expected"]),
     "field missing": ("a.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', ["missing", 'line 2, field "text"', "--text-field"]),
     "field no text": ("a.jsonl", b'{"text": "a"}\n{"text": 5}\n', ["holds a number, not text", 'line 2, field "text"']),
     "field null": ("a.jsonl", b'{"text": "a"}\n{"text": null}\n', ["holds null, not text"]),
@@ -228,7 +234,7 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
         b'{"text": "a"}\n{"text": "b", "text": "c", d\n',
         ["broken JSON: Expecting property name", "line 2"],
     ),
-    "id twice": ("a.json", b'{"x": {"text": "a"}, "x": {"text": "b"}}', ["the id 'x' is given to two records"]),
+    "id twice": ("a.json", b'{"x": {"text": "a"}, "x": {"text": "b"}}', ["two records have the id 'x'"]),
     "cut gzip": ("a.txt.gz", gzip.compress(b"text" * 1000)[:-20], ["gzip data is damaged"]),
     "cut zstandard": ("a.txt.zst", pa.compress(b"text" * 1000, codec="zstd", asbytes=True)[:-5], ["Truncated"]),
     "cut xz": ("a.txt.xz", lzma.compress(b"text" * 1000)[:-20], ["xz data is damaged"]),
@@ -468,6 +474,57 @@ def test_a_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(CorpusError, match="the hub cannot be reached"):
         list(open_corpus("hf:someone/something").documents())
+
+
+@pytest.mark.parametrize(
+    ("kind", "what", "fix"),
+    [
+        (hub_errors.GatedRepoError, "'a/b' is gated", "https://huggingface.co/datasets/a/b, then give your token"),
+        (hub_errors.RepositoryNotFoundError, "there is no data set 'a/b' on the hub", "hf auth login"),
+        (hub_errors.HFValidationError, "there is no data set 'a/b' on the hub", "check the id"),
+        (ConnectionError, "the hub cannot be reached", "check the network"),
+    ],
+)
+def test_why_the_hub_gives_no_commit(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Exception], what: str, fix: str
+) -> None:
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", raising(kind))
+    with pytest.raises(CorpusError) as raised:
+        hub_revision(Source(kind="hub", id="a/b"))
+    assert what in raised.value.what
+    assert fix in str(raised.value.fix)
+
+
+@pytest.mark.parametrize(
+    ("kind", "what", "fix"),
+    [
+        (hub_errors.GatedRepoError, "'a/b' is gated", "https://huggingface.co/datasets/a/b, then give your token"),
+        (hub_errors.RepositoryNotFoundError, "there is no data set 'a/b' on the hub", "hf auth login"),
+        (hub_errors.RevisionNotFoundError, "the data set has no revision 'c0ffee'", "the hash of a commit"),
+    ],
+)
+def test_why_the_hub_gives_no_data_set(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Exception], what: str, fix: str
+) -> None:
+    """The errors of the hub's client pass through `datasets`, which makes one kind of them."""
+    monkeypatch.setattr("datasets.load._raise_if_offline_mode_is_enabled", lambda: None)
+    monkeypatch.setattr(huggingface_hub.HfApi, "hf_hub_download", raising(kind))
+    with pytest.raises(CorpusError) as raised:
+        open_splits("a/b", None, "c0ffee")
+    assert what in raised.value.what
+    assert fix in str(raised.value.fix)
+
+
+def raising(kind: type[Exception]) -> Callable[..., None]:
+    """A function that raises an error, as the hub's client makes it of a response."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        if issubclass(kind, hub_errors.HfHubHTTPError):
+            response: Any = SimpleNamespace(headers={}, request=None, status_code=403)
+            raise kind("no", response=response)
+        raise kind("no")
+
+    return fail
 
 
 def test_listing_says_what_is_not_there(tmp_path: Path) -> None:

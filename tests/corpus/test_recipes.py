@@ -76,7 +76,7 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
     for part in (
         "9 problems",
         "unknown key 'licens': did you mean 'licence'?",
-        "language = 3, where a text is wanted",
+        "language = 3, where a text is expected",
         "no such asset 'licensedcode-dat': did you mean 'licensedcode-data'?",
         "leaves the asset",
         "no such reader 'licence': did you mean 'licences'?",
@@ -92,11 +92,12 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("name = ", "not sound TOML"),
+        ("name = ", "not valid TOML"),
+        pytest.param("name = " + "[" * 5000, "not valid TOML", id="nested too deep"),
         ('name = "x"', "no 'sources'"),
         ("sources = []", "nothing to read"),
         ("sources = [1]", "begin each with [[sources]]"),
-        ("sources = 3", "a list of tables is wanted"),
+        ("sources = 3", "a list of tables is expected"),
     ],
 )
 def test_a_toml_that_is_no_recipe(tmp_path: Path, text: str, part: str) -> None:

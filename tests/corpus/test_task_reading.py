@@ -220,7 +220,7 @@ def test_columns_of_0_and_1_are_several_labels(tmp_path: Path, kind: str) -> Non
         (found,) = [example for example in every(data) if example.text == row["text"]]
         assert set(found.labels) == {name for name in ("toxic", "rude") if row[name]}
     write(path, [*rows, {"text": "odd", "toxic": 2, "rude": 0}])
-    with pytest.raises(RecordError, match=r"'2', where 0 or 1 is wanted[^$]*field \"toxic\""):
+    with pytest.raises(RecordError, match=r"'2', where 0 or 1 is expected[^$]*field \"toxic\""):
         task(path, label_field="toxic,rude")
 
 
@@ -272,7 +272,7 @@ def test_ids_that_repeat_are_said(tmp_path: Path) -> None:
     data = task(path, test=str(path), validation=str(path), id_field="no")
     assert [example.id for example in data.splits["train"]][:3] == ["0", "0", "1"]
     assert (
-        "10 of the 20 test examples have the same id as another in 'no': ids in that field are not unique."
+        "10 of the 20 test examples repeat the id of another one in 'no': ids in that field are not unique."
         in data.notes
     )
 
@@ -293,11 +293,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "text is a number": ({"text": 5, "label": "yes"}, "holds a number, not text"),
     "no text": ({"label": "yes"}, "the field is missing"),
     "no label": ({"text": "a"}, "the field is missing"),
-    "null label": ({"text": "a", "label": None}, "holds null, where a label is wanted"),
+    "null label": ({"text": "a", "label": None}, "holds null, where a label is expected"),
     "empty label": ({"text": "a", "label": ""}, "an empty label"),
-    "an object as label": ({"text": "a", "label": {}}, "an object, where a label is wanted"),
+    "an object as label": ({"text": "a", "label": {}}, "an object, where a label is expected"),
     "nothing at all": ({}, "the field is missing"),
-    "no number": ({"text": "a", "label": float("nan")}, "where a label is wanted"),
+    "no number": ({"text": "a", "label": float("nan")}, "where a label is expected"),
 }
 
 

@@ -236,7 +236,7 @@ def test_every_mistake_in_a_task_is_reported_at_once(tmp_path: Path) -> None:
         "no such asset 'licensedcode-dat': did you mean 'licensedcode-data'?",
         "leaves the asset",
         "task 1 has no such reader 'license-rule': did you mean 'license-rules'?",
-        "task 1: classes = '3', where a whole number is wanted",
+        "task 1: classes = '3', where a whole number is expected",
         "task 2 has an unknown key 'train'",
         "task 2 has no 'id'",
         "task 3 is of kind 'file': did you mean 'files'?",

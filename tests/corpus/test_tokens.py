@@ -309,7 +309,7 @@ def test_documents_without_tokens_are_counted() -> None:
 
 def test_no_token_at_all_is_the_users_matter_and_leaves_nothing() -> None:
     before = set(cache_folder("tokens").glob("[!.]*"))
-    with pytest.raises(CorpusError, match="no token in any of the 2 documents"):
+    with pytest.raises(CorpusError, match="no tokens for any of the 2 documents"):
         tokenize(Split(["", "  "]), tokenizer("wordpiece"), max_length=16)
     assert set(cache_folder("tokens").glob("[!.]*")) == before
     assert not list(cache_folder("tokens").glob(".*.unfinished"))

@@ -126,7 +126,7 @@ def test_a_model_of_another_form_is_refused(
     assert digest(base, body=False) == before
 
 
-def test_a_single_pass_is_not_enough(micro_batches: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
+def test_a_single_micro_batch_is_not_enough(micro_batches: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
     base = load(str(save_tiny("bert", tmp_path)))
     with pytest.raises(ModelError, match="single micro-batch"):
         fit_mlm_head(base, micro_batches[:1], frequencies(base, micro_batches))

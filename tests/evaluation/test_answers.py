@@ -14,7 +14,7 @@ from sacrebleu.metrics import CHRF
 from torchmetrics.functional.text import rouge_score, squad
 
 from domain_ft.evaluation.answers import (
-    METRICS,
+    ANSWER_METRICS,
     AnswerScores,
     answer_differences,
     chrf,
@@ -211,7 +211,7 @@ def test_unequal_numbers_and_none_are_refused(sizes: tuple[int, int, int, int]) 
 
 def made_up(rng: np.random.Generator, examples: int, gain: float = 0.0) -> AnswerScores:
     """Scores of answers that nobody gave; what makes an example hard is drawn anew each time."""
-    values = {name: np.clip(rng.normal(0.4 + gain, 0.2, examples), 0, 1) for name in METRICS}
+    values = {name: np.clip(rng.normal(0.4 + gain, 0.2, examples), 0, 1) for name in ANSWER_METRICS}
     sizes = dict.fromkeys(
         ("answer_tokens", "answer_characters", "reference_characters", "reference_words"), np.ones(examples)
     )
@@ -221,7 +221,7 @@ def made_up(rng: np.random.Generator, examples: int, gain: float = 0.0) -> Answe
 def test_a_summary_holds_the_means_and_their_intervals() -> None:
     one = made_up(np.random.default_rng(0), 200)
     found = one.summary(seed=3)
-    for name in METRICS:
+    for name in ANSWER_METRICS:
         assert found[name] == pytest.approx(one.values[name].mean())
         half = 1.96 * one.values[name].std() / math.sqrt(200)
         assert found["interval"][name] == pytest.approx([found[name] - half, found[name] + half], abs=0.006)
@@ -235,7 +235,7 @@ def test_a_difference_is_paired_by_example() -> None:
     before = made_up(rng, 30)
     after = AnswerScores({name: values + 0.05 for name, values in before.values.items()}, before.sizes, before.distinct)
     found = answer_differences(before, after, resamples=200)
-    assert set(found) == set(METRICS)
+    assert set(found) == set(ANSWER_METRICS)
     for difference in found.values():
         assert difference["difference"] == pytest.approx(0.05)
         assert difference["interval"] == pytest.approx([0.05, 0.05])

@@ -163,7 +163,7 @@ TEXTS = [
 ]
 
 
-def test_entities_lie_in_the_texts_in_order_and_do_not_depend_on_the_passes(model: TaskModel) -> None:
+def test_entities_lie_in_the_texts_in_order_and_do_not_depend_on_micro_batches(model: TaskModel) -> None:
     examples = [Example(f"r{number}", text, ()) for number, text in enumerate(TEXTS)]
     found = list(tag_texts(model, examples, max_length=64))
     assert [line["id"] for line in found] == ["r0", "r1", "r2", "r3", "r4"]

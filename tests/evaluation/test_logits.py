@@ -80,7 +80,7 @@ class Ranks:
 
 
 @pytest.mark.parametrize("ranks", [2, 5])
-def test_processes_share_the_passes(job: tuple[TaskModel, ExampleRows], ranks: int) -> None:
+def test_processes_share_the_micro_batches(job: tuple[TaskModel, ExampleRows], ranks: int) -> None:
     model, rows = job
     calls: list[int] = []
 

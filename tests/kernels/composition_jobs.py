@@ -1,4 +1,4 @@
-"""A small network of all the ops, and a program that trains it on two processes, for the tests of composition.
+"""A small network of all ops, and a program that trains it on two processes, for test_composition.py.
 
     torchrun --nproc-per-node=2 composition_jobs.py FOLDER --wrapper ddp --backend triton
 
@@ -27,9 +27,9 @@ IGNORED = -100
 
 
 class Adapted(nn.Module):
-    """The parameters of a frozen linear layer with a trainable update; whoever owns it runs the op.
+    """The parameters of a frozen linear layer with a trainable update; the module that owns it runs the op.
 
-    A class of its own, so that it has a forward that wrappers can watch.
+    A separate class, so that it has a forward that wrappers can hook.
     """
 
     def __init__(self, outputs: int, inputs: int, rank: int) -> None:
@@ -66,7 +66,7 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    """Two blocks and a head with a trained bias: every op, with what they are given in training."""
+    """Two blocks and a head with a trained bias: every op, with its operands in training."""
 
     def __init__(self, backend: str) -> None:
         super().__init__()
@@ -86,13 +86,13 @@ class Network(nn.Module):
 
 
 def network(backend: str) -> Network:
-    """The same values for every backend and process."""
+    """A network with the same values for every backend and process."""
     torch.manual_seed(4)
     return Network(backend)
 
 
 def rows(rank: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """A rank's x, targets, a third of them ignored, and seed of the dropout."""
+    """A rank's x, targets (a third of them ignored) and dropout seed."""
     generator = torch.Generator().manual_seed(rank)
     x = torch.randn(ROWS, HIDDEN, generator=generator)
     target = torch.randint(CLASSES, (ROWS,), generator=generator)
@@ -101,7 +101,7 @@ def rows(rank: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
-    """Every gradient by its parameter's name, whole."""
+    """The full gradients, by parameter name."""
     named = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     return {name: grad.full_tensor() if isinstance(grad, DTensor) else grad for name, grad in named.items()}
 
@@ -109,8 +109,8 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 def train(backend: str, wrapper: str) -> dict[str, Tensor]:
     """The gradients of this rank's rows from the second of two backward passes; the first is thrown away.
 
-    The wrapper dies with this function. Were it alive when the process group is destroyed, it would take the group with
-    it later on, holding the GIL while it waits for gloo's threads, of which one may be waiting for the GIL.
+    The wrapper is freed when this function returns. If it outlived the process group, its destructor would hold the GIL
+    while it waits for gloo's threads, one of which may be waiting for the GIL.
     """
     model = network(backend)
     if wrapper == "ddp":
@@ -120,9 +120,9 @@ def train(backend: str, wrapper: str) -> dict[str, Tensor]:
             fully_shard(block)
         fully_shard(model)
         wrapped = model
-    for _ in range(2):  # the second uses what the first gathered and freed
+    for _ in range(2):  # the second gathers again what the first freed
         model.zero_grad()
-        (dist.get_world_size() * wrapped(*rows(dist.get_rank()))).backward()  # both take the mean over ranks
+        (dist.get_world_size() * wrapped(*rows(dist.get_rank()))).backward()  # both wrappers average over ranks
     return gradients(model)
 
 

@@ -1,4 +1,4 @@
-"""Triton's interpreter, made exact and made to check: how the kernels are tested where there is no GPU.
+"""Triton's interpreter with exact bfloat16 arithmetic and memory checks: how kernels are tested without a GPU.
 
 exact_bfloat16()    arithmetic as a GPU does it: the interpreter works on bfloat16's raw 16 bits
 """
@@ -47,12 +47,12 @@ def _is_bfloat16(argument: Any) -> bool:
 
 
 def _widened(argument: Any) -> Any:
-    """A bfloat16 handle in float32; anything else as it is."""
+    """A bfloat16 handle converted to float32; anything else unchanged."""
     return TensorHandle(float32_from_bits(argument.data), tl.float32) if _is_bfloat16(argument) else argument
 
 
 def _rounded(handle: TensorHandle) -> TensorHandle:
-    """A float32 handle in bfloat16. A comparison's truth values are no numbers."""
+    """A float32 handle rounded to bfloat16; truth values of comparisons are not rounded."""
     if handle.data.dtype == bool:
         return TensorHandle(handle.data, tl.int1)
     return TensorHandle(bits_from_float32(handle.data), tl.bfloat16)
@@ -70,7 +70,7 @@ def _in_float32(name: str) -> Callable[..., TensorHandle]:
 
 
 class _ExactBfloat16:
-    """Mixed into the interpreter's builder, which makes the value of every operation of a kernel."""
+    """A mixin for the interpreter's builder, which computes every operation of a kernel."""
 
     binary_op = _in_float32("binary_op")
     unary_op = _in_float32("unary_op")
@@ -99,10 +99,10 @@ class _ExactBfloat16:
 
 @contextlib.contextmanager
 def exact_bfloat16() -> Iterator[None]:
-    """Inside the block kernels compute in bfloat16 as a GPU does, and are as silent about infinities as it is.
+    """Inside the block, kernels compute in bfloat16 as a GPU does, without warnings about infinities.
 
-    Operands are widened to float32, results rounded to nearest even. Besides, a float argument of a kernel is a float32
-    number, as on a GPU, and not one of Python's, which would take the other operand's type.
+    Operands are widened to float32, and results rounded to nearest even. A float argument of a kernel is float32, as on
+    a GPU, not a Python number, which would take the other operand's type.
 
     Sums within a tile of bfloat16 raise: a GPU rounds after each addition, in another order.
     """
@@ -157,17 +157,17 @@ class Argument:
 
     @cached_property
     def first(self) -> int:
-        """Its first byte's place in its storage."""
+        """The offset of its first byte in its storage."""
         return self.tensor.data_ptr() - self.storage
 
     @cached_property
     def storage(self) -> int:
-        """Its storage's address, by which tensors that share one are told."""
+        """The address of its storage, the same for tensors that share one."""
         return self.tensor.untyped_storage().data_ptr()
 
     @cached_property
     def own(self) -> Array:
-        """Which bytes, counted from its first to its last, are its elements': (bytes,) of bool."""
+        """Which of its bytes, from first to last, belong to an element: (bytes,) bool."""
         size = self.tensor.element_size()
         span = 1 + sum((n - 1) * stride for n, stride in zip(self.tensor.shape, self.tensor.stride(), strict=True))
         own = torch.zeros(span * size if self.tensor.numel() else 0, dtype=torch.bool)
@@ -182,7 +182,7 @@ class Argument:
 
 @dataclass
 class Launch:
-    """A kernel as it runs: its name, its grid and the tensors that its pointers lead into."""
+    """A running kernel: its name, its grid and the tensors that it was given."""
 
     kernel: str
     arguments: list[Argument] = field(default_factory=list)
@@ -196,18 +196,18 @@ class Launch:
 
 
 class Watcher(Protocol):
-    """Who is told what kernels do. `offsets` are the places (elements,) of bytes after an argument's first."""
+    """Receives every access of kernels. `offsets` (elements,) count bytes from the first of an argument."""
 
     def begins(self, launch: Launch) -> None: ...
 
     def touches(self, launch: Launch, argument: Argument, how: str, offsets: Array, width: int) -> None:
-        """A load, a store or an integer atomic of elements of `width` bytes; only lanes that no mask keeps off."""
+        """A load, a store or an integer atomic of elements of `width` bytes, in lanes that are not masked."""
 
     def ends(self, launch: Launch) -> None: ...
 
 
 class MemoryFaultError(AssertionError):
-    """A kernel did with memory what it must not do."""
+    """A kernel misused memory."""
 
 
 _watchers: list[Watcher] = []
@@ -215,10 +215,10 @@ _launch: Launch | None = None
 
 
 class _Watched:
-    """Mixed into the interpreter's builder: tells the watchers of each access, by tensor."""
+    """A mixin for the interpreter's builder: tells the watchers of each access, by tensor."""
 
     def set_grid_dim(self, *grid: int) -> None:
-        """What the interpreter calls once a launch's arguments are converted."""
+        """Called by the interpreter after a launch's arguments are converted."""
         super().set_grid_dim(*grid)  # type: ignore[misc]
         assert _launch is not None
         _launch.grid = grid
@@ -240,7 +240,7 @@ class _Watched:
         return super().create_atomic_cas(addresses, *rest)  # type: ignore[misc]
 
     def _touch(self, how: str, pointers: TensorHandle, mask: Any) -> TensorHandle:
-        """The pointers without their arguments' numbers, once the watchers have seen them."""
+        """Tell the watchers of an access. Returns the pointers without their arguments' numbers."""
         assert _launch is not None
         _launch.program = int(np.ravel_multi_index(self.grid_idx, _launch.grid))  # type: ignore[attr-defined]
         element = pointers.get_element_ty()
@@ -263,7 +263,7 @@ class _Watched:
 
 
 def _distinct(numbers: Array) -> list[int]:
-    """The different ones: mostly there is one."""
+    """The distinct values, quickly if there is one."""
     if numbers.size == 0:
         return []
     return [int(numbers[0])] if (numbers == numbers[0]).all() else np.unique(numbers).tolist()
@@ -279,7 +279,7 @@ def _names_of_tensors(name: str, value: Any) -> Iterator[str]:
 
 
 def _fault_behind(error: BaseException) -> MemoryFaultError | None:
-    """The fault that an InterpreterError was raised from, where it was one."""
+    """The MemoryFaultError that an InterpreterError was raised from, if any."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, MemoryFaultError):
         cause = cause.__cause__
@@ -288,7 +288,7 @@ def _fault_behind(error: BaseException) -> MemoryFaultError | None:
 
 @contextlib.contextmanager
 def _watching(watcher: Watcher) -> Iterator[None]:
-    """Inside the block `watcher` is told of every launch and every access."""
+    """Inside the block, `watcher` is told of every launch and every access."""
     convert, call = interpreter._implicit_cvt, interpreter.GridExecutor.__call__
     names: Iterator[str] = iter(())
 
@@ -330,17 +330,17 @@ def _watching(watcher: Watcher) -> Iterator[None]:
 
 @dataclass
 class _Allocation:
-    """Memory that came unwritten: which of its bytes have been written since.
+    """Uninitialised memory, and which of its bytes have been written since.
 
-    Holding the tensor keeps its address from being given to another.
+    The reference to the tensor keeps its address from being reused.
     """
 
     tensor: Tensor
     written: Array
     version: int
 
-    def settle(self) -> None:
-        """What torch wrote in place counts as written: its version counter has moved, and kernels do not move it."""
+    def count_torch_writes(self) -> None:
+        """Count everything as written if torch wrote in place: unlike kernels, it increments the version counter."""
         if self.tensor._version != self.version:
             self.version = self.tensor._version
             self.written[:] = True
@@ -353,12 +353,12 @@ _MAKERS = [
     (Tensor, "new_empty"),
     (Tensor, "new_empty_strided"),
 ]
-"""The functions that return memory as it is. (A TorchFunctionMode would not see the calls inside of ops.)"""
+"""The functions that return uninitialised memory. (A TorchFunctionMode would not see calls inside ops.)"""
 
 
 @contextlib.contextmanager
 def _allocations() -> Iterator[dict[int, _Allocation]]:
-    """What those functions return is filled with NaN (-1 in integers) and put into the dictionary, by its address."""
+    """Inside the block, fill what those functions return with NaN (-1 in integers), and record it by its address."""
     made: dict[int, _Allocation] = {}
 
     def recording(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -395,13 +395,13 @@ class _Meetings:
         return cls(np.full(size, cls.NOBODY, np.int32), np.full(size, cls.NOBODY, np.int32))
 
     def read(self, places: Array, program: int) -> bool:
-        """Whether no other program writes there."""
+        """Record a read. Returns whether no other program has written there."""
         alone = self._nobody_but(program, self.readers[places])
         self.readers[places] = np.where(alone, program, self.SEVERAL)
         return bool(self._nobody_but(program, self.writers[places]).all())
 
     def write(self, places: Array, program: int) -> bool:
-        """Whether no other program reads or writes there."""
+        """Record a write. Returns whether no other program has read or written there."""
         alone = self._nobody_but(program, self.writers[places]) & self._nobody_but(program, self.readers[places])
         self.writers[places] = program
         return bool(alone.all())
@@ -421,7 +421,7 @@ class CheckedMemory:
     def begins(self, launch: Launch) -> None:
         self.meetings = {}
         for allocation in self.allocations.values():
-            allocation.settle()
+            allocation.count_torch_writes()
 
     def ends(self, launch: Launch) -> None:
         pass
@@ -453,7 +453,7 @@ class CheckedMemory:
             allocation = self.allocations.get(argument.storage)
             if allocation is None or not tensor.numel():
                 continue
-            allocation.settle()
+            allocation.count_torch_writes()
             missing = argument.own & ~allocation.written[argument.first : argument.first + len(argument.own)]
             if missing.any():
                 element = int(missing.argmax()) // tensor.element_size()
@@ -468,34 +468,35 @@ class CheckedMemory:
     def _refuse(
         launch: Launch, argument: Argument, how: str, what: str, offsets: Array, width: int, wrong: Array
     ) -> None:
-        """Raise where any of the bytes, `width` for each offset, is marked as wrong."""
+        """Raise if any of the bytes, `width` for each offset, is marked as wrong."""
         if wrong.any():
             offset = int(offsets[int(wrong.argmax()) // width])
             raise MemoryFaultError(f"{launch.place()}: a {how} {what} {argument}, {offset} bytes after its first")
 
 
 def _inside(argument: Argument, places: Array) -> Array:
-    """Whether each of the places, bytes after an argument's first, belongs to one of its elements."""
+    """Whether each of the places, in bytes from an argument's first, belongs to one of its elements."""
     near = (places >= 0) & (places < len(argument.own))
     return near & argument.own[np.where(near, places, 0)] if len(argument.own) else near
 
 
 @contextlib.contextmanager
 def checked_memory(*frozen: Tensor) -> Iterator[CheckedMemory]:
-    """Inside the block a kernel that misuses memory raises MemoryFaultError:
+    """Inside the block, a kernel that misuses memory raises MemoryFaultError:
 
     - a load or store outside of the elements of the tensor that its pointer came from, gaps between rows included;
-    - a load of a byte that nothing has written: torch.empty and its like return memory full of NaN (-1 in integers);
-    - a store to `frozen`, which are the caller's tensors;
-    - a byte that one program of a launch stores and another one loads or stores: on a GPU their order is open, though
-      the interpreter runs one after the other;
+    - a load of a byte that was never written: torch.empty and the like return memory full of NaN (-1 in integers);
+    - a store to `frozen`, the caller's tensors;
+    - a byte that one program of a launch stores and another loads or stores: their order on a GPU is undefined, though
+      the interpreter runs them one after the other;
     - a float atomic.
 
         with checked_memory(x, weight) as memory:
             y = op(x, weight)
             memory.assert_written(y)
 
-    Tensors made before the block, and by any other function of torch, count as written. Not for torch.compile.
+    Tensors made before the block, or by any other function of torch, count as written. It does not work under
+    torch.compile.
     """
     watcher = CheckedMemory(frozen)
     with _watching(watcher), _allocations() as watcher.allocations:
@@ -507,7 +508,7 @@ def checked_memory(*frozen: Tensor) -> Iterator[CheckedMemory]:
 
 @dataclass(frozen=True)
 class TensorBytes:
-    """What a launch moved of one tensor: bytes requested by all its loads and stores, and distinct ones among them."""
+    """Bytes of one tensor that a launch moved: those requested by all loads and stores, and the distinct ones."""
 
     requested_reads: int
     requested_writes: int
@@ -520,11 +521,11 @@ class LaunchBytes:
     """What a launch moved.
 
     Attributes:
-        kernel, grid: which it was.
+        kernel, grid: the launch.
         tensors: by the names of the kernel's parameters.
         requested: bytes of all loads and stores: what the caches must serve.
-        compulsory: distinct bytes loaded, and distinct bytes stored: what memory must serve, were caches perfect within
-            the launch. Bytes that two parameters share count once.
+        compulsory: distinct bytes loaded plus distinct bytes stored: what memory must serve if caches are perfect
+            within the launch. Bytes that two parameters share count once.
     """
 
     kernel: str
@@ -535,7 +536,7 @@ class LaunchBytes:
 
 
 class _Counter:
-    """The watcher behind `counted_bytes`: marks bytes, by argument and direction, in maps of their storages."""
+    """The watcher behind `counted_bytes`: marks the bytes of each storage, by argument and direction."""
 
     def __init__(self) -> None:
         self.launches: list[LaunchBytes] = []
@@ -574,7 +575,7 @@ class _Counter:
 
 @contextlib.contextmanager
 def counted_bytes() -> Iterator[list[LaunchBytes]]:
-    """The list that is yielded gets an entry for each launch inside the block."""
+    """Yields a list that gets an entry for each launch inside the block."""
     counter = _Counter()
     with _watching(counter):
         yield counter.launches

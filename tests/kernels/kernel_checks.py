@@ -1,4 +1,4 @@
-"""What the tests of the ops share: error against float64, and what a call computed, held and saved."""
+"""Helpers for the tests of the ops: error against float64, FLOPs, memory held and saved by a call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 HALVES = (torch.bfloat16, torch.float16)
 DTYPES = (torch.float32, *HALVES)
 BY_WIDTH = (torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow))
-"""DTYPES where float16 takes the way through the code that bfloat16 takes: with it a test is slow."""
+"""DTYPES for tests in which float16 runs the same code as bfloat16; its case is marked slow."""
 
 
 def error(actual: Tensor, exact: Tensor) -> float:
@@ -21,7 +21,7 @@ def error(actual: Tensor, exact: Tensor) -> float:
 
 
 def relative_error(actual: Tensor, exact: Tensor) -> float:
-    """The norm of the difference over the norm of what is exact."""
+    """The norm of the difference over the norm of `exact`."""
     return error(actual, exact) / float(torch.linalg.vector_norm(exact.double()))
 
 
@@ -33,10 +33,10 @@ def assert_as_exact_as(
     roundings: float,
     magnitudes: Sequence[Tensor] | None = None,
 ) -> None:
-    """Each tensor's error against float64 is at most twice the reference's own error in that precision.
+    """Assert that each tensor's error against float64 is at most twice the reference's in the same precision.
 
-    Where the reference happens to be lucky, so many roundings (of the coarsest type in `actual`) of the tensor, or of
-    `magnitudes` (what is exact before terms of opposite sign cancel), are allowed beside.
+    In case the reference's error happens to be small, `roundings` of the coarsest type in `actual` are also allowed:
+    of the tensor's norm, or of that of `magnitudes` (exact values before terms of opposite sign cancel).
     """
     eps = max(torch.finfo(tensor.dtype).eps for tensor in actual)
     for index, (a, r, e, m) in enumerate(zip(actual, reference, exact, magnitudes or exact, strict=True)):
@@ -49,16 +49,16 @@ def assert_as_exact_as(
 def value_and_gradients(
     function: Callable[..., Tensor], tensors: Sequence[Tensor | None], grad: Tensor | None = None
 ) -> list[Tensor]:
-    """function(*tensors) and its gradients in those that are not None; `grad` is the output's gradient (None: ones)."""
+    """function(*tensors) and its gradients for the tensors given; `grad` is the output's gradient (None: ones)."""
     leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
     output = function(*leaves)
-    wanted = [leaf for leaf in leaves if leaf is not None]
-    gradients = torch.autograd.grad(output, wanted, torch.ones_like(output) if grad is None else grad.to(output.dtype))
+    inputs = [leaf for leaf in leaves if leaf is not None]
+    gradients = torch.autograd.grad(output, inputs, torch.ones_like(output) if grad is None else grad.to(output.dtype))
     return [output.detach(), *gradients]
 
 
 def matrix_flops(call: Callable[[], object]) -> int:
-    """Floating-point operations in the matrix products that `call` runs, those inside custom ops included."""
+    """Floating-point operations in the matrix products that `call` runs, including those inside custom ops."""
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
         call()
     flops = 0
@@ -73,7 +73,7 @@ def matrix_flops(call: Callable[[], object]) -> int:
 
 
 def peak_bytes(call: Callable[[], object]) -> tuple[int, int]:
-    """The most bytes that `call` held at once beyond what there was before, and the largest single allocation."""
+    """Peak bytes that `call` allocates, and its largest single allocation."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     held = peak = largest = 0

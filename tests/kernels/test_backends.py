@@ -50,7 +50,7 @@ def test_triton_on_a_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="backend='cuda': wanted one of auto, reference, torch, triton"):
+    with pytest.raises(ValueError, match="backend='cuda': expected one of auto, reference, torch, triton"):
         resolve_backend("cuda", CPU)
 
 
@@ -61,7 +61,7 @@ def test_compute_dtype_follows_linear() -> None:
         assert compute_dtype("x", x, weight) == torch.bfloat16
         assert compute_dtype("x", x.bfloat16(), weight) == torch.bfloat16
         assert compute_dtype("x", x.double(), weight.double()) == torch.float64
-    with pytest.raises(ValueError, match=r"x has dtype torch.bfloat16 and weight torch.float32; wanted the same"):
+    with pytest.raises(ValueError, match=r"x has dtype torch.bfloat16 and weight torch.float32; expected the same"):
         compute_dtype("x", x.bfloat16(), weight)
-    with pytest.raises(ValueError, match=r"x has dtype torch.int64; wanted float32"):
+    with pytest.raises(ValueError, match=r"x has dtype torch.int64; expected float32"):
         compute_dtype("x", x.long(), weight)

@@ -79,7 +79,7 @@ TERMS = [
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("terms", TERMS)
 def test_every_option_with_every_other(backend: str, reduction: str, weighted: bool, terms: dict[str, float]) -> None:
-    """Losses and log-sum-exps, with different gradients, as the reference has them in float64."""
+    """Losses and log-sum-exps, with different gradients, against the reference in float64."""
     hidden, weight, bias, target, class_weight = make()
     generator = torch.Generator().manual_seed(1)
     upstream, lse_upstream = torch.randn(11, generator=generator), torch.randn(11, generator=generator)
@@ -142,7 +142,7 @@ def test_half_precision_is_as_near_as_the_reference(backend: str, dtype: torch.d
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_weights_and_lse_under_opcheck_and_compile(backend: str) -> None:
-    """All rows are labelled: what the ops return of other rows is not written."""
+    """All rows are labelled, since some outputs of the ops are uninitialised in ignored rows."""
     hidden, weight, bias, target, class_weight = make()
     target = target.clamp(min=0)
     hidden.requires_grad_()
@@ -182,16 +182,16 @@ def test_lse(backend: str, softcap: float | None, dtype: torch.dtype, trained: b
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_wrong_weights(backend: str) -> None:
     hidden, weight, _, target, class_weight = make()
-    with pytest.raises(ValueError, match=r"class_weight has shape \(5,\); wanted \(V,\) = \(140,\)"):
+    with pytest.raises(ValueError, match=r"class_weight has shape \(5,\); expected \(V,\) = \(140,\)"):
         linear_cross_entropy(hidden, weight, target, class_weight=class_weight[:5], backend=backend)
-    with pytest.raises(ValueError, match=r"weight has dtype torch.int64; wanted a float type"):
+    with pytest.raises(ValueError, match=r"weight has dtype torch.int64; expected a float type"):
         cross_entropy(hidden @ weight.t(), target, weight=class_weight.long(), backend=backend)
 
 
 def test_class_probabilities_are_refused_by_name() -> None:
     hidden, weight, *_ = make()
     probabilities = torch.softmax(hidden @ weight.t(), 1)
-    with pytest.raises(ValueError, match=r"probabilities of classes.*functional.cross_entropy"):
+    with pytest.raises(ValueError, match=r"class probabilities.*functional.cross_entropy"):
         cross_entropy(hidden @ weight.t(), probabilities)
-    with pytest.raises(ValueError, match=r"probabilities of classes"):
+    with pytest.raises(ValueError, match=r"class probabilities"):
         linear_cross_entropy(hidden, weight, probabilities)

@@ -1,4 +1,4 @@
-"""The ops inside what training wraps around them: compilation, autocast, checkpointing, several processes."""
+"""The ops under compilation, autocast, activation checkpointing and several processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def outcome(backend: str, wrap: Callable[[Any], Any] = lambda model: model, dtype: torch.dtype | None = None) -> Any:
-    """The loss and every gradient, by name, in order; the model is what `wrap` makes of it."""
+    """The loss and all gradients, in the order of their names, of the model that `wrap` returns."""
     model = network(backend).to(dtype)
     x, *rest = rows()
     x = x.to(dtype).requires_grad_()
@@ -46,7 +46,7 @@ def assert_equal_to_rounding(found: dict[str, Tensor], expected: dict[str, Tenso
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
-def test_compiled_whole_it_is_what_it_is_eagerly(backend: str, compiler: str) -> None:
+def test_compiled_whole_equals_eager(backend: str, compiler: str) -> None:
     torch._dynamo.reset()
     graphs = torch._dynamo.testing.CompileCounterWithBackend(compiler)
     assert (rows()[1] == IGNORED).any()
@@ -55,12 +55,12 @@ def test_compiled_whole_it_is_what_it_is_eagerly(backend: str, compiler: str) ->
     assert graphs.frame_count == 1
 
 
-def test_autocast_costs_what_it_costs_the_reference(backend: str) -> None:
+def test_autocast_loses_no_more_than_in_the_reference(backend: str) -> None:
     exact = outcome("reference", dtype=torch.float64)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         reference, found = outcome("reference"), outcome(backend)
     assert found["loss"].dtype == torch.float32
-    # Rounded to bfloat16 on the way through two blocks; the tensors themselves are float32.
+    # Values are rounded to bfloat16 in two blocks; the tensors compared are float32.
     rounding = {name: tensor.to(torch.bfloat16) for name, tensor in found.items()}
     coarse = {name: tensor.to(torch.bfloat16) for name, tensor in reference.items()}
     assert_as_exact_as(list(rounding.values()), list(coarse.values()), list(exact.values()), roundings=2)

@@ -1,4 +1,4 @@
-"""cross_entropy: F.cross_entropy's definition and the terms beside it, the torch backend, and what it refuses."""
+"""cross_entropy: F.cross_entropy's definition, the additional terms, the torch backend, and refused calls."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_torch_is_as_exact_as_the_reference(
     options = {**terms, "reduction": reduction}
     exact = run("reference", logits.double(), target, grad, **options)
     reference, actual = (run(backend, logits, target, grad, **options) for backend in ("reference", "torch"))
-    # A probability of nearly 1 leaves a gradient of rounding errors: measured against the gradient of 1 that cancels.
+    # With a probability near 1, terms near 1 cancel: the error is measured against their size.
     count = torch.ones(max(1, int((target != -100).sum())))
     assert actual[0].dtype == torch.float32
     assert_as_exact_as(actual[:1], reference[:1], exact[:1], roundings=8, magnitudes=[exact[0].abs() + count.sum()])
@@ -144,14 +144,14 @@ def test_layouts() -> None:
     )
 
 
-def test_leaves_the_logits_as_they_were() -> None:
+def test_logits_are_not_changed() -> None:
     logits, target = make(24, 10)
     before = logits.clone()
     run("torch", logits, target, softcap=3.0, label_smoothing=0.1)
     assert torch.equal(before, logits)
 
 
-def test_writes_over_the_logits_where_asked() -> None:
+def test_inplace_writes_the_gradient_over_the_logits() -> None:
     logits, target = make(24, 10)
     wanted = run("torch", logits, target, softcap=3.0, label_smoothing=0.1)
     leaf = logits.clone().requires_grad_()
@@ -165,13 +165,13 @@ def test_writes_over_the_logits_where_asked() -> None:
         loss.backward()
 
 
-def test_rows_that_share_memory_are_not_written_over() -> None:
+def test_inplace_does_not_overwrite_rows_that_share_memory() -> None:
     logits, target = make(1, 10, ignored=0.0)
     _, gradient = run("torch", logits.expand(4, 10), target.expand(4), inplace=True)
     assert torch.equal(gradient, run("torch", logits.expand(4, 10).clone(), target.expand(4))[1])
 
 
-def test_writes_over_what_it_may_under_compile() -> None:
+def test_inplace_under_compile() -> None:
     def function(hidden: Tensor, inplace: bool) -> Tensor:
         return cross_entropy(hidden * 2, target, inplace=inplace)
 
@@ -239,22 +239,22 @@ def test_activation_checkpointing() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"logits": torch.ones(3, 4, dtype=torch.long)}, r"logits has shape \(3, 4\) and dtype torch.int64; wanted"),
+        ({"logits": torch.ones(3, 4, dtype=torch.long)}, r"logits has shape \(3, 4\) and dtype torch.int64; expected"),
         (
             {"target": torch.zeros(4, dtype=torch.long)},
-            r"target has shape \(4,\); wanted the leading dimensions = \(3,\)",
+            r"target has shape \(4,\); expected the leading dimensions = \(3,\)",
         ),
-        ({"target": torch.zeros(3)}, r"target has dtype torch.float32; wanted integers"),
-        ({"target": torch.tensor([0, 4, 1])}, r"target holds 4 at \(flat\) position 1; wanted 0 <= target < 4"),
+        ({"target": torch.zeros(3)}, r"target has dtype torch.float32; expected integers"),
+        ({"target": torch.tensor([0, 4, 1])}, r"target holds 4 at \(flat\) position 1; expected 0 <= target < 4"),
         ({"target": torch.tensor([0, 1, -1])}, r"target holds -1 at \(flat\) position 2"),
         ({"target": torch.zeros(3, dtype=torch.long, device="meta")}, r"logits on cpu, target on meta"),
         ({"logits": torch.ones(3, 0)}, r"there are 0 classes"),
         ({"label_smoothing": 1.5}, r"label_smoothing=1.5"),
         ({"z_loss": -1.0}, r"z_loss=-1.0"),
-        ({"softcap": -0.5}, r"softcap=-0.5: wanted softcap > 0; 0 and None mean none"),
-        ({"reduction": "avg"}, r"reduction='avg': wanted one of sum, mean, none"),
+        ({"softcap": -0.5}, r"softcap=-0.5: expected softcap > 0; 0 and None mean none"),
+        ({"reduction": "avg"}, r"reduction='avg': expected one of sum, mean, none"),
         ({"logits": torch.ones(3, 4).double(), "backend": "triton"}, r"float32, bfloat16 and float16, not float64"),
-        ({"backend": "cuda"}, r"backend='cuda': wanted one of auto, reference, torch, triton"),
+        ({"backend": "cuda"}, r"backend='cuda': expected one of auto, reference, torch, triton"),
     ],
 )
 @pytest.mark.parametrize("backend", ["reference", "torch"])
@@ -264,8 +264,8 @@ def test_bad_calls(change: dict[str, Any], message: str, backend: str) -> None:
         cross_entropy(**{**arguments, **change})
 
 
-def test_a_target_that_is_no_class_gives_nan_where_it_cannot_raise() -> None:
-    """Elsewhere than on a CPU nobody looks at the targets first: such a row must read nothing and say so."""
+def test_a_target_outside_the_classes_gives_nan_where_it_cannot_raise() -> None:
+    """Targets are only checked on a CPU: elsewhere such a row must read nothing, and its loss is NaN."""
     torch._dynamo.reset()
     compiled = torch.compile(
         lambda z, t: cross_entropy(z, t, reduction="none", backend="reference"), fullgraph=True, backend="aot_eager"

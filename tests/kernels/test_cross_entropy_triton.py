@@ -1,4 +1,4 @@
-"""cross_entropy's Triton kernels, interpreted: as exact as the reference, in bounds, and each byte moved once."""
+"""cross_entropy's Triton kernels, interpreted: accuracy, memory accesses, and each byte moved once."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ WIDTHS = st.one_of(
     st.integers(TILE - 10, TILE + 10),
     st.integers(3 * TILE - 10, 3 * TILE + 10),
 )
-"""Numbers of classes: many rows a tile, two and one, and some tiles a row."""
+"""Numbers of classes with many, two or one rows per tile, or several tiles per row."""
 
 
 def assert_right(
     logits: Tensor, target: Tensor, grad: Tensor | None = None, *, reduction: str = "none", **options: Any
 ) -> list[Tensor]:
-    """The Triton backend's loss and gradient, once they are found in bounds and as exact as the reference's."""
+    """Check memory accesses and accuracy of the Triton backend. Returns its loss and gradient."""
     options["reduction"] = reduction
     exact = run("reference", logits.double(), target, grad, **options)
     reference = run("reference", logits, target, grad, **options)
     with checked_memory(logits, target) as memory:
         actual = run("triton", logits, target, grad, **options)
         memory.assert_written(*actual)
-    # A probability of nearly 1 leaves a gradient of rounding errors: measured against the gradient of 1 that cancels.
+    # With a probability near 1, terms near 1 cancel: the error is measured against their size.
     count = torch.ones(max(1, int((target != -100).sum())))
     assert actual[0].dtype == torch.float32
     assert_as_exact_as(actual[:1], reference[:1], exact[:1], roundings=8, magnitudes=[exact[0].abs() + count.sum()])
@@ -55,6 +55,7 @@ def assert_right(
     return actual
 
 
+@pytest.mark.slow
 @given(
     rows=st.integers(0, 9),
     classes=WIDTHS,
@@ -110,7 +111,7 @@ def test_extreme_logits(classes: int) -> None:
 
 
 @pytest.mark.parametrize("classes", [5, 300])
-def test_rows_without_hope_are_nan_and_leave_the_others_alone(classes: int) -> None:
+def test_rows_of_minus_infinity_or_with_nan_are_nan_and_others_unaffected(classes: int) -> None:
     logits, target = make(4, classes, ignored=0.0)
     logits[1] = float("-inf")
     logits[2, -1] = float("nan")
@@ -156,7 +157,7 @@ def test_two_runs_are_equal() -> None:
 
 @pytest.mark.parametrize("classes", [10, 1301])
 @pytest.mark.parametrize("dtype", BY_WIDTH)
-def test_writes_over_the_logits_where_asked(classes: int, dtype: torch.dtype) -> None:
+def test_inplace_writes_the_gradient_over_the_logits(classes: int, dtype: torch.dtype) -> None:
     logits, target = make(6, classes)
     logits = logits.to(dtype)
     wanted = run("triton", logits, target, softcap=3.0)
@@ -169,8 +170,8 @@ def test_writes_over_the_logits_where_asked(classes: int, dtype: torch.dtype) ->
 
 
 @pytest.mark.parametrize("classes", [3, 300])
-def test_a_target_that_is_no_class_reads_nothing(classes: int) -> None:
-    """On a GPU nobody looks at the targets first."""
+def test_a_target_outside_the_classes_reads_nothing(classes: int) -> None:
+    """Targets are not checked on a GPU."""
     logits, _ = make(5, classes)
     target = torch.tensor([0, classes, -1, -100, 2**40])
     with checked_memory(logits, target) as memory:

@@ -1,4 +1,4 @@
-"""The mask: its rate, its independence, and that everything sees the same one."""
+"""The dropout mask: its rate, its independence, and that it is the same everywhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def splitmix64(z: int) -> int:
 
 
 def kept(seed: int, row: int, column: int, p: float) -> bool:
-    """The module's formulas, one element at a time, in Python's unbounded integers."""
+    """The formulas of `dropout.py`, one element at a time, in Python's unbounded integers."""
     gamma, key = 0x9E3779B97F4A7C15, splitmix64(seed % 2**64)
     a = splitmix64((key + (2 * row + 1) * gamma) % 2**64) >> 32 | 1
     b = splitmix64((key + (2 * column + 2) * gamma) % 2**64) >> 32 | 1
@@ -42,7 +42,7 @@ def test_is_the_formula_of_the_module(seed: int, p: float) -> None:
 
 
 def test_does_not_change_between_versions() -> None:
-    """Checkpoints resume to the last bit only if the mask of a seed stays what it is."""
+    """Runs resume bit for bit only if the mask of a seed never changes."""
     rows = ["".join("#" if keep else "." for keep in row) for row in mask(2024, 4, 16, 0.5).tolist()]
     assert rows == PINNED
 
@@ -56,7 +56,7 @@ def test_keeps_the_stated_share(p: float) -> None:
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
 def test_elements_are_uncorrelated(p: float) -> None:
-    """Along a row, along a column, and at the four corners of rectangles: all that shares a key."""
+    """Along rows, along columns, and at the four corners of rectangles: elements that share keys."""
     centred = torch.stack([mask(seed, 64, 64, p) for seed in range(400)]).double() - (1 - p)
     centred /= (p * (1 - p)) ** 0.5
     rows = torch.einsum("sij,skj->sik", centred, centred)  # Σ_j over products of two elements of a column
@@ -106,10 +106,10 @@ def test_a_seed_is_drawn_from_torchs_generator() -> None:
 
 @pytest.mark.parametrize("seed", [torch.tensor([1]), torch.tensor(1.0)])
 def test_a_wrong_seed_is_refused(seed: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match=r"seed has shape .* wanted \(\) and torch.int64"):
+    with pytest.raises(ValueError, match=r"seed has shape .* expected \(\) and torch.int64"):
         dropout.as_seed(seed)
 
 
 def test_a_seed_beyond_64_bits_is_refused() -> None:
-    with pytest.raises(ValueError, match="seed=9223372036854775808: wanted"):
+    with pytest.raises(ValueError, match="seed=9223372036854775808: expected"):
         dropout.as_seed(2**63)

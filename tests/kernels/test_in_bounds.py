@@ -1,8 +1,8 @@
-"""Every op's Triton kernels, forward and backward, over odd sizes, under the interpreter that checks memory.
+"""Every op's Triton kernels, forward and backward, at odd sizes, under the interpreter that checks memory.
 
-What `checked_memory` refuses (its planted faults are in test_interpreter.py): accesses outside of a tensor or of bytes
-that nobody wrote, writes to the caller's tensors, programs of a launch that meet, float atomics. Besides, every element
-of every output is written, and none comes from unwritten memory, which holds NaN.
+`checked_memory` (tested with planted faults in test_interpreter.py) refuses accesses outside a tensor, reads of bytes
+never written, writes to the caller's tensors, conflicts between programs of a launch, and float atomics. In addition,
+every element of every output must be written, and none may come from uninitialised memory, which holds NaN.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def assert_in_bounds(
     needs: Sequence[bool],
     *others: Tensor,
 ) -> None:
-    """Run function(*tensors) and its gradients in those that `needs` marks, with memory checked and in full."""
+    """Run function(*tensors) and the gradients that `needs` marks; check every access, and all results."""
     leaves = [t if t is None else t.detach().requires_grad_(need) for t, need in zip(tensors, needs, strict=True)]
     given = [t for t in leaves if t is not None]
     with checked_memory(*given, *others) as memory:

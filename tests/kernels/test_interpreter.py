@@ -146,7 +146,7 @@ def _cast(source, out, SIZE: tl.constexpr):
 
 
 def test_casts_round_to_nearest_even() -> None:
-    """Every bfloat16 there is, the middles between neighbours, and what lies next to those."""
+    """All bfloat16 values, the midpoints between neighbours, and the numbers next to those."""
     every = torch.arange(2**16, dtype=torch.int32) << 16
     exact = torch.cat([every + offset for offset in (0, 1, 0x7FFF, 0x8000, 0x8001)]).view(torch.float32)
     out = torch.empty(len(exact), dtype=torch.bfloat16)
@@ -175,7 +175,7 @@ def test_infinities_are_silent() -> None:
     assert out[2].isnan()
 
 
-def test_may_be_installed_twice() -> None:
+def test_exact_bfloat16_can_be_nested() -> None:
     x, y = operands(torch.bfloat16)
     out = torch.empty_like(x)
     with exact_bfloat16():
@@ -190,7 +190,7 @@ def test_may_be_installed_twice() -> None:
 
 @triton.jit
 def _copy(source, out, rows, columns, stride, shift, SIZE: tl.constexpr, GUARDED: tl.constexpr):
-    """out[row] = source[row], `shift` places to the right; faulty as its arguments ask."""
+    """out[row] = source[row], `shift` places to the right; its arguments can make it faulty."""
     row = tl.program_id(0)
     at = tl.arange(0, SIZE)
     values = tl.load(source + row * stride + at, mask=at < columns, other=0.0)
@@ -201,7 +201,7 @@ def _copy(source, out, rows, columns, stride, shift, SIZE: tl.constexpr, GUARDED
 
 
 def copy(source: Tensor, out: Tensor | None = None, *, shift: int = 0, columns: int | None = None, guarded=True):
-    """What an op does: allocates (unless told where to write), launches, returns."""
+    """Like an op: allocate (unless `out` is given), launch, return."""
     rows, width = source.shape
     out = source.new_empty(rows, width) if out is None else out
     columns = width if columns is None else columns
@@ -209,7 +209,7 @@ def copy(source: Tensor, out: Tensor | None = None, *, shift: int = 0, columns: 
     return out
 
 
-def test_what_is_right_passes() -> None:
+def test_correct_accesses_raise_nothing() -> None:
     x = torch.randn(3, 10)
     with checked_memory(x) as memory:
         out = copy(x)
@@ -219,7 +219,7 @@ def test_what_is_right_passes() -> None:
     assert torch.equal(again, x[:, 2:8])
 
 
-def test_unwritten_memory_is_nan() -> None:
+def test_uninitialised_memory_is_nan() -> None:
     with checked_memory():
         made = [torch.empty(3), torch.empty_like(torch.ones(2).half()), torch.ones(1).bfloat16().new_empty(4)]
         assert torch.empty(2, dtype=torch.int32).tolist() == [-1, -1]
@@ -251,7 +251,7 @@ def test_planted_faults(call: Any, message: str) -> None:
         call(x)
 
 
-def test_outputs_that_are_not_full() -> None:
+def test_outputs_with_unwritten_elements() -> None:
     x = torch.randn(3, 10)
     with checked_memory(x) as memory:
         holed = copy(x, shift=2)
@@ -265,7 +265,7 @@ def test_outputs_that_are_not_full() -> None:
 
 
 @triton.jit
-def _meet(memory, out, FAULT: tl.constexpr):
+def _conflict(memory, out, FAULT: tl.constexpr):
     program = tl.program_id(0)
     if FAULT == "both store":
         tl.store(memory, 1.0)
@@ -296,9 +296,9 @@ def _meet(memory, out, FAULT: tl.constexpr):
         ("wild pointer", "came from no tensor"),
     ],
 )
-def test_programs_that_meet(fault: str, message: str) -> None:
+def test_conflicts_between_programs(fault: str, message: str) -> None:
     with checked_memory(), pytest.raises(MemoryFaultError, match=message):
-        _meet[(2,)](torch.zeros(2), torch.zeros(2), fault)
+        _conflict[(2,)](torch.zeros(2), torch.zeros(2), fault)
 
 
 @torch.library.custom_op("domain_ft_tests::copy", mutates_args=())
@@ -314,7 +314,7 @@ def copy_backward_op(grad: Tensor) -> Tensor:
 copy_op.register_autograd(lambda ctx, grad: copy_backward_op(grad))
 
 
-def test_sees_into_ops_and_their_backward() -> None:
+def test_accesses_inside_ops_and_their_backward_are_seen() -> None:
     x = torch.randn(3, 10, requires_grad=True)
     with checked_memory(x) as memory:
         out = copy_op(x)
@@ -324,7 +324,7 @@ def test_sees_into_ops_and_their_backward() -> None:
             memory.assert_written(gradient)
 
 
-def test_leaves_no_trace() -> None:
+def test_nothing_is_checked_after_the_block() -> None:
     x = torch.randn(3, 10)
     with checked_memory(x), counted_bytes() as launches:
         copy(x)
@@ -339,7 +339,7 @@ def test_leaves_no_trace() -> None:
 
 @triton.jit
 def _table(source, copies, out, REPEATS: tl.constexpr, SIZE: tl.constexpr):
-    """Each program adds REPEATS readings of the same SIZE numbers, and of those that it was given in a tuple."""
+    """Each program sums REPEATS reads of the same SIZE numbers, and of those of a tuple of tensors."""
     at = tl.arange(0, SIZE)
     total = tl.zeros([SIZE], tl.float32)
     for _ in range(REPEATS):
@@ -359,7 +359,7 @@ def test_counts_by_hand() -> None:
         "copies[1]": TensorBytes(requested_reads=3 * 8 * 4, requested_writes=0, reads=8 * 4, writes=0),
         "out": TensorBytes(requested_reads=0, requested_writes=3 * 7 * 4, reads=0, writes=3 * 7 * 4),
     }
-    shared = 12 * 4  # the numbers that the tuple's two tensors cover
+    shared = 12 * 4  # the distinct numbers of the tuple's two tensors
     compulsory = 8 * 2 + shared + 3 * 7 * 4
     requested = 3 * 2 * 8 * 2 + 2 * 3 * 8 * 4 + 3 * 7 * 4
     assert launches == [LaunchBytes("_table", (3, 1, 1), by_name, requested, compulsory)]

@@ -1,4 +1,4 @@
-"""A large LoRA scale in float16: t or dt times the scale would leave the type's range, y and gradients do not."""
+"""A large LoRA scale in float16: t or dt times the scale would overflow; y and the gradients must not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def operands(dtype: torch.dtype, *, value: float) -> list[Tensor]:
 @pytest.mark.parametrize("scaling", [64.0, pytest.param(-64.0, marks=pytest.mark.slow), 0.25])
 @pytest.mark.parametrize("group", [False, True])
 def test_a_large_scale_stays_in_range(backend: str, dropout_p: float, size: str, scaling: float, group: bool) -> None:
-    """The largest of t and dt is 1,920 or so: 64 times that is beyond float16's 65,504."""
+    """t or dt is about 1,920: 64 times that is beyond float16's 65,504."""
     given = operands(torch.float16, value=60.0 if size == "forward" else 1e-2)
     grad = torch.full((3, 16), 1e-3 if size == "forward" else 2e4)
     if size == "backward":
@@ -59,7 +59,9 @@ def test_the_case_that_overflowed(backend: str) -> None:
     torch.testing.assert_close(y, torch.full_like(y, 983.5), rtol=2e-3, atol=0.0)
 
 
-def test_a_weight_beyond_32_bits_is_refused_by_triton_and_taken_by_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_weight_beyond_32_bits_is_refused_by_triton_and_runs_on_torch_with_auto(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     module = importlib.import_module("domain_ft_kernels.lora_linear")
     monkeypatch.setattr(module, "MOST_ELEMENTS", 16 * 64)
     given = operands(torch.float32, value=1.0)

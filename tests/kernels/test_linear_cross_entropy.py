@@ -1,4 +1,4 @@
-"""linear_cross_entropy: the definition, the torch backend's three ways, work and memory, and what it refuses."""
+"""linear_cross_entropy: the definition, the torch backend's three ways, FLOPs and memory, and refused calls."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> tuple[list[Any], Tensor]:
-    """[hidden, weight, bias or None] with logits of a few units, and targets."""
+    """[hidden, weight, bias or None], with logits of order 1, and targets."""
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(rows, size, generator=generator)
     weight = torch.randn(classes, size, generator=generator) * 2 / size**0.5
@@ -64,7 +64,7 @@ def doubles(tensors: list[Any]) -> list[Any]:
 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles and blocks so small that every shape has several, the last ones ragged."""
+    """Tiles and blocks so small that every shape has several, the last ones partial."""
     monkeypatch.setattr(MODULE, "TILE", 16)
     monkeypatch.setattr(MODULE, "WORKSPACE_BYTES", 5 * 16 * 4)
 
@@ -135,7 +135,7 @@ def test_torch_is_as_exact_as_the_reference(
     reference = run("reference", tensors, target, grad, **options)
     exact = run("reference", doubles(tensors), target, grad, **options)
     assert actual[0].dtype == torch.float32
-    # A probability of nearly 1 leaves a gradient of rounding errors: measured against the gradients of 1 that cancel.
+    # With a probability near 1, terms near 1 cancel: the error is measured against their size.
     count = 1.0 + int((target != -100).sum())
     magnitudes = [
         exact[0].abs() + count,
@@ -147,7 +147,7 @@ def test_torch_is_as_exact_as_the_reference(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_inputs_lose_only_the_last_rounding(dtype: torch.dtype) -> None:
-    """Sums are float32: the loss is float64's to 3e-5, gradients to a rounding or two of their type."""
+    """Sums are float32: the loss is within 3e-5 of float64, gradients within a rounding or two of their type."""
     tensors, target = make(300, 9000, 96, dtype=dtype)
     exact = run("reference", doubles(tensors), target)
     loss, *gradients = run("torch", tensors, target)
@@ -157,7 +157,7 @@ def test_half_precision_inputs_lose_only_the_last_rounding(dtype: torch.dtype) -
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_a_real_vocabulary(reduction: str) -> None:
-    """V = 30,522: 15 tiles, the last ragged; against the reference in float64."""
+    """V = 30,522: 15 tiles, the last partial; against the reference in float64."""
     tensors, target = make(9, 30522, 24)
     exact = run("reference", doubles(tensors), target, reduction=reduction)
     reference, actual = (run(backend, tensors, target, reduction=reduction) for backend in ("reference", "torch"))
@@ -254,8 +254,8 @@ def test_the_backward_of_an_autocast_forward_may_run_under_autocast() -> None:
         ("hwb", "none", 4),
     ],
 )
-def test_no_work_that_nobody_asks_for(needs: str, reduction: str, products: int) -> None:
-    """The module's table: matrix products over labelled rows alone, and gradients only where asked."""
+def test_only_required_products_and_gradients_are_computed(needs: str, reduction: str, products: int) -> None:
+    """The module's table: matrix products only over labelled rows, and only required gradients."""
     tensors, target = make(60, 5000, 16)
     named = dict(zip("hwb", tensors, strict=True))
     for name in needs:
@@ -274,7 +274,7 @@ def test_no_work_that_nobody_asks_for(needs: str, reduction: str, products: int)
 @pytest.mark.parametrize("needs", ["", "h", "hwb"])
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_memory_does_not_grow_with_the_logits(needs: str, reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond gradients and labelled rows: the workspace and two tiles, whatever the rows."""
+    """Beyond gradients and labelled rows: the workspace and two tiles, for any number of rows."""
     workspace, rows, classes, size = 2**20, 2000, 10007, 8
     monkeypatch.setattr(MODULE, "WORKSPACE_BYTES", workspace)
     tensors, target = make(rows, classes, size, ignored=0.0)
@@ -295,14 +295,14 @@ def test_memory_does_not_grow_with_the_logits(needs: str, reduction: str, monkey
 
 
 @pytest.mark.usefixtures("small_tiles")
-def test_two_runs_are_equal_to_the_last_bit() -> None:
+def test_two_runs_are_bit_identical() -> None:
     tensors, target = make(60, 200, 16)
     for reduction in ("sum", "none"):
         first, second = (run("torch", tensors, target, reduction=reduction) for _ in range(2))
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_a_graph_can_be_walked_twice() -> None:
+def test_backward_can_run_twice() -> None:
     tensors, target = make(10, 30, 6)
     hidden = tensors[0].requires_grad_()
     for reduction in ("sum", "none"):
@@ -367,8 +367,8 @@ def test_activation_checkpointing(use_reentrant: bool, reduction: str) -> None:
 
 
 @pytest.mark.slow
-def test_torchs_own_samples() -> None:
-    """In a process of its own: torch's test utilities import setuptools, which replaces distutils for everybody."""
+def test_samples_of_torchs_own_tests() -> None:
+    """In a separate process: torch's test utilities import setuptools, which replaces distutils globally."""
     program = Path(__file__).with_name("torch_samples.py")
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -382,24 +382,24 @@ def test_torchs_own_samples() -> None:
     [
         (
             {"hidden": torch.ones(3, 5)},
-            r"hidden has shape \(3, 5\); wanted \(..., 6\), as weight is \(V, D\) = \(4, 6\)",
+            r"hidden has shape \(3, 5\); expected \(..., 6\), as weight is \(V, D\) = \(4, 6\)",
         ),
-        ({"weight": torch.ones(6)}, r"weight has shape \(6,\); wanted \(V, D\)"),
-        ({"bias": torch.ones(3)}, r"bias has shape \(3,\); wanted \(V,\) = \(4,\)"),
+        ({"weight": torch.ones(6)}, r"weight has shape \(6,\); expected \(V, D\)"),
+        ({"bias": torch.ones(3)}, r"bias has shape \(3,\); expected \(V,\) = \(4,\)"),
         (
             {"target": torch.zeros(4, dtype=torch.long)},
-            r"target has shape \(4,\); wanted the leading dimensions = \(3,\)",
+            r"target has shape \(4,\); expected the leading dimensions = \(3,\)",
         ),
         ({"target": torch.zeros(3)}, r"target has dtype torch.float32"),
-        ({"target": torch.tensor([0, 4, 1])}, r"target holds 4 at \(flat\) position 1; wanted 0 <= target < 4"),
+        ({"target": torch.tensor([0, 4, 1])}, r"target holds 4 at \(flat\) position 1; expected 0 <= target < 4"),
         ({"hidden": torch.ones(3, 6).bfloat16()}, r"hidden has dtype torch.bfloat16 and weight torch.float32"),
-        ({"weight": torch.ones(4, 6, device="meta")}, r"wanted all tensors on one device"),
+        ({"weight": torch.ones(4, 6, device="meta")}, r"expected all tensors on one device"),
         ({"weight": torch.ones(0, 6)}, r"there are 0 classes"),
         ({"label_smoothing": -0.1}, r"label_smoothing=-0.1"),
         ({"softcap": -1.0}, r"softcap=-1.0"),
-        ({"reduction": "batchmean"}, r"reduction='batchmean': wanted one of sum, mean, none"),
-        ({"filter_eps": -1e-3}, r"filter_eps=-0.001: wanted filter_eps >= 0, or None"),
-        ({"backend": "cuda"}, r"backend='cuda': wanted one of auto, reference, torch, triton"),
+        ({"reduction": "batchmean"}, r"reduction='batchmean': expected one of sum, mean, none"),
+        ({"filter_eps": -1e-3}, r"filter_eps=-0.001: expected filter_eps >= 0, or None"),
+        ({"backend": "cuda"}, r"backend='cuda': expected one of auto, reference, torch, triton"),
     ],
 )
 @pytest.mark.parametrize("backend", ["reference", "torch"])

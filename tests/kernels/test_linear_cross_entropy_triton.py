@@ -1,6 +1,6 @@
-"""linear_cross_entropy in Triton, under its interpreter: exact, the same in every run, no work that nobody asks for.
+"""linear_cross_entropy in Triton, under its interpreter: accurate, deterministic, no unnecessary work.
 
-Where each kernel reads and writes is watched in test_in_bounds.py; what the ops compose with is in test_composition.py.
+test_in_bounds.py checks memory accesses, test_composition.py the use with autocast, compilation and so on.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ def _bfloat16() -> Iterator[None]:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of 128 rows, so that 129 rows have two, and losses that are not summed are made again in backward."""
+    """Chunks of 128 rows, so that 129 rows have two, and logits of unsummed losses are recomputed in backward."""
     monkeypatch.setattr(stash_sizes, "STASH_BYTES", 1)
 
 
 def assert_exact(
     tensors: list[Any], target: Tensor, grad: Tensor | None = None, *, wide: float | None = None, **options: Any
 ) -> list[Tensor]:
-    """The triton backend's loss and gradients are as exact as the reference's; returns them.
+    """Assert that the triton backend's loss and gradients are as exact as the reference's. Returns them.
 
-    A probability of nearly 1 leaves a gradient of rounding errors, and log S a loss of them: both are measured against
-    what cancels, gradients of 1 and logits of `wide`.
+    With a probability near 1, terms of the gradient and of the loss cancel: their errors are measured against the size
+    of these terms, gradients near 1 and the logits.
     """
     actual = run("triton", tensors, target, grad, **options)
     reference = run("reference", tensors, target, grad, **options)
@@ -105,7 +105,7 @@ def test_is_as_exact_as_the_reference(
 @pytest.mark.parametrize("dtype", BY_WIDTH)
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_options_over_ragged_panels(terms: dict[str, Any], dtype: torch.dtype, reduction: str) -> None:
-    """V = 300 ends 44 columns into the third panel, D = 70 and 90 rows within a tile."""
+    """V = 300 ends 44 columns into the third panel; D = 70 and 90 rows end within a tile."""
     tensors, target = make(90, 300, 70, dtype=dtype)
     assert_exact(tensors, target, torch.randn(90) if reduction == "none" else None, reduction=reduction, **terms)
 
@@ -113,7 +113,7 @@ def test_options_over_ragged_panels(terms: dict[str, Any], dtype: torch.dtype, r
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 @pytest.mark.usefixtures("small_chunks")
 def test_several_chunks(reduction: str) -> None:
-    """300 rows in three chunks. The labelled rows fill two: the third has nothing to do."""
+    """300 rows in three chunks. The labelled rows fill only two."""
     tensors, target = make(300, 260, 24, ignored=0.5)
     assert 128 < int((target != -100).sum()) <= 256
     assert_exact(tensors, target, torch.randn(300) if reduction == "none" else None, reduction=reduction)
@@ -122,7 +122,7 @@ def test_several_chunks(reduction: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", BY_WIDTH[1:])
 def test_half_precision_loses_only_the_last_roundings(dtype: torch.dtype) -> None:
-    """The loss is float64's on the same inputs to 3e-5, dW to 2.5e-3: a rounding of ∂loss/∂u and one of dW."""
+    """Against float64, the loss is within 3e-5, dW within 2.5e-3: one rounding of ∂loss/∂u and one of dW."""
     tensors, target = make(300, 3000, 96, dtype=dtype)
     loss, d_hidden, d_weight, d_bias = run("triton", tensors, target)
     exact = run("reference", doubles(tensors), target)
@@ -133,7 +133,7 @@ def test_half_precision_loses_only_the_last_roundings(dtype: torch.dtype) -> Non
 
 
 def test_float16_keeps_the_probabilities_that_bfloat16_would_lose() -> None:
-    """The stash is float16 for bfloat16 too. Logits of 10 in bfloat16 would put probabilities off by 1 %."""
+    """The stash is float16 for bfloat16 too: with logits of 10 in bfloat16, probabilities would be off by 1 %."""
     hidden = torch.full((4, 1), 10.0).bfloat16()
     weight = torch.linspace(0.9, 1.0, 200).bfloat16().unsqueeze(1)
     target = torch.tensor([0, 50, 100, 199])
@@ -193,8 +193,8 @@ def test_extreme_logits(reduction: str) -> None:
         torch.testing.assert_close(actual, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_a_row_of_nothing_but_minus_infinity() -> None:
-    """Its own loss and gradient are NaN, as everywhere in torch; other rows are not touched."""
+def test_a_row_of_minus_infinity() -> None:
+    """Its own loss and gradient are NaN, as in torch; other rows are not affected."""
     hidden, weight = torch.tensor([[1.0], [-float("inf")]]), torch.linspace(1, 2, 140).unsqueeze(1)
     target = torch.tensor([3, 4])
     losses, d_hidden, _ = run("triton", [hidden, weight, None], target, reduction="none")
@@ -225,7 +225,7 @@ def test_layouts() -> None:
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 @pytest.mark.parametrize("dtype", HALVES)
 def test_autocast(dtype: torch.dtype, reduction: str) -> None:
-    """Operands are rounded to autocast's type; what comes out has the inputs' own."""
+    """Operands are rounded to autocast's type; gradients have the inputs' types."""
     tensors, target = make(40, 200, 32)
     exact = run("reference", doubles(tensors), target, reduction=reduction)
     with torch.autocast("cpu", dtype=dtype):
@@ -239,7 +239,7 @@ def test_autocast(dtype: torch.dtype, reduction: str) -> None:
 
 
 def test_any_gradient_of_the_losses() -> None:
-    """Scalars, rows, an expanded one and one that is zero."""
+    """Gradients of the losses that are scalar, by row, expanded or zero."""
     tensors, target = make(20, 140, 8)
     for needs in ([True] * 3, [True, False, False]):
         leaves = [t.clone().requires_grad_(need) for t, need in zip(tensors, needs, strict=True)]
@@ -263,7 +263,7 @@ def test_any_gradient_of_the_losses() -> None:
 
 
 @pytest.mark.parametrize(("reduction", "stash"), [("sum", 1), ("none", 2**20)])
-def test_two_runs_are_equal_to_the_last_bit(reduction: str, stash: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_are_bit_identical(reduction: str, stash: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stash_sizes, "STASH_BYTES", stash)
     tensors, target = make(140, 300, 40, dtype=torch.bfloat16)
     first, second = (run("triton", tensors, target, reduction=reduction) for _ in range(2))
@@ -271,7 +271,7 @@ def test_two_runs_are_equal_to_the_last_bit(reduction: str, stash: int, monkeypa
 
 
 def test_few_rows_and_many_slices() -> None:
-    """Processors beyond the tiles of dx share its sum over the vocabulary; so does a vocabulary with fewer blocks."""
+    """With more processors than tiles of dx, its sum over the vocabulary is split, into more slices than blocks too."""
     for classes in (20, 1000):
         tensors, target = make(6, classes, 30, ignored=0.0)
         actual = assert_exact(tensors, target)
@@ -281,7 +281,7 @@ def test_few_rows_and_many_slices() -> None:
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 @pytest.mark.parametrize("stash", [1, 2**20])
-def test_a_graph_can_be_walked_twice(reduction: str, stash: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backward_can_run_twice(reduction: str, stash: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stash_sizes, "STASH_BYTES", stash)
     tensors, target = make(10, 150, 6)
     leaves = [t.requires_grad_() for t in tensors]
@@ -292,8 +292,8 @@ def test_a_graph_can_be_walked_twice(reduction: str, stash: int, monkeypatch: py
 
 @pytest.mark.parametrize("target", [[140, 3], [2**31, 3], [-1, 3], [-(2**40), 3]])
 @pytest.mark.parametrize("reduction", ["sum", "none"])
-def test_a_target_that_is_no_class(target: list[int], reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU nobody looks at them: a NaN loss, the other rows as ever, and no load outside of W's rows."""
+def test_a_target_outside_the_classes(target: list[int], reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not checked on a GPU: a NaN loss, other rows unaffected, and no load outside W."""
     monkeypatch.setattr(MODULE, "check_targets", lambda *_: None)
     tensors, _ = make(2, 140, 8)
     tensors = [t.requires_grad_() for t in tensors]
@@ -316,7 +316,7 @@ def test_a_target_that_is_no_class(target: list[int], reduction: str, monkeypatc
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 @pytest.mark.parametrize("needs", [[True] * 3, [True, False, False]])
 def test_skipped_tiles_stay_within_their_bound(needs: list[bool], reduction: str) -> None:
-    """Logits with a few large classes: most squares of 128 x 128 hold next to nothing."""
+    """Logits with a few large classes: most squares of 128 x 128 are nearly zero."""
     rows, classes, eps = 160, 400, 1e-4
     (hidden, weight, bias), _ = make(rows, classes, 24, ignored=0.0)
     bias[130:] -= 12
@@ -343,7 +343,8 @@ def test_skipped_tiles_stay_within_their_bound(needs: list[bool], reduction: str
         assert torch.equal(exact[2], skipped[2])
 
 
-def test_nothing_is_skipped_at_zero_but_what_is_zero() -> None:
+@pytest.mark.slow
+def test_with_a_filter_of_zero_only_zeros_are_skipped() -> None:
     tensors, target = make(140, 300, 24)
     for reduction in ("sum", "none"):
         exact, skipped = (run("triton", tensors, target, reduction=reduction, filter_eps=eps) for eps in (None, 0.0))
@@ -370,10 +371,10 @@ def names(launches: list[launch.Launch]) -> Counter[str]:
          " _finish _finish"),
     ],
 )  # fmt: skip
-def test_no_work_that_nobody_asks_for(
+def test_only_required_kernels_are_launched(
     needs: str, reduction: str, way: str, kernels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What each of the plans launches, at one chunk; a launch of no grid is recorded too."""
+    """The launches of each plan, with one chunk; launches of an empty grid are recorded too."""
     tensors, target = make(20, 300, 8)
     named = dict(zip("hwb", tensors, strict=True))
     for name in needs:
@@ -387,7 +388,7 @@ def test_no_work_that_nobody_asks_for(
 
 
 def test_the_plan() -> None:
-    """A chunk of V = 30,522 in two bytes has 10,880 rows at most."""
+    """With V = 30,522 and two bytes, a chunk has at most 10,880 rows."""
     V = 30522
     for summed in (True, False):
         assert MODULE.plan([False] * 3, summed, 10**6, V, 2) == "losses"
@@ -413,7 +414,7 @@ def test_chunks_fit_the_stash_and_are_of_one_size(rows: int, classes: int, items
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_memory_does_not_grow_with_the_logits(reduction: str) -> None:
-    """Of 131,072 tokens: gradients, a stash, and what is small beside them. Nothing is computed, on the device meta."""
+    """131,072 tokens need gradients, a stash, and little else. On the meta device, where nothing is computed."""
     rows, classes, size = 131072, 50257, 768
     made: list[int] = []
     hidden = torch.empty(rows, size, dtype=torch.bfloat16, device="meta")
@@ -448,7 +449,7 @@ def test_memory_does_not_grow_with_the_logits(reduction: str) -> None:
 @pytest.mark.parametrize("terms", [pytest.param(TERMS[0], marks=pytest.mark.slow), TERMS[-1]])
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_opcheck(terms: dict[str, Any], dtype: torch.dtype) -> None:
-    """All rows are labelled: what the ops return of other rows is not written."""
+    """All rows are labelled, since some outputs of the ops are uninitialised in ignored rows."""
     (hidden, weight, bias), target = make(6, 5, 4, dtype=dtype, ignored=0.0)
     options = (-100, terms.get("label_smoothing", 0.0), terms.get("z_loss", 0.0), terms.get("softcap"), dtype, None)
     for keep, needs in ((True, [True, True, True]), (False, [False, True, False])):

@@ -1,4 +1,4 @@
-"""lora_linear: the definition, the torch backend against it, and what it computes, saves and refuses."""
+"""lora_linear: the definition, the torch backend against it, FLOPs, memory, and refused calls."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_one_vector() -> None:
     assert lora_linear(x[0], weight, bias, a, b, 0.7).shape == (10,)
 
 
-def test_two_runs_are_equal_to_the_last_bit() -> None:
+def test_two_runs_are_bit_identical() -> None:
     tensors = make(300, 64, 500, 8)
     first, second = (run("torch", tensors, dropout_p=0.1, seed=2) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -167,8 +167,8 @@ def test_seeds() -> None:
 
 @pytest.mark.parametrize("names", ["AB", "xAB", "x", "A", "B", "b", "W", "xWbAB"])
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
-def test_no_gradient_that_nobody_asks_for(names: str, dropout_p: float) -> None:
-    """The products that run are those of the formulas, counted; what is not asked for has no gradient."""
+def test_only_required_gradients_are_computed(names: str, dropout_p: float) -> None:
+    """Only the products of the formulas run, and only required gradients are computed."""
     m, n, k, r = 40, 24, 32, 4
     tensors = dict(zip("xWbAB", make(m, n, k, r), strict=True))
     for name in names:
@@ -185,7 +185,7 @@ def test_no_gradient_that_nobody_asks_for(names: str, dropout_p: float) -> None:
     assert {name for name, tensor in tensors.items() if tensor.grad is not None} == set(names)
 
 
-def test_saves_x_and_its_projection_alone() -> None:
+def test_saves_only_x_and_its_projection() -> None:
     tensors = make(512, 64, 256, 4)
     for adapter in tensors[3:]:
         adapter.requires_grad_()
@@ -229,7 +229,7 @@ def test_opcheck(names: str, dropout_p: float) -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
-def test_compiles_whole_and_once_for_all_seeds(backend: str) -> None:
+def test_compiles_fully_and_once_for_all_seeds(backend: str) -> None:
     def function(x: Tensor, w: Tensor, b: Tensor, a: Tensor, c: Tensor, seed: Tensor) -> Tensor:
         return lora_linear(x, w, b, a, c, 0.7, dropout_p=0.3, seed=seed, backend=backend)
 
@@ -294,16 +294,16 @@ def test_activation_checkpointing(seed: int | None, use_reentrant: bool) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"x": torch.ones(3, 7)}, r"x has shape \(3, 7\); wanted \(..., 6\), as weight is \(N, K\) = \(4, 6\)"),
-        ({"weight": torch.ones(6)}, r"weight has shape \(6,\); wanted \(N, K\)"),
-        ({"bias": torch.ones(3)}, r"bias has shape \(3,\); wanted \(N,\) = \(4,\)"),
-        ({"lora_a": torch.ones(2, 5)}, r"lora_a has shape \(2, 5\); wanted \(R, K\) = \(R, 6\)"),
-        ({"lora_b": torch.ones(4, 3)}, r"lora_b has shape \(4, 3\); wanted \(N, R\) = \(4, 2\)"),
+        ({"x": torch.ones(3, 7)}, r"x has shape \(3, 7\); expected \(..., 6\), as weight is \(N, K\) = \(4, 6\)"),
+        ({"weight": torch.ones(6)}, r"weight has shape \(6,\); expected \(N, K\)"),
+        ({"bias": torch.ones(3)}, r"bias has shape \(3,\); expected \(N,\) = \(4,\)"),
+        ({"lora_a": torch.ones(2, 5)}, r"lora_a has shape \(2, 5\); expected \(R, K\) = \(R, 6\)"),
+        ({"lora_b": torch.ones(4, 3)}, r"lora_b has shape \(4, 3\); expected \(N, R\) = \(4, 2\)"),
         ({"x": torch.ones(3, 6).bfloat16()}, r"x has dtype torch.bfloat16 and weight torch.float32"),
-        ({"lora_a": torch.ones(2, 6, device="meta")}, r"wanted all tensors on one device, got .*lora_a on meta"),
-        ({"dropout_p": 1.0}, r"dropout_p=1.0: wanted 0 <= dropout_p < 1"),
+        ({"lora_a": torch.ones(2, 6, device="meta")}, r"expected all tensors on one device, got .*lora_a on meta"),
+        ({"dropout_p": 1.0}, r"dropout_p=1.0: expected 0 <= dropout_p < 1"),
         ({"dropout_p": 0.1, "seed": torch.ones(2)}, r"seed has shape \(2,\)"),
-        ({"backend": "cuda"}, r"backend='cuda': wanted one of auto"),
+        ({"backend": "cuda"}, r"backend='cuda': expected one of auto"),
     ],
 )
 def test_bad_calls(change: dict[str, Any], message: str) -> None:

@@ -38,7 +38,7 @@ def make(
     dtype: torch.dtype = torch.float32,
     lora_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Group]:
-    """x and layers with these N and R, of ordinary sizes."""
+    """x and layers with these N and R, with values of order 1."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int, to: torch.dtype | None = dtype) -> Tensor:
@@ -53,7 +53,7 @@ def make(
 
 
 def leaves_of(x: Tensor, group: Group) -> tuple[Tensor, Group]:
-    """Copies that ask for gradients."""
+    """Copies that require gradients."""
     weights, biases, lora_as, lora_bs = (
         [None if t is None else t.detach().clone().requires_grad_() for t in kind] for kind in group
     )
@@ -61,7 +61,7 @@ def leaves_of(x: Tensor, group: Group) -> tuple[Tensor, Group]:
 
 
 def gradients_of(x: Tensor, group: Group, ys: tuple[Tensor, ...]) -> list[Tensor]:
-    """The ys and the gradients of everything, for output gradients that differ by layer and element."""
+    """The ys and all gradients, for output gradients that differ by layer and element."""
     generator = torch.Generator().manual_seed(1)
     grads = [torch.randn(y.shape, generator=generator).to(y.dtype) for y in ys]
     leaves = [t for t in (x, *(t for kind in group for t in kind)) if t is not None]
@@ -95,7 +95,7 @@ CASES = [((12,), (3,)), ((12, 12, 12), (4, 4, 4)), ((12, 5, 8), (1, 7, 3)), ((6,
 def test_each_layer_is_its_own(
     backend: str, dtype: torch.dtype, dropout_p: float, columns: tuple[int, ...], ranks: tuple[int, ...]
 ) -> None:
-    """Equal masks included: the definition is the single layers' reference with the same seed."""
+    """Against the single layers' reference with the same seed, so with the same mask."""
     tensors = make(30, columns, 11, ranks, dtype=dtype)
     options = {"dropout_p": dropout_p, "seed": 5}
     exact = alone(*doubles(*tensors), "reference", **options)
@@ -153,7 +153,7 @@ def test_autocast_with_float32_adapters(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_layer_whose_result_goes_unused(backend: str) -> None:
+def test_a_layer_whose_result_is_unused(backend: str) -> None:
     x, group = leaves_of(*make(9, (4, 6), 7, (2, 3)))
     lora_linear_group(x, *group, SCALINGS[:2], backend=backend)[1].sum().backward()
     other, layers = leaves_of(x, group)
@@ -165,7 +165,7 @@ def test_a_layer_whose_result_goes_unused(backend: str) -> None:
 
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
-def test_no_gradient_that_nobody_asks_for(dropout_p: float) -> None:
+def test_only_required_gradients_are_computed(dropout_p: float) -> None:
     x, group = make(40, (24, 16), 32, (4, 3))
     for adapter in (*group[2], *group[3]):
         adapter.requires_grad_()
@@ -221,21 +221,21 @@ def test_compiles_whole(backend: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weights": []}, r"as many: got 0 weights, 2 biases"),
-        ({"scalings": [1.0]}, r"as many: got 2 weights, 2 biases, 2 lora_as, 2 lora_bs, 1 scalings"),
+        ({"weights": []}, r"lists of equal length; got 0 weights, 2 biases"),
+        ({"scalings": [1.0]}, r"lists of equal length; got 2 weights, 2 biases, 2 lora_as, 2 lora_bs, 1 scalings"),
         ({"weights": [torch.ones(4, 6), torch.ones(5, 7)]}, r"x has shape \(3, 6\).* as weights\[1\] is \(N, K\) = "),
-        ({"biases": [None, torch.ones(4)]}, r"biases\[1\] has shape \(4,\); wanted \(N,\) = \(5,\)"),
-        ({"lora_as": [torch.ones(2, 6), torch.ones(2, 5)]}, r"lora_as\[1\] has shape \(2, 5\); wanted \(R, K\)"),
-        ({"lora_bs": [torch.ones(4, 3), torch.ones(5, 2)]}, r"lora_bs\[0\] has shape \(4, 3\); wanted \(N, R\)"),
+        ({"biases": [None, torch.ones(4)]}, r"biases\[1\] has shape \(4,\); expected \(N,\) = \(5,\)"),
+        ({"lora_as": [torch.ones(2, 6), torch.ones(2, 5)]}, r"lora_as\[1\] has shape \(2, 5\); expected \(R, K\)"),
+        ({"lora_bs": [torch.ones(4, 3), torch.ones(5, 2)]}, r"lora_bs\[0\] has shape \(4, 3\); expected \(N, R\)"),
         (
             {"lora_as": [torch.ones(2, 6), torch.ones(2, 6).bfloat16()]},
-            r"lora_as have the types torch.bfloat16, torch.float32; wanted one",
+            r"lora_as have the types torch.bfloat16, torch.float32; expected one",
         ),
         (
             {"lora_as": [torch.ones(2, 6), torch.ones(2, 6, device="meta")]},
             r"on one device, got .*lora_as\[1\] on meta",
         ),
-        ({"dropout_p": -0.1}, r"dropout_p=-0.1: wanted 0 <= dropout_p < 1"),
+        ({"dropout_p": -0.1}, r"dropout_p=-0.1: expected 0 <= dropout_p < 1"),
     ],
 )
 def test_bad_calls(change: dict[str, Any], message: str) -> None:

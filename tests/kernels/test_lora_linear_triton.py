@@ -1,4 +1,4 @@
-"""lora_linear in Triton, interpreted: as exact as the reference, in bounds, deterministic, and no launch too many."""
+"""lora_linear in Triton, interpreted: as exact as the reference, in bounds, deterministic, no unnecessary launch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(backend: str, tensors: list[Any], grad: Tensor | None = None, **options:
 
 
 def check(tensors: list[Any], *, roundings: float = 2, **options: Any) -> None:
-    """The value and all gradients against float64, for an output gradient of ordinary numbers."""
+    """Check the value and all gradients against float64, for an output gradient of order 1."""
     rows, n = len(tensors[0]), len(tensors[1])
     grad = torch.randn(rows, n, generator=torch.Generator().manual_seed(9)).to(tensors[0].dtype)
 
@@ -60,7 +60,7 @@ def check(tensors: list[Any], *, roundings: float = 2, **options: Any) -> None:
     assert_as_exact_as(actual, reference, exact, roundings=roundings, magnitudes=magnitudes)
 
 
-# Right
+# Accuracy
 
 
 @given(
@@ -93,11 +93,11 @@ def test_many_chunks_of_rows(dtype: torch.dtype, dropout_p: float) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, -5, 2**31, 2**62 + 12_345, -(2**63)])
 def test_the_mask_is_that_of_every_backend(seed: int) -> None:
-    """Of a linear layer that passes A through nothing else: t's columns are those of the masked x."""
+    """With W zero and A and B the identity, y is the masked and scaled x."""
     x, k = torch.ones(40, 35), 35
-    zeros, ones = torch.zeros(k, k), torch.eye(k)
+    zeros, identity = torch.zeros(k, k), torch.eye(k)
     y = {
-        backend: lora_linear(x, zeros, None, ones, ones, 1.0, dropout_p=0.5, seed=seed, backend=backend)
+        backend: lora_linear(x, zeros, None, identity, identity, 1.0, dropout_p=0.5, seed=seed, backend=backend)
         for backend in ("reference", "triton")
     }
     assert torch.equal(y["triton"], y["reference"])
@@ -117,8 +117,8 @@ def test_autocast(dtype: torch.dtype, dropout_p: float) -> None:
     assert_as_exact_as(actual, reference, exact, roundings=1)
 
 
-def test_small_updates_are_not_lost_in_a_bfloat16_weight() -> None:
-    """Float32 A and B beside a bfloat16 W: an update far below W's last digit moves y as it should."""
+def test_the_gradient_of_b_is_precise_beside_a_bfloat16_weight() -> None:
+    """With float32 A and B, and an update far below the precision of W, which is bfloat16."""
     x, weight, _, a, b = make(32, 24, 32, 8)
     weight, b = weight.bfloat16() * 64, b * 1e-3
     grad = torch.randn(32, 24, generator=torch.Generator().manual_seed(1)).bfloat16()
@@ -166,18 +166,19 @@ def test_one_vector_and_no_rows() -> None:
     assert not any(g.any() for g in gradients)
 
 
-def test_two_runs_are_equal_to_the_last_bit() -> None:
+def test_two_runs_are_bit_identical() -> None:
     tensors = make(530, 24, 20, 8, dtype=torch.bfloat16)
     first, second = (run("triton", tensors, dropout_p=0.1, seed=2) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-# In bounds
+# Memory accesses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "dropout_p"), [((3, 20), 0.3), ((70, 1), 0.0)])
 def test_memory(ranks: tuple[int, ...], dropout_p: float) -> None:
-    """Odd sizes, gaps between the rows of x, W and g: no access outside of them, every output written."""
+    """Odd sizes, and gaps between rows of x, W and g: no access outside them, every output written."""
     rows, columns, k, dtype = 530, (35, 9), 37, torch.bfloat16
     wide = torch.randn(rows, k + 3).to(dtype)
     weights = [torch.randn(n, k + 5).to(dtype)[:, :k] for n in columns]
@@ -198,13 +199,13 @@ def test_memory(ranks: tuple[int, ...], dropout_p: float) -> None:
         assert len(gradients) == sum(needs)
 
 
-# Nothing too many
+# Launches and gradients
 
 
 def launched(
     needs: str = "xAB", *, rank: int = 16, dropout_p: float = 0.0, layers: int = 1, rows: int = 2048
 ) -> list[str]:
-    """The kernels that forward and backward launch where the gradients of x, W, b, A, B in `needs` are wanted."""
+    """The kernels launched by forward and backward if the gradients in `needs` (of x, W, b, A, B) are required."""
     x = torch.empty(rows, 768, dtype=torch.bfloat16, device="meta")
     weights = [torch.empty(768, 768, dtype=torch.bfloat16, device="meta")] * layers
     lora_as, lora_bs = ([torch.empty(shape, device="meta")] * layers for shape in ((rank, 768), (768, rank)))
@@ -212,8 +213,8 @@ def launched(
     biases = [torch.empty(768, device="meta")] * layers
     with recording("sm_90") as launches:
         *ys, down = kernels.forward(x, weights, biases, lora_as, lora_bs, *options)
-        wanted = [needs_it for name in "xWbAB" for needs_it in [name in needs] * (1 if name == "x" else layers)]
-        kernels.backward(ys, x, down, weights, biases, lora_as, lora_bs, *options, wanted)
+        required = [needs_it for name in "xWbAB" for needs_it in [name in needs] * (1 if name == "x" else layers)]
+        kernels.backward(ys, x, down, weights, biases, lora_as, lora_bs, *options, required)
     return [launch.kernel.__name__ for launch in launches]
 
 
@@ -233,7 +234,7 @@ def test_launches() -> None:
 
 @pytest.mark.parametrize("names", ["AB", "xAB", "x", "A", "B", "b", "W", "bW", "xWbAB"])
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
-def test_no_gradient_that_nobody_asks_for(names: str, dropout_p: float) -> None:
+def test_only_required_gradients_are_computed(names: str, dropout_p: float) -> None:
     gradients = []
     for backend in ("triton", "reference"):
         tensors = dict(zip("xWbAB", make(40, 24, 32, 4), strict=True))
@@ -248,8 +249,8 @@ def test_no_gradient_that_nobody_asks_for(names: str, dropout_p: float) -> None:
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_saves_x_and_its_projection_alone(autocast: bool) -> None:
-    """Under autocast x is saved in the type that it is multiplied in."""
+def test_saves_only_x_and_its_projection(autocast: bool) -> None:
+    """Under autocast, x is saved in the compute type."""
     rows, n, k, rank = 96, 64, 64, 8
     tensors = make(rows, n, k, rank, dtype=torch.float32 if autocast else torch.bfloat16)
     parameters = {t.data_ptr() for t in tensors[1:]}
@@ -267,7 +268,7 @@ def test_saves_x_and_its_projection_alone(autocast: bool) -> None:
     assert sum(t.nbytes for t in kept) == 2 * rows * k + 2 * rows * 16 + 8  # x, t and the seed
 
 
-# In company
+# Composition
 
 
 @pytest.mark.parametrize(("names", "dropout_p"), [("AB", 0.0), ("xWbAB", 0.3)])
@@ -285,7 +286,7 @@ def test_opcheck(names: str, dropout_p: float) -> None:
         torch.library.opcheck(BACKWARD_OP, ([grad], x.detach(), down, *plain, [0.5], dropout_p, seed, dtype, needs))
 
 
-def test_compiles_whole_and_once_for_all_seeds_and_rows() -> None:
+def test_compiles_fully_and_once_for_all_seeds_and_rows() -> None:
     def function(x: Tensor, w: Tensor, b: Tensor, a: Tensor, c: Tensor, seed: Tensor) -> Tensor:
         return lora_linear(x, w, b, a, c, 0.7, dropout_p=0.3, seed=seed, backend="triton")
 

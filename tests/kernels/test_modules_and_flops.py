@@ -1,4 +1,4 @@
-"""The losses as modules, and what FlopCounterMode counts of every op on the torch and triton backends."""
+"""The losses as modules, and FlopCounterMode's counts for every op on the torch and triton backends."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_flops_of_the_head(backend: str, reduction: str, trained: bool, products
 
 @pytest.mark.parametrize(("backend", "products"), [("torch", 4), ("triton", 3)])
 def test_flops_of_losses_by_row(backend: str, products: int) -> None:
-    """torch makes the logits again in backward; triton keeps them where they fit."""
+    """torch recomputes the logits in backward; triton keeps them if they fit."""
     hidden, weight = HIDDEN.clone().requires_grad_(), WEIGHT.clone().requires_grad_()
     with FlopCounterMode(display=False) as counter:
         linear_cross_entropy(hidden, weight, TARGET, reduction="none", backend=backend).sum().backward()

@@ -29,7 +29,7 @@ def laid_out(shape: tuple[int, int], how: str, dtype: torch.dtype) -> Tensor:
 @settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
 def test_any_layout_and_size(dtype: torch.dtype, m: int, k: int, n: int, left: str, right: str) -> None:
-    """Within the rounding of a sum of k products in the accumulation type, and of the result in its own."""
+    """Within the rounding of a sum of k products in the accumulation type, and of the result in its type."""
     torch.manual_seed(m * 1000 + k * 10 + n)
     a, b, bias, sums = laid_out((m, k), left, dtype), laid_out((k, n), right, dtype), torch.randn(n), torch.randn(m, n)
     bias, sums = bias.to(dtype), sums.to(dtype)
@@ -46,13 +46,13 @@ def test_any_layout_and_size(dtype: torch.dtype, m: int, k: int, n: int, left: s
     assert mm(a, b).dtype == dtype
 
 
-def test_nothing_times_nothing() -> None:
+def test_empty_products() -> None:
     assert mm(torch.randn(0, 3), torch.randn(3, 4)).shape == (0, 4)
     assert torch.equal(mm(torch.randn(2, 0), torch.randn(0, 4), torch.ones(4)), torch.ones(2, 4))
 
 
-def test_torch_alone_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where oneDNN cannot be asked, the same products come from torch.mm, to float32's rounding."""
+def test_without_onednn_torch_computes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without oneDNN, torch.mm gives the same products, up to float32 rounding."""
     a, b, bias = torch.randn(40, 70), torch.randn(70, 30), torch.randn(30)
     before = mm(a, b, bias)
     monkeypatch.setattr(products, "has_onednn", lambda: False)

@@ -1,4 +1,4 @@
-"""An op called eagerly goes past torch.library to the same functions; whoever watches sees it there."""
+"""Eager calls of an op bypass torch.library and run the same functions; modes and traces see the library op."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ CLEAR = Op("test_clear", "(Tensor(a!) x) -> ()", lambda x: x.detach().numpy().fi
 
 
 class Names(TorchDispatchMode):
-    """Notes the names of the ops that it sees."""
+    """Records the names of the ops that it sees."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Names(TorchDispatchMode):
 
 
 def inputs() -> tuple[Tensor, list[Tensor]]:
-    """x (5,) and two factors; the second asks for no gradient."""
+    """x (5,) and two factors; the second requires no gradient."""
     x = torch.arange(1.0, 6.0, requires_grad=True)
     return x, [torch.tensor(2.0, requires_grad=True), torch.tensor(3.0)]
 
@@ -91,13 +91,13 @@ def test_both_ways_give_the_same_values_and_gradients(way: Callable[..., list[Te
 
 
 @pytest.mark.parametrize("way", [SCALE, SCALE.registered], ids=["eager", "registered"])
-def test_an_output_that_nobody_uses_has_no_gradient(way: Callable[..., list[Tensor]]) -> None:
+def test_an_unused_output_has_no_gradient(way: Callable[..., list[Tensor]]) -> None:
     x, factors = inputs()
     way(x, factors, 2.0)[0].sum().backward()
     assert torch.equal(x.grad, torch.full((5,), 4.0))
 
 
-def test_no_graph_is_made_where_none_is_wanted() -> None:
+def test_no_graph_is_built_without_gradients() -> None:
     x, factors = inputs()
     with torch.no_grad():
         assert not any(y.requires_grad for y in SCALE(x, factors, 2.0))
@@ -121,8 +121,8 @@ def test_a_trace_sees_the_op() -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_writes_are_counted() -> None:
-    """The op writes behind torch's back; autograd has to refuse what was saved before."""
+def test_autograd_sees_writes() -> None:
+    """The op writes to memory that autograd has saved, so backward has to raise."""
     x = torch.ones(3)
     weight = torch.ones(3, requires_grad=True)
     product = (weight * x).sum()

@@ -1,4 +1,4 @@
-"""The benchmark's closed forms against a count of every load and store of the kernels, interpreted at small sizes."""
+"""The benchmark's closed forms against counts of the kernels' loads and stores, interpreted at small sizes."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ THREE = Linear(40, (48, 33, 16), 1)
 
 
 def labelled(tokens: int) -> int:
-    """How many of the tokens that `written` makes have a label."""
+    """The number of labels among the tokens of `random_tensor`."""
     return -(-2 * tokens // 3)
 
 
-def written(*shape: int, dtype: torch.dtype) -> Tensor:
-    """In place of the benchmark's tensors without memory: every third target is ignored."""
+def random_tensor(*shape: int, dtype: torch.dtype) -> Tensor:
+    """Replaces the benchmark's tensors without memory; every third target is ignored."""
     if dtype == torch.int64:
-        target = torch.arange(shape[0]) % 33  # up to so many tokens no two have one label
+        target = torch.arange(shape[0]) % 33  # all labels differ up to 33 tokens
         target[2::3] = IGNORED
         return target
     return torch.randn(shape).to(dtype)
 
 
-def in_words(step: Step) -> dict[str, tuple[float, float, float, float]]:
-    """By tensor: bytes requested by loads and by stores, and the distinct ones among each; without idle tensors."""
+def by_tensor(step: Step) -> dict[str, tuple[float, float, float, float]]:
+    """By tensor: bytes requested by loads and stores, and the distinct ones of each; without unused tensors."""
     nothing = Moved(0, 0)
     moved = {}
     for name in step.reads | step.writes:
@@ -57,7 +57,7 @@ def in_words(step: Step) -> dict[str, tuple[float, float, float, float]]:
 
 
 def counted(entry: LaunchBytes) -> dict[str, tuple[float, float, float, float]]:
-    """The same of what was counted."""
+    """The same, as counted."""
     numbers = {name: (t.requested_reads, t.requested_writes, t.reads, t.writes) for name, t in entry.tensors.items()}
     return {name: moved for name, moved in numbers.items() if any(moved)}
 
@@ -94,23 +94,23 @@ CALLS: dict[str, Callable[[], None]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_the_closed_forms_are_what_is_counted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_closed_forms_equal_the_counts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     call = CALLS[name]
     with recording("interpreter") as recorded:
         call()
     tokens = next((len(t) for entry in recorded for t in entry.arguments if is_target(t)), 0)
     steps = ours.steps_of(recorded, labelled(tokens))
-    monkeypatch.setattr(launches, "_tensor", written)
+    monkeypatch.setattr(launches, "_tensor", random_tensor)
     with counted_bytes() as found:
         call()
     assert [entry.kernel for entry in found] == [entry.kernel.__name__ for entry in recorded]
     for step, entry in zip(steps, found, strict=True):
-        assert in_words(step) == counted(entry), entry.kernel
+        assert by_tensor(step) == counted(entry), entry.kernel
     everything = total(steps)
     assert everything.requested == sum(entry.requested for entry in found)
-    assert everything.compulsory >= sum(entry.compulsory for entry in found)  # two names for one tensor count twice
+    assert everything.compulsory >= sum(entry.compulsory for entry in found)  # a tensor with two names counts twice
 
 
 def is_target(argument: object) -> bool:
-    """Whether this argument of a launch is the targets."""
+    """Whether this argument of a launch is the target."""
     return isinstance(argument, Tensor) and argument.dtype == torch.int64 and argument.dim() == 1

@@ -1,4 +1,4 @@
-"""What the ops do not compute raises by name: second derivatives, forward mode, torch.func. Meta tensors work."""
+"""Unsupported transforms raise: second derivatives, forward mode, torch.func. Meta tensors work."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_forward_mode_raises(function: Function, backend: str, trained: bool) ->
         x = forward_ad.make_dual(X.clone().requires_grad_(trained), torch.ones_like(X))
         with pytest.raises(NotImplementedError, match=r"forward-mode.*backend='reference'"):
             function(x, W, backend=backend)
-        function(X, W, backend=backend)  # no tangent, nothing to refuse
+        function(X, W, backend=backend)  # no tangent: not refused
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
@@ -162,7 +162,7 @@ def test_a_softcap_of_zero_is_none(backend: str) -> None:
 
 
 @pytest.mark.parametrize("function", [_lora, _group, _head])
-def test_a_dtensor_is_told_what_to_do(function: Function) -> None:
+def test_the_message_for_a_dtensor_says_what_to_do(function: Function) -> None:
     class Sharded(Tensor):
         def full_tensor(self) -> Tensor: ...  # type: ignore[empty-body]
 

@@ -1,4 +1,4 @@
-"""The choice of a config: timed once, remembered on disk, within a budget of time; and what `recording` notes."""
+"""The choice of a config: timed once, remembered on disk, within a time budget; and what `recording` records."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def key_of(kernel: str) -> tuning.Key:
 
 
 class TooLargeError(Exception):
-    """What a config raises that does not fit the chip."""
+    """Raised by a config that does not fit the chip."""
 
 
 class FakeGpu:
@@ -81,7 +81,7 @@ def test_the_fastest_is_found_once_and_remembered(choose: Callable[..., list[str
     assert first[-1] == "b"
     assert set(first) == set("abc")
     assert choose(times, "abc") == ["b"]
-    tuning.forget()  # another process reads the file
+    tuning.forget()  # like another process, which reads the file
     assert choose(times, "abc") == ["b"]
     (text,) = json.loads(tuning.cache_file().read_text())
     assert "NVIDIA H200" in text
@@ -96,7 +96,7 @@ def test_another_shape_class_is_another_choice(choose: Callable[..., list[str]])
     assert choose({"a": 2.0, "b": 1.0}, "ab", key=other)[-1] == "b"
 
 
-def test_what_does_not_fit_the_chip_is_passed_over(choose: Callable[..., list[str]]) -> None:
+def test_a_config_that_does_not_fit_the_chip_is_skipped(choose: Callable[..., list[str]]) -> None:
     assert choose({"b": 2.0, "c": 3.0}, "abc")[-1] == "b"
     assert choose({"c": 3.0}, "abc", repeatable=False, key=key_of("other")) == ["c"]
     with pytest.raises(TooLargeError):
@@ -107,7 +107,7 @@ def test_a_kernel_that_must_not_run_twice_runs_once(choose: Callable[..., list[s
     assert choose({"a": 3.0, "b": 1.0}, "ab", repeatable=False) == ["a"]
 
 
-def test_no_timing_beyond_the_budget_or_when_told(
+def test_no_timing_beyond_the_budget_or_when_disabled(
     choose: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOMAIN_FT_TUNE", "0")
@@ -116,13 +116,13 @@ def test_no_timing_beyond_the_budget_or_when_told(
     tuning.forget()
     seconds = itertools.count(step=tuning.BUDGET_SECONDS)
     monkeypatch.setattr(tuning.time, "monotonic", lambda: next(seconds))
-    assert "b" not in choose({"a": 3.0, "b": 1.0}, "ab")  # the first took all there was
+    assert "b" not in choose({"a": 3.0, "b": 1.0}, "ab")  # the first used the whole budget
     other = key_of("other")
     assert choose({"a": 3.0, "b": 1.0}, "ab", key=other) == ["a"]
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{"])
-def test_a_damaged_file_is_made_anew(choose: Callable[..., list[str]], content: str) -> None:
+def test_a_damaged_file_is_replaced(choose: Callable[..., list[str]], content: str) -> None:
     path = tuning.cache_file()
     path.parent.mkdir(parents=True)
     path.write_text(content)
@@ -131,7 +131,7 @@ def test_a_damaged_file_is_made_anew(choose: Callable[..., list[str]], content: 
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_a_folder_that_cannot_be_written_costs_time_alone(
+def test_without_a_writable_folder_the_process_remembers(
     choose: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocked = tmp_path / "file"
@@ -167,7 +167,7 @@ def test_the_interpreter_runs_its_own_config() -> None:
     assert torch.equal(x, 2 * torch.arange(40.0))
 
 
-def test_recording_runs_nothing_and_notes_the_launch_of_a_chip() -> None:
+def test_recording_runs_nothing_and_records_the_launch_for_a_chip() -> None:
     x = torch.empty(1000, dtype=torch.bfloat16, device="meta")
     with recording("sm_90") as launches:
         run_double(x)

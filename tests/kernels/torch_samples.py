@@ -1,13 +1,13 @@
-"""The samples that torch tests its cross-entropies with, where in our scope, through our functions.
+"""A program that runs the samples of torch's own cross-entropy tests through our functions.
 
-A program: prints how many samples of each were tried, and fails at the first that differs.
+Prints how many samples of each function were run, and fails at the first that differs.
 """
 
 from __future__ import annotations
 
 import os
 
-os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton, which reads it once
+os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported, which reads it once
 
 from collections.abc import Iterator
 from typing import Any
@@ -28,12 +28,12 @@ def samples(name: str) -> Iterator[Any]:
 
 
 def narrow(tensors: list[Tensor | None]) -> list[Tensor | None]:
-    """In float32: the Triton kernels take no float64."""
+    """In float32: the Triton kernels do not support float64."""
     return [None if t is None else t.float() for t in tensors]
 
 
 def try_linear_cross_entropy() -> int:
-    """Class indices and a 2-D weight are our scope; probabilities and batched weights are not."""
+    """Skips class probabilities and batched weights, which we do not support."""
     tried = 0
     for sample in samples("nn.functional.linear_cross_entropy"):
         options = {k: v for k, v in sample.kwargs.items() if k not in ("options", "linear_bias") and v is not None}
@@ -54,7 +54,7 @@ def try_linear_cross_entropy() -> int:
 
 
 def try_cross_entropy() -> int:
-    """Class indices are our scope, with the classes in the last dimension; probabilities are not."""
+    """Moves the classes to the last dimension; skips class probabilities, which we do not support."""
     tried = 0
     for sample in samples("nn.functional.cross_entropy"):
         logits, (target,), options = sample.input, sample.args, dict(sample.kwargs)

@@ -94,6 +94,7 @@ def test_other_architectures_are_packed_where_that_is_exact_and_padded_elsewhere
     base = load(str(tiny_folder(architecture)))
     assert base.packed == packed
     assert base.max_length == MAX_LENGTH
+    assert base.padding_fraction(BATCH) == (0 if packed else pytest.approx(4 / 89))  # (5, 5, 1), (40) and (17, 17)
     with torch.no_grad():
         torch.testing.assert_close(base.forward_logits(BATCH), separate_logits(architecture), rtol=0, atol=1e-5)
 
@@ -121,7 +122,7 @@ def test_a_model_whose_logits_cannot_be_had_is_refused(
     tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base_module, "logit_tail", lambda _config: base_module.LogitTail(scale=2.0))
-    with pytest.raises(ModelError, match="type 'mistral', which does not work here") as caught:
+    with pytest.raises(ModelError, match="type 'mistral', which is not supported") as caught:
         load(str(tiny_folder("mistral")))
     assert "modernbert" in str(caught.value)
 
@@ -251,11 +252,11 @@ def test_an_adapter_without_a_base_name_is_refused(tiny_folder: Callable[[str], 
     with pytest.raises(ModelError, match="not JSON"):
         load(str(tmp_path / "run"))
     config.write_text("[]")
-    with pytest.raises(ModelError, match="holds a list where a JSON object is wanted"):
+    with pytest.raises(ModelError, match="holds a list where a JSON object is expected"):
         load(str(tmp_path / "run"))
     for key in ("base_model_name_or_path", "revision"):
         config.write_text(json.dumps({"base_model_name_or_path": "minilm", key: ["a"]}))
-        with pytest.raises(ModelError, match=rf'holds a list where a text is wanted(.|\n)*field "{key}"'):
+        with pytest.raises(ModelError, match=rf'holds a list where a text is expected(.|\n)*field "{key}"'):
             load(str(tmp_path / "run"))
 
 

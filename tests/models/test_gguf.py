@@ -161,7 +161,7 @@ def test_a_tokenizer_of_gpt2_joins_digits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"architecture": "mamba"}, "holds a 'mamba'"),
+        ({"architecture": "mamba"}, "is of the architecture 'mamba'"),
         ({"pre": "deepseek-llm"}, "'deepseek-llm', which is not supported"),
         ({"extra": "rope_freqs.weight"}, "a weight that a llama does not have: rope_freqs.weight"),
     ],

@@ -524,7 +524,7 @@ def test_a_rank_that_some_layers_cannot_use_is_said() -> None:
     lora = apply_lora(tiny_model("llama"), LoraConfig(rank=20))
     (note,) = lora.notes
     assert "rank 20 is larger than 4 of the 14 layers" in note
-    assert "k_proj, which takes at most 16" in note
+    assert "k_proj, which allows at most 16" in note
     assert apply_lora(tiny_model("llama"), LoraConfig(rank=16)).notes == ()
 
 

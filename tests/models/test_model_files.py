@@ -155,7 +155,7 @@ def shard(folder: Path, index: str) -> None:
 @pytest.mark.parametrize(
     ("index", "said"),
     [
-        ("[]", "holds a list where a JSON object is wanted"),
+        ("[]", "holds a list where a JSON object is expected"),
         ("{", "not JSON"),
         ("{}", "weight_map"),
         ('{"weight_map": {"a": "b.safetensors"}}', "metadata"),

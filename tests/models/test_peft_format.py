@@ -268,7 +268,7 @@ def test_other_methods_are_refused_by_name(kind: str | None, tmp_path: Path) -> 
     [
         ({"target_modules": ["embed_tokens", "q_proj"]}, "embed_tokens, whose weight is tied"),
         ({"target_modules": "(q_proj"}, "target_modules holds"),
-        ({"target_modules": 3}, "target_modules is an expression or a list of names, not 3"),
+        ({"target_modules": 3}, "target_modules must be an expression or a list of names, not 3"),
         ({"exclude_modules": "*"}, "exclude_modules holds"),
         ({"rank_pattern": {"[": 3}}, "rank_pattern holds"),
         ({"rank_pattern": [3]}, "rank_pattern is an object"),
@@ -283,7 +283,7 @@ def test_other_methods_are_refused_by_name(kind: str | None, tmp_path: Path) -> 
         ({"trainable_token_indices": ["a"]}, "trainable_token_indices is a list"),
         ({"use_dora": "no"}, "use_dora is true or false"),
         ({"bias": "some"}, "bias is"),
-        ({"trainable_token_indices": {"lm_head": [3]}}, "only the input embedding"),
+        ({"trainable_token_indices": {"lm_head": [3]}}, "only those of the input embedding"),
         ({"target_modules": None}, "no target_modules(.|\\n)*copy the adapter_config.json"),
         ({"lora_alpha": None}, 'lacks lora_alpha(.|\\n)*field "lora_alpha"(.|\\n)*add the alpha of the training'),
         ({"r": None}, "lacks r(.|\\n)*add the rank of the weights"),
@@ -357,7 +357,7 @@ def test_files_that_are_missing_or_broken(adapter: Path) -> None:
     (adapter / ADAPTER_CONFIG).write_text(config[:20])
     refused("not JSON")
     (adapter / ADAPTER_CONFIG).write_text("[]")
-    refused("where a JSON object is wanted")
+    refused("where a JSON object is expected")
     (adapter / ADAPTER_CONFIG).write_text(json.dumps({k: v for k, v in json.loads(config).items() if k != "r"}))
     refused("lacks r")
     (adapter / ADAPTER_CONFIG).unlink()

@@ -68,8 +68,9 @@ def test_the_loss_is_that_of_transformers(multi_label: bool, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_passes_sum_to_one_pass(multi_label: bool, weighted: bool, tmp_path: Path) -> None:
-    """The gradient of a step does not depend on how it is cut."""
+def test_the_gradient_of_a_step_does_not_depend_on_its_micro_batches(
+    multi_label: bool, weighted: bool, tmp_path: Path
+) -> None:
     model, rows = job(tmp_path, multi_label)
     weights = class_weights(rows.targets, rows.labels) if weighted else None
     objective = ClassificationObjective(rows.labels, class_weights=weights, kernels="reference")
@@ -95,7 +96,7 @@ def test_passes_sum_to_one_pass(multi_label: bool, weighted: bool, tmp_path: Pat
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_a_pass_that_asks_for_nothing_has_gradients_of_zero(multi_label: bool, tmp_path: Path) -> None:
+def test_a_micro_batch_without_labels_has_gradients_of_zero(multi_label: bool, tmp_path: Path) -> None:
     model, rows = job(tmp_path, multi_label)
     objective = ClassificationObjective(rows.labels)
     idle = objective.prepare(rows.pack([0, 1]), epoch=0).without_labels()

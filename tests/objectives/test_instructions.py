@@ -81,7 +81,7 @@ def test_the_loss_of_packed_examples_is_that_of_each_alone(base: BaseModel) -> N
     assert total == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_gradient_of_a_step_does_not_depend_on_its_passes(base: BaseModel) -> None:
+def test_the_gradient_of_a_step_does_not_depend_on_its_micro_batches(base: BaseModel) -> None:
     rows, objective = rows_of(base), Instructions()
     base.model.requires_grad_(True)
     gradients = []
@@ -108,7 +108,7 @@ def test_nothing_is_learned_from_what_is_not_trained(base: BaseModel) -> None:
     np.testing.assert_array_equal(taught + 1, np.flatnonzero(batch.trained))
 
 
-def test_a_pass_that_asks_for_nothing_has_gradients_of_zero(base: BaseModel) -> None:
+def test_a_micro_batch_without_labels_has_gradients_of_zero(base: BaseModel) -> None:
     rows, objective = rows_of(base), Instructions()
     base.model.requires_grad_(True)
     base.model.zero_grad(set_to_none=True)

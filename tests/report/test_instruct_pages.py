@@ -142,8 +142,8 @@ def test_the_page_says_the_numbers() -> None:
 
 def test_scores_fit_the_length_of_the_references() -> None:
     """Exact match says nothing of paragraphs, and ROUGE-L little of a yes."""
-    assert instruct_words.likeness_metrics(REPORTS["short"]) == ("exact_match", "token_f1")
-    assert instruct_words.likeness_metrics(REPORTS["long"]) == ("rouge_l", "chrf")
+    assert instruct_words.similarity_metrics(REPORTS["short"]) == ("exact_match", "token_f1")
+    assert instruct_words.similarity_metrics(REPORTS["long"]) == ("rouge_l", "chrf")
     for shown in (PAGES["short"], instruct_card.render_instruct(REPORTS["short"]), printed(REPORTS["short"])):
         assert "exact match" in shown
         assert "ROUGE" not in shown
@@ -218,7 +218,7 @@ def test_answers_that_go_round_in_circles_are_told_of() -> None:
         ("worse", -0.068, [-0.11, -0.021], "worse by 6.8 points (95% interval 2.1 to 11.0)"),
         ("not shown", 0.01, [-0.02, 0.04], "no change is shown (95% interval −2.0 to +4.0)"),
         ("better", 1.0, [1.0, 1.0], "better by 100.0 points, the same for each prompt"),
-        ("not shown", 0.01, None, "no change is shown (a single prompt has no interval)"),
+        ("not shown", 0.01, None, "no change is shown (too few prompts for an interval)"),
     ],
 )
 def test_a_change_goes_as_far_as_its_interval(

@@ -139,7 +139,7 @@ COSTS = {
         ({"step_tokens": 16_384, "free_bytes": 2**50, "device": "cuda"}, (16_640, False)),
     ],
 )
-def test_the_largest_pass_that_fits_is_chosen(changes: dict[str, Any], expected: tuple[int, bool]) -> None:
+def test_the_largest_micro_batch_that_fits_is_chosen(changes: dict[str, Any], expected: tuple[int, bool]) -> None:
     plan = plan_micro_batches(
         limits(**changes), COSTS.__getitem__, tokens_per_micro_batch=None, activation_checkpointing="auto"
     )

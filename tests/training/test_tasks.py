@@ -134,7 +134,7 @@ def test_layers_that_are_computed_again_give_the_same_run(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("architecture", ["bert", "mpnet"])
-def test_the_memory_of_a_pass_is_counted(architecture: str, tmp_path: Path) -> None:
+def test_the_memory_of_a_micro_batch_is_counted(architecture: str, tmp_path: Path) -> None:
     model, rows = job(tmp_path, architecture)
     model.model.train()
     memory = measure_micro_batch(

@@ -300,7 +300,9 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, megabytes: float) -> None:
     monkeypatch.setattr(training, "free_memory", lambda device: int(megabytes * 2**20))
 
 
-def test_a_pass_is_chosen_by_the_free_memory_and_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_micro_batch_size_is_chosen_by_free_memory_and_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small_memory(monkeypatch, 10_000)
     finished = adapt(settings(tmp_path, tokens_per_micro_batch=None))
     assert (finished.result["tokens_per_micro_batch"], finished.result["activation_checkpointing"]) == (464, False)
@@ -308,8 +310,9 @@ def test_a_pass_is_chosen_by_the_free_memory_and_settled(tmp_path: Path, monkeyp
     assert (stored.tokens_per_micro_batch, stored.activation_checkpointing) == (464, "off")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", ["auto", "on"])
-def test_a_resumed_run_keeps_its_passes_whatever_is_free_by_then(
+def test_a_resumed_run_keeps_its_micro_batch_size_whatever_memory_is_free(
     checkpointing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Equal to the last bit, where a micro-batch that was chosen anew would sum in another order."""
@@ -374,6 +377,7 @@ def test_checkpointing_a_model_without_layers_is_refused(tmp_path: Path, monkeyp
         adapt(settings(tmp_path, activation_checkpointing="on"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("short", [False, True])
 def test_estimate_measures_both_ways_and_leaves_nothing(
     short: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

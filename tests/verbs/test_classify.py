@@ -215,17 +215,20 @@ def test_what_is_tracked_ends_and_the_processes_stay_together(monkeypatch: pytes
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_a_learning_curve_has_a_point_for_each_size(tmp_path: Path) -> None:
     result = classify(settings(tmp_path, train_sizes="10,40,all", max_steps=30)).result
     assert [point["examples"] for point in result["learning_curve"]] == [10, 40, result["examples"]["train"]]
     assert predictions(tmp_path / "run").key  # those of all examples are kept
 
 
+@pytest.mark.slow
 def test_a_curve_without_all_keeps_the_largest(tmp_path: Path) -> None:
     result = classify(settings(tmp_path, train_sizes="10,40", max_steps=10)).result
     assert [point["examples"] for point in result["learning_curve"]] == [10, 40]
 
 
+@pytest.mark.slow
 def test_baselines_learn_from_as_many_examples_as_the_model(tmp_path: Path) -> None:
     few = classify(settings(tmp_path, output=tmp_path / "few", train_sizes="4", max_steps=1, baselines=True)).result
     many = classify(settings(tmp_path, output=tmp_path / "many", max_steps=1, baselines=True)).result
@@ -233,6 +236,7 @@ def test_baselines_learn_from_as_many_examples_as_the_model(tmp_path: Path) -> N
     assert scores[0] < scores[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balance", ["weights", "sampling"])
 def test_rare_classes_are_not_given_up(tmp_path: Path, balance: str) -> None:
     rows = records(120, classes=("ruling",)) + records(24, seed=1, classes=("findings",))
@@ -269,6 +273,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path: Path, monkeypatch:
         np.testing.assert_array_equal(one.logits, other.logits)
 
 
+@pytest.mark.slow
 def test_leaks_are_counted_listed_and_taken_out(tmp_path: Path) -> None:
     rows = records(90)
     train, test = write_csv(tmp_path / "train.csv", rows), write_csv(tmp_path / "test.csv", records(30, 1) + rows[:6])
@@ -320,6 +325,7 @@ def test_what_cannot_go_together_is_refused(tmp_path: Path) -> None:
         set_up(settings(tmp_path), launched, ProgressDisplay(quiet=True))
 
 
+@pytest.mark.slow
 def test_every_seed_begins_with_the_same_base(tmp_path: Path) -> None:
     """A module that is trained whole beside the adapters is put back before the next seed."""
     chosen = {"method": "lora", "train_modules": ("ln_f",), "learning_rate": 1e-2, "max_steps": 8}

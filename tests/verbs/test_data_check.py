@@ -72,6 +72,7 @@ def test_the_screen_fits_80_columns_and_shows_no_value_whole(chat: Path) -> None
         assert value not in text
 
 
+@pytest.mark.slow
 def test_ten_thousand_findings_stay_readable(tmp_path: Path) -> None:
     path = tmp_path / "broken.jsonl"
     path.write_text('{"messages": [{"role": "bot", "content": "Yes."}]}\n' * 10_000)

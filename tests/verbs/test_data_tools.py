@@ -335,7 +335,9 @@ def test_a_file_of_which_nothing_is_to_be_learned_is_named_with_why(two: tuple[s
     own, general = two
     for count, said in ((1, "its one record is"), (2, "all 2 records are")):
         write(Path(general), ['{"prompt": "a", "completion": "b", "weight": 0}'] * count)
-        with pytest.raises(CorpusError, match=f"holds no conversation: {said} marked as not to be learned") as refused:
+        with pytest.raises(
+            CorpusError, match=f"holds no conversation: {said} marked as excluded from training"
+        ) as refused:
             mixture(tmp_path / "new", f"{own}:0.8", f"{general}:0.2")
         assert refused.value.where == general
         assert "leave the file out" in str(refused.value.fix)

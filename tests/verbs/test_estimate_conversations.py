@@ -109,6 +109,7 @@ def test_the_tokens_that_a_run_would_read_and_train(
     assert left_in(tmp_path) == ["chats.jsonl"]
 
 
+@pytest.mark.slow
 def test_the_run_then_reads_and_trains_what_was_estimated(decoder: Path, tmp_path: Path) -> None:
     """Also where it ends within an epoch."""
     data = write(tmp_path / "chats.jsonl", chats(60))

@@ -30,6 +30,7 @@ def asked(folder: Path, test: Path, *names: str) -> EvaluateSettings:
     return EvaluateSettings(test=str(test), model=models, dtype="float32", quiet=True)
 
 
+@pytest.mark.slow
 def test_a_learned_model_is_shown_to_be_better(runs: Path, tmp_path: Path) -> None:
     test = write_csv(tmp_path / "fresh.csv", records(60, seed=7))
     found = run(asked(runs, test, "poor", "good"))

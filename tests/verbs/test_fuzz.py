@@ -76,7 +76,7 @@ def refused_or_done(words: list[str], capsys: pytest.CaptureFixture[str]) -> Non
     said = capsys.readouterr().err
     assert status in (0, 2, 130, None), (words, said)
     assert "Traceback" not in said, (words, said)
-    assert "bug of domain-ft" not in said, (words, said)
+    assert "bug in domain-ft" not in said, (words, said)
 
 
 @st.composite

@@ -469,7 +469,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(
     assert whole.startswith(partial)
     assert 0 < len(partial) < len(whole)
     assert "stopped" in out
-    assert "ctrl-D leaves" in out
+    assert "ctrl-D ends the conversation" in out
 
 
 def test_a_terminal_of_80_columns_is_not_overrun(

@@ -138,6 +138,7 @@ class Tomorrow(date):
 DATED = "{{ strftime_now('%d %b %Y') }}. " + TEMPLATE
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_on_the_day_on_which_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_chatty("llama", tmp_path / "llama", DATED)
     whole = instruct(settings(tmp_path, output=tmp_path / "whole", template_date="2026-11-23"))

@@ -35,8 +35,8 @@ class CheckResult:
 
     Attributes:
         findings: in the order of the file.
-        statistics: plain values.
-        spare: lines of records that repeat others, without new information.
+        statistics: counts and lengths, as values for JSON.
+        spare: lines of copies and near copies that a cleaned copy of the file leaves out.
     """
 
     findings: Sequence[Finding]
@@ -45,7 +45,7 @@ class CheckResult:
 
     @property
     def errors(self) -> list[Finding]:
-        """Findings on what a verb would refuse or learn wrongly."""
+        """Findings on records that a verb would refuse or learn wrongly."""
         return [finding for finding in self.findings if finding.error]
 
     @property
@@ -58,7 +58,7 @@ class Checker:
     """Checks the records of a file one by one. It keeps none of their text.
 
     Args:
-        languages: the allowed languages; empty to allow those of most texts.
+        languages: the allowed languages; empty to allow the main languages of the file.
         private: finds personal data and secrets; None to skip this.
         measure: counts tokens; None to count only characters.
         test: the records of the test file, if there is one.
@@ -87,9 +87,9 @@ class Checker:
         """Check all records.
 
         Args:
-            items: the records that could be read.
-            rejections: filled by their reader with what it could not read.
-            left: filled by their reader with counts of what it did not read.
+            items: the readable records.
+            rejections: what the reader of `items` could not read; filled while they are read.
+            left: counts of what the reader did not use; filled in the same way.
         """
         for item in items:
             self._rejected(rejections)

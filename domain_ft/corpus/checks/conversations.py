@@ -1,4 +1,4 @@
-"""Conversation files for the checks: each record with its faults, and each text with its path."""
+"""Reads conversation files for the checks: the faults of each record, and each text with its path."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def rewrite(fields: Mapping[str, Any], format: Format, choice: FieldChoice, visi
 
 
 def _text_fields(fields: Mapping[str, Any], format: Format, choice: FieldChoice) -> dict[str, str]:
-    """The fields of a record with text of its conversation, and the speaker's role if the field is a text."""
+    """The fields of a record that hold its conversation, each with the speaker's role, or `text` if it has none."""
     present = {name: value for name, value in fields.items() if value is not None}
     if format == "qa":
         prompts, answer = qa_fields(present, choice)
@@ -91,7 +91,7 @@ def _text_fields(fields: Mapping[str, Any], format: Format, choice: FieldChoice)
 
 
 def _rewrite_all(value: Any, place: str, visit: Visit) -> Any:
-    """Visit every text in a value of any form."""
+    """Visit every text in a JSON value."""
     if isinstance(value, str):
         return visit(Passage(place, value))
     if isinstance(value, list):
@@ -125,7 +125,7 @@ def _rewrite_message(value: Any, place: str, role: str, visit: Visit) -> Any:
 
 
 def _last_exchange(conversation: Conversation) -> tuple[str | None, str | None]:
-    """The last answer with its tool calls, after all turns before it."""
+    """(all turns before the last answer, that answer with its tool calls), as texts; None without an answer."""
     turns = conversation.turns
     last = max((number for number, turn in enumerate(turns) if turn.role == "assistant"), default=None)
     if last is None:

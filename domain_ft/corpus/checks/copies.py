@@ -1,7 +1,8 @@
 """Finds copies and near copies of records, prompts with contradicting answers, and test rows in the training file.
 
-No text is kept, only hashes: for each record four of 16 bytes, a MinHash signature of 512 (see `duplicates`) and a
-short signature of its prompt. Similar records with different prompts, such as answers from a template, are not copies.
+No text is kept, only hashes: for each record four of 16 bytes, a MinHash signature of 512 bytes (see `duplicates`) and
+a short signature of its prompt. Similar records with different prompts, such as answers from a template, are reported,
+but a cleaned copy of the file keeps them.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.duplicates import NEAR, PERMUTATIONS, Shingles, Signatures, Signer, near_copies, shingles
 from domain_ft.corpus.near_copies import MOST_COMPARED, all_similar_pairs
 
-_SHORT = 1_000  # characters of a short text
-_RUN = 5
+_SHORT = 1_000  # maximum characters of a short text
+_RUN = 5  # characters of a run in a short text
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _BEGINNING = 500  # characters of a prompt that are compared
 _SKETCH = 64  # permutations of a prompt's signature
-_ALIKE = 0.6  # prompts are similar if their signatures agree in at least this share of places
-_LONG_ANSWER = 0.5  # share of the text from which the answer of a near copy is a near copy too
+_ALIKE = 0.6  # prompts are similar if at least this share of their signatures' values agrees
+_LONG_ANSWER = 0.5  # an answer of more than this share of a near copy's text counts as a near copy too
 
 _Nearest = tuple[int, float]
 """The number of a record, and how similar it is."""
@@ -38,11 +39,11 @@ class _Record:
 
     Attributes:
         line: of the record.
-        whole: hash of all its text.
+        whole: hash of its text and its answer.
         prompt, answer: their hashes; None if the record has no such parts.
         labels: hash of its labels, in order.
         sketch: a short MinHash signature of the prompt.
-        share: of the text that is the answer, from 0 to 1.
+        share: the length of the answer as a share of the text's.
         field: of the answer.
     """
 
@@ -57,11 +58,12 @@ class _Record:
 
 
 class Copies:
-    """Collects the records of a file, and then finds the copies among them.
+    """Collects the hashes of a file's records, and then finds copies among them.
 
     Attributes:
-        records: their hashes.
-        spare: after `findings`, the lines of copies and near copies, except those with another prompt or other labels.
+        records: the hashes.
+        spare: filled by `findings`: the lines of copies and near copies, except those with another prompt, a
+            contradicting answer or other labels.
     """
 
     def __init__(self) -> None:
@@ -83,7 +85,7 @@ class Copies:
 
         Args:
             line: of the record.
-            whole: all its text.
+            whole: its text.
             prompt, answer: the prompt, and the answer or label.
             field: of the answer.
             labels: of an example, or of the entities of a text.
@@ -102,7 +104,7 @@ class Copies:
             self._signatures += self._signer.sign(_shingles(normalised)).tobytes()
 
     def add_item(self, item: Item) -> None:
-        """Add a record, unless its copies do not matter."""
+        """Add a record, unless it is blank or its copies do not matter."""
         whole = item.compared
         if item.comparable and whole.strip():
             prompt, answer = (text and without_surrogates(text) for text in (item.prompt, item.answer))
@@ -111,7 +113,7 @@ class Copies:
 
     @property
     def signatures(self) -> Signatures | None:
-        """(records, 128); None if there are too many records."""
+        """(records, 128) MinHash signatures; None if there are too many records to compare."""
         if len(self.records) > MOST_COMPARED:
             return None
         return np.frombuffer(self._signatures, np.uint32).reshape(-1, PERMUTATIONS)
@@ -153,9 +155,9 @@ class Copies:
                 yield Finding(record.line, record.field, "near-duplicate", f"{nearly}, under another prompt")
 
     def _near(self, numbers: npt.NDArray[np.int64]) -> tuple[dict[int, _Nearest], dict[int, _Nearest]]:
-        """Near copies among some records: those with similar prompts, and those with different prompts.
+        """The near copies among the records `numbers`: those with similar prompts, and those with different prompts.
 
-        Each is mapped to the most similar earlier record and the similarity.
+        Each maps the number of a record to the most similar earlier record and the similarity.
         """
         signatures = self.signatures
         if signatures is None or len(numbers) < 2:
@@ -181,7 +183,7 @@ class Copies:
         return bool(same.mean() >= _ALIKE)
 
     def leaks(self, test: Copies) -> Iterator[Finding]:
-        """Records that are also in the test file."""
+        """Records, or their prompts, that are also in the test file."""
         whole = {record.whole: record for record in reversed(test.records)}
         prompts = {record.prompt: record for record in reversed(test.records) if record.prompt is not None}
         near = self._near_test(test)
@@ -226,8 +228,8 @@ def _digest(text: str) -> bytes:
 def _shingles(normalised: str) -> Shingles:
     """The shingles of a normalised text.
 
-    Short texts use runs of five characters, because one changed word affects most runs of 24 bytes. Long texts use the
-    latter, because long texts of the same language share most short runs.
+    Those of short texts are runs of five characters, because one changed word affects most runs of 24 bytes. Those of
+    long texts are runs of 24 bytes, because long texts in the same language share most short runs.
     """
     return _grams(normalised) if len(normalised) <= _SHORT else shingles(normalised)
 
@@ -243,6 +245,6 @@ def _grams(text: str) -> Shingles:
 
 
 def _letters(text: str) -> str:
-    """The letters and digits of a text. Answers with the same ones do not contradict each other."""
+    """The letters and digits of a text; the normalised text if it has none. Answers that agree in it are equal."""
     normalised = normalise(text)
     return "".join(filter(str.isalnum, normalised)) or normalised

@@ -1,7 +1,7 @@
 """Finds and fixes text that was read in a wrong encoding (mojibake), and finds lost characters.
 
-`ftfy` fixes most text that was read as a single-byte code page. It does not cover East Asian code pages and some other
-scripts: UTF-8 that was read as one of those is found by encoding it back.
+`ftfy` fixes most text that was read in a single-byte encoding of Western languages. UTF-8 that was read in one of
+`_CODE_PAGES` is found by encoding it back.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 LOST = "\ufffd"
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _CODE_PAGES = ("cp932", "gb18030", "cp949", "big5hkscs", "cp1251", "koi8_r", "cp1253", "cp1256")
-_FEWEST = 4  # non-ASCII characters; a shorter match with UTF-8 in a code page may be coincidence
+_FEWEST = 4  # non-ASCII characters; fewer may be valid UTF-8 by coincidence
 _SHOWN = 12  # characters of a text in a message
 
 
@@ -24,7 +24,7 @@ def encoding_faults(text: str) -> Iterator[tuple[str, str]]:
     halves = _SURROGATES.findall(text)
     if halves:
         half = f"\\u{ord(halves[0]):04x}"
-        yield "half-character", f"it contains half of a character ({half}, a lone surrogate), which has no UTF-8 form"
+        yield "half-character", f"it contains half of a character ({half}, a lone surrogate), which UTF-8 cannot encode"
         text = _SURROGATES.sub(LOST, text)
     for line in text.split("\n"):
         fixed = _fixed(line)

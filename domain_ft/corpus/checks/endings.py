@@ -1,7 +1,7 @@
-"""Finds truncated answers: they end within a sentence, while most others end with one.
+"""Finds truncated answers: they end in mid-sentence, while most others end with a complete sentence.
 
 Sentence ends are those of Unicode (the property Sentence_Terminal). An answer is only compared with the other answers
-in its script, so languages without such signs, such as Thai, give no findings.
+in its script, so languages without such characters, such as Thai, give no findings.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ FEWEST = 20
 WIDE_FEWEST = 10
 """The same for scripts whose characters are syllables or words."""
 USUAL = 0.8
-"""If at least this share of a script's answers end with a sentence, the others are reported."""
+"""If at least this share of a script's answers end with a complete sentence, the others are reported."""
 FEWEST_ANSWERS = 10
 """The minimum number of answers in a script to check it."""
 
-_AFTER = frozenset("\"'*_`~")  # may follow the end of a sentence, like closing brackets and quotes
+_AFTER = frozenset("\"'*_`~")  # may follow the end of a sentence, as closing brackets and quotes may
 _GOES_ON = frozenset(",;:-–—([{、，；：・「（")
 _WIDE = frozenset({"CJK", "HIRAGANA", "KATAKANA", "HANGUL"})
 _LISTED = ("-", "*", "•", "・", "#", "|", ">", "    ", "\t")  # beginnings of lines that are not running text
@@ -35,8 +35,8 @@ class Endings:
     """Collects answers, and then reports those that seem to be truncated."""
 
     def __init__(self) -> None:
-        self._whole: Counter[str] = Counter()  # answers that end with a sentence, by script
-        self._broken: list[tuple[int | None, str, str]] = []  # line, field and script of those that end within one
+        self._whole: Counter[str] = Counter()  # answers that end with a complete sentence, by script
+        self._broken: list[tuple[int | None, str, str]] = []  # line, field and script of those that do not
 
     def add(self, line: int | None, field: str, answer: str) -> None:
         """Add an answer, unless it is too short or has no letters at its end."""
@@ -55,23 +55,23 @@ class Endings:
             self._broken.append((line, field, script))
 
     def findings(self) -> Iterator[Finding]:
-        """The answers that end within a sentence, in scripts where nearly all end with one."""
+        """The answers that end in mid-sentence, in scripts in which at least the share `USUAL` does not."""
         broken = Counter(script for _, _, script in self._broken)
         for line, field, script in self._broken:
             answers = self._whole[script] + broken[script]
             share = self._whole[script] / answers
             if answers >= FEWEST_ANSWERS and share >= USUAL:
-                message = f"it ends within a sentence, where {share:.0%} of the answers end with one"
+                message = f"it ends in mid-sentence, while {share:.0%} of the answers end with a complete sentence"
                 yield Finding(line, field, "truncated-answer", message)
 
 
 def ends_whole(text: str) -> bool:
-    """Whether a text ends like a sentence, ignoring brackets, quotation marks and emoji after it."""
+    """Whether a text ends with a sentence end or an emoji, ignoring closing brackets and quotation marks after it."""
     for character in reversed(text.rstrip()):
         if character in SENTENCE_ENDS:
             return True
         category = unicodedata.category(character)
-        if category == "So":  # an emoji ends a sentence
+        if category == "So":  # an emoji may replace the full stop
             return True
         if character not in _AFTER and category not in ("Pe", "Pf", "Pi", "Mn", "Cf"):
             return False
@@ -96,7 +96,7 @@ def _fragment(line: str) -> str:
 
 
 def _is_headline(text: str) -> bool:
-    """Whether all longer words are capitalised, as in a headline, an address or the name of an office, or the text is
-    too long for a sentence, so that it must be a list."""
+    """Whether all words of four or more letters are capitalised, as in a headline or an address, or the text is too
+    long for a sentence, and so probably a list."""
     words = [word for word in text.split() if len(word) > 3 and word[0].isalpha()]
     return len(text) > _LONGEST or (len(words) > 1 and all(word[0].isupper() for word in words))

@@ -13,8 +13,8 @@ class Finding:
     Attributes:
         line: counted from 1; None for the whole file.
         field: the path in the record, such as `messages[2].content`; None for the whole record.
-        kind: a slug, such as `near-duplicate`.
-        message: what is wrong, in a sentence. It never has a whole text of the file.
+        kind: a short name, such as `near-duplicate`.
+        message: what is wrong, in a sentence. It never quotes a text of the file in full.
         error: whether a verb would refuse it or learn wrongly from it; otherwise it is a warning.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,9 +136,9 @@ class _Collecting(BadRecords):
 # Part of a reader's message -> the kind of the finding. The first match counts. Messages about tags come early, because
 # they quote a word of the text, which may contain any of the other parts.
 _KINDS = {
-    "a span says that it is": "contradicting-span",
-    "differ in case": "label-spelling",
-    "is no tag": "bad-tag",
+    "the text of a span is": "contradicting-span",
+    "differ only in case": "label-spelling",
+    "is not a tag": "bad-tag",
     "an entity begins with": "bad-tag",
     "is not ended": "bad-tag",
     "UTF-8": "not-utf8",
@@ -147,21 +148,28 @@ _KINDS = {
     "field is missing": "missing-field",
     "the file is empty": "empty-file",
     "is empty": "empty-text",
-    "where a cell is empty": "empty-text",
     "no records": "empty-file",
     "there is no label": "no-label",
     "the field holds": "wrong-type",
-    "an object is wanted": "broken-record",
-    "columns": "broken-record",
+    "an object is": "broken-record",
+    "column": "broken-record",
     "fields, where the header": "broken-record",
     "repeats the header": "broken-record",
     "tag": "bad-tag",
     "span": "bad-span",
 }
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")  # values of the file, which may have any words
 
 
 def _kind(reason: str) -> str:
-    return next((kind for words, kind in _KINDS.items() if words in reason), "unreadable")
+    words = _told_by(reason)
+    return "unreadable" if words is None else _KINDS[words]
+
+
+def _told_by(reason: str) -> str | None:
+    """The key of `_KINDS` that a message has."""
+    own = _QUOTED.sub("", reason)
+    return next((words for words in _KINDS if words in own), None)
 
 
 def example_items(
@@ -214,7 +222,7 @@ def tag_items(path: Path, name: str, fields: TagFields, bad: BadRecords, left: L
     about += [Finding(None, one.file, "unread-file", f"{one.file} is not read: {one.reason}") for one in left.files]
     for names in spelling_variants(span.label for text in texts for span in text.spans):
         listed = ", ".join(f"'{label}'" for label in names)
-        bad.add(f"entity types differ in case, blanks, _ or - only: {listed}", file=name)
+        bad.add(f"entity types differ only in case, spaces, _ or -: {listed}", file=name)
     for text in texts:
         labels = tuple(span.label for span in text.spans)
         marked = ";".join(f"{span.start}-{span.end}:{span.label}" for span in text.spans)

@@ -1,7 +1,7 @@
-"""Determines the language of each text, and finds texts in another language than the rest.
+"""Detects the language of each text, and finds texts that are not in a main language of the file.
 
-Many scripts identify the language, and kana distinguishes Japanese from Chinese. `py3langid` decides only for scripts
-that languages share. Texts that are too short are skipped.
+Some scripts identify the language, and kana distinguishes Japanese from Chinese. `py3langid` is used only for scripts
+that several languages share. Texts that are too short are skipped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from domain_ft.errors import CorpusError
 SAMPLE = 600
 """Characters of a text that are examined."""
 FEWEST_LETTERS = 25
-"""The minimum number of letters in a script that languages share."""
+"""The minimum number of letters in a script that several languages share."""
 FEWEST_CHARACTERS = 6
 """The minimum number of letters in a script that identifies the language."""
 
@@ -46,7 +46,7 @@ _OF_SCRIPT = {
     "ETHIOPIC": "am",
     "CJK": "zh",
 }
-_KANA = 0.02  # minimum share of kana among kana and Chinese characters in Japanese; a table of contents has few
+_KANA = 0.02  # minimum share of kana among kana and Chinese characters in Japanese text; tables of contents have little
 _NONE = "zxx"  # not a language, such as code
 _SURE = 0.5  # minimum probability of the language that is counted
 _POSSIBLE = 0.01  # minimum probability of a possible language
@@ -66,7 +66,7 @@ class Languages:
     """Collects the texts of a file, and then reports those in a wrong language.
 
     Args:
-        allowed: the allowed languages (ISO 639-1); empty to allow those of most texts.
+        allowed: the allowed languages (ISO 639-1); empty to allow the main languages of the file.
 
     Attributes:
         counts: the number of texts by language.
@@ -105,10 +105,10 @@ class Languages:
         allowed = self.allowed or {language for language, count in self.counts.items() if count >= _MAIN * total}
         if not self.allowed and sum(self.counts[language] for language in allowed) < _MOST * total:
             return
-        wanted = ", ".join(sorted(allowed))
+        names = ", ".join(sorted(allowed))
         for text in self._texts:
             if allowed.isdisjoint(text.possible):
-                why = f"where {wanted} is wanted" if self.allowed else f"where most of the file is in {wanted}"
+                why = f"not in an allowed one ({names})" if self.allowed else f"while most of the file is in {names}"
                 message = f"it is in another language ({text.possible[0]}), {why}"
                 yield Finding(text.line, text.field, "wrong-language", message)
 

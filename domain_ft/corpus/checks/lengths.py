@@ -25,7 +25,7 @@ class TokenLengths:
     Args:
         tokenizer: of the model.
         max_length: maximum tokens of an example.
-        cuts: whether the end of a longer text is cut; otherwise it is split into several sequences, which is fine.
+        cuts: whether the end of a longer text is cut; otherwise it is split into several sequences, without loss.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int, *, cuts: bool = True) -> None:
@@ -93,7 +93,7 @@ class TokenLengths:
         return learned
 
     def statistics(self) -> dict[str, Any]:
-        """The counts of all records."""
+        """The distributions of token counts, and how much is too long."""
         over = {"max_length": self.max_length, "examples": self.long, "tokens_cut": self.cut}
         if not self.answers.values:
             return {"text_tokens": self.examples.summary(), "over_long": over}

@@ -128,6 +128,7 @@ _NATIONAL = re.compile(
 )
 _GROUPS = re.compile(r"\d+")
 _AT_ONCE = 100_000  # characters per call of spaCy, which needs a gigabyte for a million
+_SHARED = 1_000  # characters that a call has in common with the one before
 
 
 class PrivateData:
@@ -178,11 +179,22 @@ class PrivateData:
 
     def _names(self, text: str) -> Iterator[Hit]:
         if self._pipeline is not None:
-            for start in range(0, len(text), _AT_ONCE):
+            for start, first, end in _parts(len(text)):
                 for entity in self._pipeline(text[start : start + _AT_ONCE]).ents:
-                    if entity.label_ in ("PERSON", "PER"):
-                        place = start + entity.start_char, start + entity.end_char
+                    place = start + entity.start_char, start + entity.end_char
+                    if entity.label_ in ("PERSON", "PER") and first <= place[0] < end:
                         yield Hit(*place, "personal-name", "a person's name")
+
+
+def _parts(length: int) -> Iterator[tuple[int, int, int]]:
+    """The parts of a text for spaCy: where each begins, and from where to where a name must begin to count there.
+
+    Parts overlap, and the limits are in the middle of what two have in common: a name that one cuts is whole in the
+    other.
+    """
+    for start in range(0, max(length - _SHARED, 1), _AT_ONCE - _SHARED):
+        end = start + _AT_ONCE
+        yield start, start + _SHARED // 2 if start else 0, end - _SHARED // 2 if end < length else length
 
 
 def masked(value: str) -> str:

@@ -1,9 +1,9 @@
 """Writes a cleaned copy of a file: fixes what is safe to fix, leaves out what cannot be used, and lists each change.
 
-Fixed: text in a wrong encoding, personal data and secrets (masked; for tagged text see `tag_repairs`), and empty
-messages. Left out: unusable records and tagged sentences, copies and near copies with the same prompt and labels, and
-rows of the test file. Unchanged: contradicting answers, labels and entities, and answers that seem truncated or are in
-another language, because the right version is not known.
+Fixed: text that was read in a wrong encoding, personal data and secrets (masked; for tagged text see `tag_repairs`),
+and empty messages (removed). Left out: unusable records and tagged sentences, copies and near copies with the same
+prompt and labels, and rows of the test file. Unchanged: contradicting answers, labels and entities, and answers that
+seem truncated or are in another language, because the right version is not known.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from domain_ft.errors import CorpusError
 from domain_ft.locks import refuse_below_file, writing_beside
 
 _COPIES = frozenset({"duplicate", "near-duplicate"})
-# Errors that `_fixed` may fix, so that the record is checked again.
+# Errors that `_Repairing._fixed` may fix: such a record is checked again before it is left out.
 _FIXABLE = frozenset({"empty-prompt", "empty-answer", "missing-content"})
-_TWICE = "roles-do-not-alternate"  # without a blank message, an answer may have no prompt
+_NOT_ALTERNATING = "roles-do-not-alternate"  # after a blank message is removed, an answer may have no prompt
 
 
 @dataclass
@@ -79,7 +79,7 @@ def repair(
         found: the result of the check.
         output: a new file: plain text or CoNLL columns like `file`, otherwise JSON lines. The changes are written to
             OUTPUT.changes.jsonl.
-        private: finds personal data and secrets; None to leave them in.
+        private: finds personal data and secrets; None to keep them.
         language: the main language of the file.
 
     Raises:
@@ -103,11 +103,11 @@ def refuse_output(file: CheckedFile, output: Path) -> None:
         raise CorpusError(
             "--fix: BRAT's files are only checked, not fixed", where=file.name, fix="fix them by the listed findings"
         )
-    wanted = ending(file.path) if file.is_plain else ".jsonl"
-    if output.suffix.lower() != wanted:
-        must = f"the name has to end in {wanted}" if wanted else "the name may have no ending"
+    required = ending(file.path) if file.is_plain else ".jsonl"
+    if output.suffix.lower() != required:
+        must = f"the name has to end in {required}" if required else "the name must have no ending"
         what = "like that of the file" if file.is_plain else "because the copy is JSON lines"
-        raise CorpusError(f"--fix {output}: {must}, {what}", fix=f"give {output.stem}{wanted}")
+        raise CorpusError(f"--fix {output}: {must}, {what}", fix=f"give {output.stem}{required}")
 
 
 def _changes_file(output: Path) -> Path:
@@ -122,7 +122,7 @@ def _repair(
     repaired = Repaired(output, changes_file)
     with _written(output) as copy, _written(changes_file) as changes:
         repairing = _Repairing(file, found, private, language, copy, changes, repaired)
-        if file.path.suffix != ".parquet" and _has_mark(file.path):
+        if file.path.suffix != ".parquet" and _has_bom(file.path):
             repairing.note(1, None, "byte-order-mark", "left out")
             repairing.keep()
         repairing.run()
@@ -141,14 +141,14 @@ def _written(path: Path) -> Iterator[TextIO]:
         temporary.unlink(missing_ok=True)
 
 
-def _has_mark(path: Path) -> bool:
+def _has_bom(path: Path) -> bool:
     with open_bytes(path) as file:
         return file.read(len(BOM)) == BOM
 
 
 @dataclass
 class _Repairing:
-    """One call of `repair`."""
+    """The state of one call of `repair`."""
 
     file: CheckedFile
     found: CheckResult
@@ -170,7 +170,7 @@ class _Repairing:
             self._recheck_tags()
 
     def _recheck_tags(self) -> None:
-        """Check the tags again without the records left out, until no more are invalid: the scheme may change."""
+        """Check the tags again without the records left out, until all are valid: the detected scheme may change."""
         file, before = self.file, -1
         while before < len(self.left_out):
             before, rejections = len(self.left_out), Rejections(encoding=file.fields.encoding)
@@ -180,25 +180,25 @@ class _Repairing:
                     self.left_out.setdefault(finding.line, (finding.kind, finding.message))
 
     def note(self, line: int | None, field: str | None, kind: str, change: str) -> None:
-        """Note a change to a record. `keep` writes the noted changes, `leave_out` drops them."""
+        """Note a change to a record. `keep` writes the noted changes to the list, `leave_out` drops them."""
         self.pending.append({"line": line, "field": field, "kind": kind, "change": change})
 
     def keep(self) -> None:
-        """Write the changes of a record that is kept."""
+        """Write the noted changes of a record that is kept to the list of changes."""
         for change in self.pending:
             self.repaired.changes[change["kind"]] += 1
             self.changes.write(json.dumps(change, ensure_ascii=False) + "\n")
         self.pending.clear()
 
     def leave_out(self, line: int | None, kind: str, why: str) -> None:
-        """Write that a record is left out."""
+        """Write to the list of changes that a record is left out."""
         self.pending.clear()
         self.repaired.rejected += 1
         self.note(line, None, kind, f"left out: {why}")
         self.keep()
 
     def rejected(self, reject: Reject) -> None:
-        """Write that a record cannot be read."""
+        """Write to the list of changes that a record cannot be read."""
         kind, _ = self.left_out.get(reject.line, ("unreadable", ""))
         self.leave_out(reject.line, kind, reject.reason)
 
@@ -248,7 +248,7 @@ class _Repairing:
                 self.keep()
 
     def _sentences(self) -> None:
-        # Faults in lines are known from the check and are listed for their sentence. Only others are new.
+        # The check found all faults of single lines, and the list has them by sentence. Only others are added here.
         bad = BadRecords(
             "skip",
             lambda reject: self.rejected(reject) if reject.line is None else None,
@@ -260,7 +260,7 @@ class _Repairing:
             why = next((self.left_out[number] for number, _ in sentence if number in self.left_out), None)
             if why is not None:
                 self.leave_out(sentence[0][0], *why)
-                after = list(itertools.dropwhile(lambda line: not begins_document(line), after))  # without blank lines
+                after = list(itertools.dropwhile(lambda line: not begins_document(line), after))  # drop its blank lines
             elif sentence:
                 lines = [(number, line) for number, line in sentence if line is not None]
                 self.copy.writelines(fix_columns(lines, layout, self.find, self.changed))
@@ -286,7 +286,7 @@ class _Repairing:
         faults = self._faults(record, fields)
         if any(fault.error for fault in faults):
             fields = self._without_blank_messages(record.line, fields)
-            faults = [fault for fault in self._faults(record, fields) if fault.error or fault.kind == _TWICE]
+            faults = [fault for fault in self._faults(record, fields) if fault.error or fault.kind == _NOT_ALTERNATING]
             if faults:
                 self.leave_out(record.line, faults[0].kind, faults[0].message)
                 return None

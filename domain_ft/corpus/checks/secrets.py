@@ -1,7 +1,7 @@
 """Finds keys, tokens and passwords with the detectors of `detect-secrets` and a few more patterns.
 
-The detectors are made for code. In prose, most of their guesses by entropy would be wrong, so entropy is used only for
-quoted strings, and a password counts only if its value is not a word.
+The detectors are made for code. In prose, most of their guesses by entropy would be wrong. So entropy is used only for
+quoted strings, and a password is reported only if it mixes letters and digits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-# Lines without any of these have no secret. This is a filter before the detectors, about forty slow expressions.
+# Lines without a match are skipped: the detectors are about forty slow expressions.
 _WORTH_A_LOOK = re.compile(
     r"[A-Za-z0-9_+/=.~-]{20}|://[^\s/@]+:[^\s@]+@|[0-9]{8,10}:[A-Za-z0-9_-]{20}"
     r"|(?i:passw|passphrase|passcode|pwd|secret|token|api.?key|contraseña|senha|mot de passe)"
@@ -34,8 +34,8 @@ _PASSWORD = re.compile(
 _EDGES = "\"'`.,;:!?)]}>"  # punctuation after a password
 _SHORTEST = 8  # minimum characters of the group that is the secret
 
-# Detectors of detect-secrets: module, class, and what it finds. Not used: public IP addresses, hexadecimal hashes, and
-# those for Artifactory and SoftLayer, which match words in capitals.
+# Detectors of detect-secrets: module, class, and what it finds. Those for public IP addresses and hexadecimal hashes
+# are not used, nor those for Artifactory and SoftLayer, which match words in capitals.
 _DETECTORS = (
     ("aws", "AWSKeyDetector", "an AWS key"),
     ("azure_storage_key", "AzureStorageKeyDetector", "an Azure storage key"),

@@ -1,4 +1,4 @@
-"""Exact percentiles of lengths."""
+"""Exact means and percentiles of lengths."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Fixes and masks words and texts with entities, so that tags and spans still apply to the same parts.
 
-A text is split into segments: its words, or the parts inside and between its spans. Each segment is fixed separately,
-unless it would no longer be one word. Private data is found in the whole text, because a number may be several words.
-Each segment with a part of it gets a mark: "+1 202-555-0143" in two words becomes "[PHONE] [PHONE]", and the words keep
-their tags. So tag sequences stay valid, and no mark covers two spans.
+A text is split into segments: its words, or the parts inside and between its spans. The encoding of each segment is
+fixed separately, unless this would add words. Private data is found in the whole text, because a telephone number may
+be several words. Each segment that contains a part of it gets a mark: "+1 202-555-0143" in two words becomes
+"[PHONE] [PHONE]", and the words keep their tags. So tag sequences stay valid, and no mark covers two spans.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def fix_record(record: RawRecord, names: TagFields, find: Find, note: Note) -> d
     """The fields of a valid record with fixed and masked words or text. Spans are moved with the text.
 
     Raises:
-        CorpusError: the record has passages, all of whose offsets would change.
+        CorpusError: the record has passages, whose offsets are not updated.
     """
     fields = dict(record.fields)
     tokens = names.name("tokens", fields)
@@ -67,7 +67,7 @@ def fix_record(record: RawRecord, names: TagFields, find: Find, note: Note) -> d
     text_field, spans_field = names.name("text", fields), names.name("spans", fields)
     text, spans = fields[text_field], fields[spans_field]
     bounds_of = [_bounds(span, text, names.offsets) for span in spans]
-    marked = fields[tokens] if _have_offsets(fields.get(tokens)) else []  # Prodigy's tokens, which have offsets too
+    marked = fields[tokens] if _have_offsets(fields.get(tokens)) else []  # Prodigy's tokens have offsets too
     tokens_bounds = [_bounds(token, text, names.offsets) for token in marked]
     ends = sorted({0, len(text), *itertools.chain(*bounds_of, *tokens_bounds)})
     segments = _segments([text[start:end] for start, end in itertools.pairwise(ends)], _end_to_end, find)
@@ -86,7 +86,7 @@ def fix_record(record: RawRecord, names: TagFields, find: Find, note: Note) -> d
 
 @dataclass(frozen=True)
 class _Segment:
-    """A word or part of a text after the repair. `hits` are the masked parts, with offsets in the segment."""
+    """A word or part of a text after the repair. `hits` are what was masked, with offsets before masking."""
 
     text: str
     fixed: bool
@@ -96,7 +96,7 @@ class _Segment:
 def _segments(
     texts: Sequence[str], join: Callable[[Sequence[str]], tuple[str, Sequence[Bounds]]], find: Find
 ) -> list[_Segment]:
-    """Fix and mask each text. `join` gives the whole text, and the bounds of each text in it."""
+    """Fix and mask each segment. `join` gives the whole text, and the bounds of each segment in it."""
     fixed = [_fixed(text) for text in texts]
     whole, bounds = join(fixed)
     hits = find(whole)
@@ -117,7 +117,8 @@ def _within(hits: Sequence[Hit], start: int, segment: str) -> Iterator[Hit]:
 
 
 def _fixed(segment: str) -> str:
-    """A segment with fixed encoding; unchanged if it would become blank, more words, or begin or end in white space."""
+    """A segment with fixed encoding. It keeps the old one if it would become blank, gain a word, or gain white space at
+    an end."""
     fixed = fix_encoding(segment)
     words, before = len(fixed.split()), len(segment.split())
     ends = ((fixed[:1], segment[:1]), (fixed[-1:], segment[-1:]))
@@ -141,7 +142,7 @@ def _have_offsets(tokens: Any) -> bool:
 
 
 def _bounds(span: Any, text: str, counting: Counting) -> Bounds:
-    """(start, end) of a valid span in characters; with several parts, of the first and the last."""
+    """(start, end) of a valid span in characters. A span with several parts reaches from the first to the last."""
     if not isinstance(span, Mapping):
         return to_characters(text, span[0], span[1], counting)
     if "offsets" in span:
@@ -151,7 +152,7 @@ def _bounds(span: Any, text: str, counting: Counting) -> Bounds:
 
 
 def _moved(span: Any, bounds: Bounds, places: Mapping[int, int], text: str, new: str) -> Any:
-    """The span at the new offsets of its text, in characters. Its fields that repeat the text are updated."""
+    """The span with its new offsets in characters, and new values of the fields that repeat its text."""
     start, end = bounds
     if not isinstance(span, Mapping):
         return [places[start], places[end], *span[2:]]

@@ -18,7 +18,7 @@ class Turn:
         role: of the speaker.
         content: the text; empty if an assistant only calls tools.
         trained: whether the model is trained on it: an answer without a mark such as weight 0.
-        tool_calls: the assistant's calls in OpenAI's form, with the arguments as an object.
+        tool_calls: the assistant's calls in OpenAI's format, with the arguments as an object.
         name: of the tool that answers, if given.
         tool_call_id: the call that a tool answers.
         reasoning: the assistant's reasoning before the answer, if it has a separate field.
@@ -51,11 +51,11 @@ class Conversation:
     """A training example, or a prompt to answer.
 
     Attributes:
-        id: identifies it in messages and outputs: from a field, or `file:line`.
+        id: for messages and outputs: from a field or the record's key, else `file:line`.
         file: the file's name.
-        line: counted from 1; in a JSON list or a Parquet file the record's number.
+        line: counted from 1; in a JSON list or a Parquet file, the number of the record.
         turns: in order.
-        tools: the tools that the assistant may call, in OpenAI's form.
+        tools: the tools that the assistant may call, in OpenAI's format.
         group: shared by conversations from one source, if the file gives it.
         key: the record's id with its original type (a number stays a number) if it has an id field; else `id`.
     """

@@ -1,7 +1,7 @@
 """Fields of a record or message besides its prompt and answer: context, options, earlier turns, reasoning.
 
-A field that changes the meaning of an example is either used or, if that is not possible, reported as an error. The
-caller counts all other fields as not read.
+A field that changes the meaning of an example is used, or reported as an error if it cannot be used. The caller counts
+all other fields as not read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CONTEXT = (
 )
 """Fields with the text that a question is about."""
 QUESTIONS = ("question", "query", "prompt", "instruction")
-"""Fields with a question. If a record has several, those that its format does not read are errors."""
+"""Fields with a question. If a record has several, one that is neither read nor contained in the prompt is an error."""
 OPTIONS = ("options", "choices")
 REASONING = ("reasoning_content", "reasoning", "thinking")
 _BODIES = ("text", "content", "contents", "body", "passage_text", "page_content")
@@ -42,7 +42,7 @@ _OPTION_COLUMNS = (
     ("A", "B", "C", "D", "E"),
 )
 _REFUSED = {
-    "functions": "this is the old way to declare tools: write them as tools",
+    "functions": "this is OpenAI's older way to declare tools: use tools instead",
     "chat_template_kwargs": "settings of the chat template cannot differ between records: remove the field",
 }
 
@@ -61,7 +61,7 @@ def preference_fault() -> Fault:
         "preference-pair",
         "chosen",
         "the record holds a chosen and a rejected answer: instruct does not learn preferences (a verb for preference "
-        "tuning is coming); to learn only the chosen answers, if they are text, name the fields: "
+        "tuning is planned); to learn only the chosen answers, if they are text, name the fields: "
         "--prompt-field F --answer-field chosen",
     )
 
@@ -74,7 +74,7 @@ def refuse_fields(fields: Mapping[str, Any], faults: Faults) -> None:
 
 
 def refuse_option_columns(fields: Mapping[str, Any], prompts: Iterable[str], faults: Faults) -> None:
-    """Report options of a question that have a column each: the user has to name those that belong to the prompt."""
+    """Report options of a question in separate columns: the user has to name those that belong to the prompt."""
     for names in _OPTION_COLUMNS:
         present = [name for name in names if not is_blank(fields.get(name))]
         if len(present) > 1:
@@ -84,7 +84,7 @@ def refuse_option_columns(fields: Mapping[str, Any], prompts: Iterable[str], fau
 
 
 def refuse_missing_context(fields: Mapping[str, Any], turns: Iterable[Turn], read: set[str], faults: Faults) -> None:
-    """Report earlier turns, context and options next to a list of messages whose text is in none of the messages."""
+    """Report earlier turns, context and options beside a list of messages, unless the messages contain their text."""
     all_text = "\n".join(turn.content for turn in turns)
     for name in (HISTORY, *CONTEXT, *OPTIONS):
         value = fields.get(name)
@@ -110,7 +110,7 @@ def refuse_questions(
         fields: of the record.
         prompt: the whole prompt.
         prompt_fields: the fields that it comes from.
-        read: receives the fields whose text is part of the prompt anyway.
+        read: receives the fields whose text the prompt contains.
         faults: receives the others.
     """
     for name in QUESTIONS:
@@ -119,16 +119,17 @@ def refuse_questions(
             continue
         if value.strip() in prompt:
             read.add(name)
-        elif prompt not in value:  # else it is the prompt inside some template, which is listed as not read
+        elif prompt not in value:  # a filled template that contains the prompt is only listed as not read
             named = ",".join([name, *prompt_fields])
             reason = f"{name} is not read, only {prompt_fields[0]}: name both, --prompt-field {named} --answer-field F"
             faults.error("unsupported-field", name, f"{reason}, or remove the field")
 
 
 def attach_reasoning(fields: Mapping[str, Any], turns: Sequence[Turn], read: set[str], faults: Faults) -> list[Turn]:
-    """The turns of a list of messages, with the reasoning that the record holds outside the list.
+    """The turns of a list of messages, with the reasoning from a field of the record.
 
-    A single answer gets it. With several answers it is an error, unless a turn contains it already.
+    If there is one answer, the reasoning is added to it. If there are several, it is an error, unless a turn contains
+    the reasoning already.
     """
     given = {name: value for name in REASONING if not is_blank(value := fields.get(name)) and not _is_setting(value)}
     reasoning = reasoning_of(given, "", faults)
@@ -163,10 +164,10 @@ def _texts(value: Any) -> Iterable[str]:
 
 
 def context_of(value: Any, place: str, faults: Faults) -> str:
-    """The context of a question: a text, or a list of texts or documents, each of which is a paragraph."""
+    """The context of a question, from a text or a list of texts or documents, which become paragraphs."""
     texts = _paragraphs(value)
     if texts is None:
-        reason = f"the field holds {kind_of(value)} of an unknown form: write a text or a list of texts"
+        reason = f"the field holds {kind_of(value)} in an unknown format: write a text or a list of texts"
         faults.error("unsupported-field", place, reason)
         return ""
     clean = (faults.text(text, place) or "" for text in texts)
@@ -174,9 +175,9 @@ def context_of(value: Any, place: str, faults: Faults) -> str:
 
 
 def is_reference(name: str, value: Any) -> bool:
-    """Whether a context field only refers to a text, by a number, an id or a URL, so that there is nothing to read.
+    """Whether a context field only refers to a text, by a number, an id or a URL.
 
-    `context` itself is never a reference: Dolly and SQuAD use that name for the text.
+    A field named `context` is never a reference: Dolly and SQuAD use that name for the text.
     """
     if name == "context":
         return False
@@ -189,9 +190,9 @@ def is_reference(name: str, value: Any) -> bool:
 
 
 def _paragraphs(value: Any) -> list[str] | None:
-    """The texts of a context; None if its form is unknown.
+    """The texts of a context; None if its format is unknown.
 
-    Known forms: a text, an object with a text and a title, a list of either, and an object with a list of texts
+    Known formats: a text, an object with a text and a title, a list of either, and an object with a list of texts
     (PubMedQA's `contexts`, MS MARCO's `passage_text`).
     """
     if isinstance(value, str):
@@ -214,14 +215,14 @@ def _paragraphs(value: Any) -> list[str] | None:
 def options_of(value: Any, place: str, faults: Faults) -> str:
     """The options of a question as lines with letters: `A. yes`.
 
-    Known forms: a text, a list of texts, an object of texts by letter, an object with the lists `text` and `label`, and
-    a list of objects with `text` and `label`.
+    Known formats: a text, a list of texts, an object of texts by letter, an object with the lists `text` and `label`,
+    and a list of objects with `text` and `label`.
     """
     if isinstance(value, str):
         return (faults.text(value, place) or "").strip()
     pairs = _labelled_options(value)
     if pairs is None:
-        reason = f"the field holds {kind_of(value)} of an unknown form: write a list of texts"
+        reason = f"the field holds {kind_of(value)} in an unknown format: write a list of texts"
         faults.error("unsupported-field", place, reason)
         return ""
     if all(re.match(rf"\(?{re.escape(label)}[.):]", text.strip()) for label, text in pairs):
@@ -230,7 +231,7 @@ def options_of(value: Any, place: str, faults: Faults) -> str:
 
 
 def _labelled_options(value: Any) -> list[tuple[str, str]] | None:
-    """(letter, text) of each option; None if the form is unknown."""
+    """(letter, text) of each option; None if the format is unknown."""
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         labels = value.get("label") or _letters(len(value["text"]))
         if not isinstance(labels, list) or len(labels) != len(value["text"]):
@@ -259,21 +260,21 @@ def _letters(count: int) -> list[str]:
 
 
 def history_of(value: Any, place: str, faults: Faults) -> list[Turn]:
-    """Earlier turns in LLaMA-Factory's form, a list of [question, answer]. As there, the answers are trained on."""
+    """Earlier turns in LLaMA-Factory's format: a list of [question, answer]. As there, the answers are trained on."""
     if isinstance(value, str):  # JSON in a table's cell
         try:
             value = loads(value)
         except ValueError:
             value = None
-    wanted = "a list of pairs [question, answer] is wanted"
+    expected = "a list of pairs [question, answer] is expected"
     if not isinstance(value, list | tuple):
-        faults.error("bad-history", place, f"the field holds earlier turns that cannot be read: {wanted}")
+        faults.error("bad-history", place, f"the field holds earlier turns that cannot be read: {expected}")
         return []
     turns: list[Turn] = []
     for number, pair in enumerate(value):
         here = f"{place}[{number}]"
         if not isinstance(pair, list | tuple) or len(pair) != 2:
-            faults.error("bad-history", here, f"the earlier turn is {kind_of(pair)}, where {wanted}")
+            faults.error("bad-history", here, f"the earlier turn is {kind_of(pair)}, where {expected}")
             continue
         for part, (role, content) in enumerate(zip(("user", "assistant"), pair, strict=True)):
             text = faults.text(content, f"{here}[{part}]")

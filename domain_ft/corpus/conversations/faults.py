@@ -8,7 +8,7 @@ from typing import Any
 
 from domain_ft.corpus.readers.base import kind_of
 
-_SURROGATES = re.compile("[\ud800-\udfff]")  # left by JSON escapes that were cut
+_SURROGATES = re.compile("[\ud800-\udfff]")  # left by truncated JSON escapes
 _LINE_ENDS = re.compile("\r+\n")
 
 
@@ -55,9 +55,9 @@ class Faults:
         return any(fault.error for fault in self.found)
 
     def text(self, value: Any, place: str) -> str | None:
-        """The text with \\n line ends and without lone surrogates; None, with a fault added, if it is not a text."""
+        """The text with \\n line ends and without lone surrogates. For other values, adds a fault and returns None."""
         if not isinstance(value, str):
-            self.error("wrong-type", place, f"the field holds {kind_of(value)}, where text is wanted")
+            self.error("wrong-type", place, f"the field holds {kind_of(value)}, where text is expected")
             return None
         if _SURROGATES.search(value):
             self.warn(

@@ -4,7 +4,7 @@ chat      OpenAI's: {"messages": [{"role", "content"}, ...], "tools": [...]}
 alpaca    {"instruction", "input", "output"}; also Dolly's context and response
 prompt    {"prompt", "completion"}, texts or lists of messages
 sharegpt  {"conversations": [{"from", "value"}, ...], "system", "tools"}
-qa        a question and an answer, in fields that the user names or that have usual names
+qa        a question and an answer, in fields that the user named or with usual names
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ _TRAINING_FAULTS = (
     *("unsupported-media", "unsupported-field", "bad-history", "bad-weight", "rendered-text"),
     "no-trained-turn",
 )
-"""Faults that matter for training only: marks and fields that cannot be used."""
+"""Faults that do not matter if a record is only compared: training marks and fields that cannot be used."""
 _ANSWERS = ("completion", *_OUTPUT, *dict.fromkeys(answer for _, answer in _PAIRS))
 _PROMPTS = (*dict.fromkeys(prompt for prompt, _ in _PAIRS), "text")
 
@@ -113,7 +113,7 @@ class Parsed(NamedTuple):
         conversation: None if a fault is an error, or if the record is left out.
         faults: everything wrong with the record.
         unread: fields that are not read; those of messages as `messages[].tag`.
-        left_out: why the record is not trained on, if it is marked so. This is not a fault.
+        left_out: why the record is excluded from training, if it is marked so. This is not a fault.
     """
 
     conversation: Conversation | None
@@ -143,7 +143,7 @@ def recognise(fields: Mapping[str, Any], choice: FieldChoice, *, answered: bool 
     if "prompt" in fields and "completion" in fields:
         return "prompt"
     if answered and is_preference(fields):
-        return "prompt"  # `parse` reports why it is not learned
+        return "prompt"  # `parse` reports why it cannot be used
     if any(prompt in fields and answer in fields for prompt, answer in _PAIRS):
         return "qa"
     if not answered and "prompt" in fields:
@@ -189,7 +189,7 @@ def parse(
     """The conversation of a record, and everything that is wrong with it.
 
     Args:
-        record: as it is in the file.
+        record: unchanged, as in the file.
         file: the file's name.
         format: of the record.
         choice: the fields that the user named; its `format` is ignored.
@@ -283,7 +283,7 @@ class _Record:
         return self._alpaca() if format == "alpaca" else self._qa()
 
     def system(self, turns: Sequence[Turn]) -> str | None:
-        """The text of the system turn: from the record's field, otherwise from `choice`."""
+        """The text of the system turn: from a field of the record, otherwise from `choice`."""
         name = next((name for name in SYSTEM if not is_blank(self.fields.get(name))), None)
         self.read.update(name for name in SYSTEM if is_blank(self.fields.get(name)))
         if name is None:
@@ -454,12 +454,12 @@ def qa_fields(fields: Mapping[str, Any], choice: FieldChoice) -> tuple[Sequence[
 
 
 def _name(record: RawRecord, field: str | None, faults: Faults) -> str | None:
-    """The name in a field such as an id; None if `field` is None or holds no name."""
+    """The id or group in a field; None if `field` is None, or if it holds no name, which is added to the faults."""
     if field is None:
         return None
     value = record.fields.get(field)
     if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value):
         reason = "the field is missing" if field not in record.fields else f"the field holds {kind_of(value)}"
-        faults.error("missing-field" if value is None else "wrong-type", field, f"{reason}, where a name is wanted")
+        faults.error("missing-field" if value is None else "wrong-type", field, f"{reason}, where a name is expected")
         return None
     return str(value)

@@ -1,9 +1,9 @@
 """Refuses records with images, video, audio or attached files, because only text can be learned.
 
 Media appear in fields (`images`, `image_path`, `pixel_values`) and as placeholders in the text (`<image>`,
-`<|vision_start|>`). Texts may also mention such a name: HTML has the tags `<img>`, `<video>` and `<audio>`, and an
-answer may explain what `<image>` means. So names in code are ignored, as are names with a closing tag and those called
-a tag, an element or a token. Names of HTML tags count only at the usual position of a placeholder.
+`<|vision_start|>`). But a text may also contain HTML tags (`<img>`, `<video>`, `<audio>`) or explain what `<image>`
+means. So names are ignored in code, with a closing tag, and if the text calls them a tag, an element or a token. Names
+of HTML tags count only where placeholders usually are, at the beginning or end of a line.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FIELD = re.compile(
     re.IGNORECASE,
 )
 _HINT = re.compile(r"(?:.*_)?(?:image|img|picture|photo|video|audio)s?(?:_.*)?", re.IGNORECASE)
-"""Fields that have to do with media in any way, such as `image_id`."""
+"""Fields whose name mentions media, such as `image_id`."""
 
 _FILE = re.compile(
     r"^data:|^https?://\S+$|^[A-Za-z0-9+/=]{200,}$"
@@ -36,7 +36,7 @@ _SPECIAL = re.compile(
     r"|<IMG_CONTEXT>|<ImageHere>|<img>[^<>\n]+</img>",
     re.IGNORECASE,
 )
-"""Placeholders that have no other meaning."""
+"""Placeholders that cannot be anything else."""
 _NAMED = re.compile(r"<(?P<name>image)(?:[ _]?\d+)?>|\[(?P<bracket>IMG)\]")
 _TAGS = re.compile(
     rf"<(?P<name>{_KIND})(?:[ _]?\d+)?>|\[(?P<bracket>image|img|video|audio)(?:[ _]?\d+)?\]", re.IGNORECASE
@@ -65,7 +65,7 @@ def refuse_media(fields: Mapping[str, Any], place: str, faults: Faults) -> None:
     for name, value in fields.items():
         known = _FIELD.fullmatch(str(name))
         if known is None or is_blank(value) or isinstance(value, bool | int | float):
-            continue  # a number is an id or a count
+            continue  # numbers are ids or counts
         plural = str(name).endswith("s")
         described = isinstance(value, str) and not plural and known["where"] is None and not _FILE.search(value.strip())
         if described:
@@ -82,19 +82,19 @@ def refuse_placeholders(turns: Iterable[Turn], fields: Mapping[str, Any], faults
 
     Args:
         turns: of the record.
-        fields: of the record. If one has to do with media, `<img>` and `[image]` are placeholders too.
+        fields: of the record. If the name of one mentions media, `<img>` and `[image]` are placeholders too.
         faults: receives the first placeholder of each turn.
     """
-    pictured = any(_HINT.fullmatch(str(name)) and not is_blank(value) for name, value in fields.items())
+    has_media_field = any(_HINT.fullmatch(str(name)) and not is_blank(value) for name, value in fields.items())
     for number, turn in enumerate(turns, 1):
-        found = _placeholder(turn.content, of_answer=turn.role == "assistant", pictured=pictured)
+        found = _placeholder(turn.content, of_answer=turn.role == "assistant", has_media_field=has_media_field)
         if found is not None:
             reason = f"turn {number}, the {turn.role}'s, has the placeholder {found}, but only text can be learned"
             fix = "leave such records out; if the text only mentions it, write it between backticks"
             faults.error("unsupported-media", None, f"{reason}: {fix}")
 
 
-def _placeholder(text: str, *, of_answer: bool, pictured: bool) -> str | None:
+def _placeholder(text: str, *, of_answer: bool, has_media_field: bool) -> str | None:
     """The first placeholder in a text; None if there is none."""
     if "<" not in text and "[" not in text:
         return None
@@ -102,7 +102,7 @@ def _placeholder(text: str, *, of_answer: bool, pictured: bool) -> str | None:
     special = _SPECIAL.search(bare)
     if special is not None:
         return special[0]
-    for match in (_TAGS if pictured else _NAMED).finditer(bare):
+    for match in (_TAGS if has_media_field else _NAMED).finditer(bare):
         if not _is_mentioned(match, bare):
             return match[0]
     edge = None if of_answer else _EDGE.search(bare)
@@ -112,7 +112,7 @@ def _placeholder(text: str, *, of_answer: bool, pictured: bool) -> str | None:
 
 
 def _is_mentioned(match: re.Match[str], text: str) -> bool:
-    """Whether a name such as `<image>` is a markup tag, or only mentioned in the text."""
+    """Whether a name such as `<image>` has a closing tag, or the text only mentions it."""
     closing = f"</{match['name']}>" if match["name"] else f"[/{match['bracket']}]"
     if closing.casefold() in text.casefold():
         return True

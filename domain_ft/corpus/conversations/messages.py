@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from domain_ft.corpus.conversations.conversation import ROLES, Conversation, Role, Turn
 from domain_ft.corpus.conversations.extra_fields import REASONING, reasoning_of
@@ -42,6 +42,12 @@ _MEANT: dict[str, Role] = {
 
 _READ_FIELDS = {"role", "content", "from", "value", "name", "tool_calls", "function_call", "tool_call_id"}
 
+_SINGLE_CALLS = ("tool_call", "tool_use")
+"""Fields with one call, which are refused."""
+
+_Calls: TypeAlias = tuple[Mapping[str, Any] | None, ...]
+"""The tool calls of a message. None for each that cannot be read, which is in the faults."""
+
 _TEXT_PARTS = ("text", "input_text", "output_text")
 """The types of text parts in OpenAI's APIs."""
 
@@ -62,7 +68,7 @@ def read_turns(value: Any, place: str, faults: Faults) -> list[Placed]:
         faults: receives the faults of the list and of each message.
     """
     if not isinstance(value, list | tuple):
-        faults.error("wrong-type", place, f"the field holds {kind_of(value)}, where a list of messages is wanted")
+        faults.error("wrong-type", place, f"the field holds {kind_of(value)}, where a list of messages is expected")
         return []
     if not value:
         faults.error("no-messages", place, "the list of messages is empty")
@@ -128,19 +134,27 @@ def check_turns(placed: Sequence[Placed], place: str, faults: Faults, *, answere
 
 def _check_tool_turns(placed: Sequence[Placed], faults: Faults) -> None:
     """Report tool turns without a matching call."""
-    calls: Sequence[Mapping[str, Any]] = ()
+    calls: Sequence[Mapping[str, Any]] | None = ()
     for here, turn in placed:
         if turn is None:
             return  # this turn may be the call
         if turn.role != "tool":
-            calls = turn.tool_calls
+            calls = None if _has_bad_call(here, faults) else turn.tool_calls
             continue
+        if calls is None:
+            continue  # the bad call may be this result's
         known = {call["id"] for call in calls if "id" in call}
         if not calls:
             faults.error("tool-without-call", here, "this is a tool's result, but there is no call before it")
         elif known and turn.tool_call_id is not None and turn.tool_call_id not in known:
             reason = f"this is the result of call '{turn.tool_call_id}', which is not among the calls before it"
             faults.error("tool-without-call", f"{here}.tool_call_id", reason)
+
+
+def _has_bad_call(place: str, faults: Faults) -> bool:
+    """Whether the message at `place` has a call that cannot be read."""
+    kinds = ("bad-tool-call", "old-function-call")
+    return any(fault.kind in kinds and (fault.field or "").startswith(f"{place}.") for fault in faults.found)
 
 
 def to_chat(conversation: Conversation) -> dict[str, Any]:
@@ -165,7 +179,7 @@ def to_chat(conversation: Conversation) -> dict[str, Any]:
 def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
     """The turn of a message; None if the message is not an object or its role is unknown."""
     if not isinstance(message, Mapping):
-        faults.error("wrong-type", place, f"the message is {kind_of(message)}, where an object is wanted")
+        faults.error("wrong-type", place, f"the message is {kind_of(message)}, where an object is expected")
         return None
     # Parquet has nulls for absent fields.
     message = {name: value for name, value in message.items() if value is not None}
@@ -175,16 +189,17 @@ def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
     role = _role(message, role_field, place, faults)
     learned, marks = _learned(message, role, place, faults)
     calls = _calls(message, role, place, faults)
+    refused_call = "function_call" in message or any(not is_blank(message.get(name)) for name in _SINGLE_CALLS)
     content: str | None = ""
     if message.get(role_field) == "function_call":
         calls = _call_in_text(message.get(content_field), f"{place}.{content_field}", faults)
     elif content_field in message:
         content = _content(message[content_field], f"{place}.{content_field}", faults)
-    elif not message.get("tool_calls") and "function_call" not in message:
+    elif not message.get("tool_calls") and not refused_call:
         faults.error("missing-content", f"{place}.{content_field}", "the message has no content")
         content = None
-    if content is not None and not content.strip() and not calls and "function_call" not in message:
-        _check_empty(role, content_field in message, f"{place}.{content_field}", faults)
+    if content is not None and not content.strip() and not calls and not refused_call:
+        _check_empty(role, f"{place}.{content_field}", faults)
     refuse_media(message, place, faults)
     _refuse_other_forms(message, place, faults)
     reasoning = reasoning_of(message, place, faults) if role in ("assistant", None) else None
@@ -193,7 +208,8 @@ def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
     faults.unread.update(f"{list_place}.{field}" for field in message if field not in read)
     if role is None:
         return None
-    turn = Turn(role, content or "", role == "assistant" and learned, calls, reasoning=reasoning)
+    read_calls = tuple(call for call in calls if call is not None)
+    turn = Turn(role, content or "", role == "assistant" and learned, read_calls, reasoning=reasoning)
     if "name" in message:
         turn = replace(turn, name=faults.text(message["name"], f"{place}.name"))
     if "tool_call_id" in message:
@@ -203,7 +219,7 @@ def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
 
 def _refuse_other_forms(message: Mapping[str, Any], place: str, faults: Faults) -> None:
     """Report content in unsupported forms: a single tool call, or gpt-oss's reasoning in a separate turn."""
-    for name in ("tool_call", "tool_use"):
+    for name in _SINGLE_CALLS:
         if not is_blank(message.get(name)):
             reason = f"{name} is not OpenAI's format: write the call in a list named tool_calls"
             faults.error("bad-tool-call", f"{place}.{name}", reason)
@@ -252,7 +268,7 @@ def _content(value: Any, place: str, faults: Faults) -> str | None:
     for number, part in enumerate(value):
         here = f"{place}[{number}]"
         if not isinstance(part, Mapping):
-            faults.error("wrong-type", here, f"the part is {kind_of(part)}, where an object is wanted")
+            faults.error("wrong-type", here, f"the part is {kind_of(part)}, where an object is expected")
         elif part.get("type") not in _TEXT_PARTS:
             reason = f"a part of type '{str(part.get('type'))[:40]}' cannot be learned from: only text can"
             faults.error("unsupported-part", here, reason)
@@ -262,12 +278,9 @@ def _content(value: Any, place: str, faults: Faults) -> str | None:
     return "\n".join(known) if len(known) == len(value) else None
 
 
-def _check_empty(role: Role | None, has_content: bool, place: str, faults: Faults) -> None:
-    """Report an empty turn. A tool turn may be empty.
-
-    An assistant turn without a content field has a bad tool call, which was reported already.
-    """
-    if role == "assistant" and has_content:
+def _check_empty(role: Role | None, place: str, faults: Faults) -> None:
+    """Report an empty turn. A tool turn may be empty."""
+    if role == "assistant":
         faults.error("empty-answer", place, "the answer is empty")
     elif role == "user":
         faults.error("empty-prompt", place, "the user's turn is empty")
@@ -275,7 +288,7 @@ def _check_empty(role: Role | None, has_content: bool, place: str, faults: Fault
         faults.warn("empty-system", place, "the system turn is empty")
 
 
-def _calls(message: Mapping[str, Any], role: Role | None, place: str, faults: Faults) -> tuple[Mapping[str, Any], ...]:
+def _calls(message: Mapping[str, Any], role: Role | None, place: str, faults: Faults) -> _Calls:
     """The assistant's tool calls."""
     if "function_call" in message:
         reason = "function_call is OpenAI's old format: write it as tool_calls"
@@ -288,10 +301,9 @@ def _calls(message: Mapping[str, Any], role: Role | None, place: str, faults: Fa
         faults.error("bad-tool-call", place, f"only the assistant calls tools, and this turn is the {role}'s")
         return ()
     if not isinstance(value, list):
-        faults.error("bad-tool-call", place, f"the field holds {kind_of(value)}, where a list of calls is wanted")
-        return ()
-    calls = [_call(call, f"{place}[{number}]", faults) for number, call in enumerate(value)]
-    return tuple(call for call in calls if call is not None)
+        faults.error("bad-tool-call", place, f"the field holds {kind_of(value)}, where a list of calls is expected")
+        return (None,)
+    return tuple(_call(call, f"{place}[{number}]", faults) for number, call in enumerate(value))
 
 
 def _call(call: Any, place: str, faults: Faults) -> Mapping[str, Any] | None:
@@ -304,26 +316,25 @@ def _call(call: Any, place: str, faults: Faults) -> Mapping[str, Any] | None:
     if isinstance(arguments, str):
         try:
             arguments = loads(arguments)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             faults.error("bad-tool-call", f"{place}.function.arguments", f"the arguments are not valid JSON: {error}")
             return None
     if not isinstance(arguments, Mapping):
-        reason = f"the arguments are {kind_of(arguments)}, where an object is wanted"
+        reason = f"the arguments are {kind_of(arguments)}, where an object is expected"
         faults.error("bad-tool-call", f"{place}.function.arguments", reason)
         return None
     identity = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
     return {**identity, "type": "function", "function": {"name": function["name"], "arguments": dict(arguments)}}
 
 
-def _call_in_text(value: Any, place: str, faults: Faults) -> tuple[Mapping[str, Any], ...]:
+def _call_in_text(value: Any, place: str, faults: Faults) -> _Calls:
     """The call in the text of a ShareGPT turn with the role `function_call`."""
     try:
         parsed = loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         faults.error("bad-tool-call", place, f"the call is not valid JSON: {error}")
-        return ()
-    calls = [_call(call, place, faults) for call in (parsed if isinstance(parsed, list) else [parsed])]
-    return tuple(call for call in calls if call is not None)
+        return (None,)
+    return tuple(_call(call, place, faults) for call in (parsed if isinstance(parsed, list) else [parsed]))
 
 
 def _call_record(call: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Finds unfilled template placeholders such as `Dear {{name}},`, which the model would learn literally.
 
 Double braces are always reported. `{name}` and `<NAME>` also occur in ordinary texts, so they are reported only if the
-same one occurs in several records, as those of a template do. Code is ignored.
+same one occurs in several records, as in texts from one template. Code is ignored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 _CODE = re.compile(r"```.*?(```|\Z)|`[^`\n]*`", re.DOTALL)
 _DOUBLE = re.compile(r"\{\{\s*[^\W\d][\w .-]{0,40}\}\}")
 _SINGLE = re.compile(r"(?<![\\\w^}{$%)])\{[^\W\d]\w{2,40}\}(?!\})|<[A-Z][A-Z_]{2,40}>")
-# A placeholder in single braces belongs to a template if it is in at least this number and this share of the records.
+# `{name}` and `<NAME>` are reported if they occur in at least this number and this share of the records.
 _RECURS = 3
 _SHARE = 0.02
 

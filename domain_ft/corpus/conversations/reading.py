@@ -3,7 +3,7 @@
 data = open_conversations(ConversationSource("train.jsonl"))
 data.train[0].turns, len(data.test), data.facts["split"]
 
-They are kept in memory: 100,000 conversations take a few hundred megabytes.
+All conversations are kept in memory: 100,000 take a few hundred megabytes.
 """
 
 from __future__ import annotations
@@ -109,11 +109,11 @@ def iterate_conversations(
 
     Args:
         spec: a file of records, or a binary stream of JSON lines.
-        choice: the format and fields; if open, they are taken from the first record.
+        choice: the format and fields that the user named; the others are detected from the first record.
         bad: receives each record that cannot be used.
-        answered: whether each record needs an answer to train on. If not, the last turn may be the user's; a file with
-            another ending, or a stream that does not begin with {, is read as text with one prompt per line; and a
-            field with a usual name of ids gives the `key`, unless the user named another.
+        answered: whether each record needs an answer to train on. If not, the last turn may be the user's; a file
+            whose ending is not that of a record format, or a stream that does not begin with {, is read as text with
+            one prompt per line; and if the user named no id field, one with a usual name gives the `key`.
         left_out: counts the fields that are not read and the records that are marked as excluded from training.
         marked: receives each such record.
 
@@ -138,8 +138,8 @@ def open_conversations(
     """Read conversations and hold out a test set.
 
     Without a test file, a fraction is held out in whole groups: copies and near copies, conversations with the same
-    first prompt, and conversations from one source. The choice depends on a hash of their content only, so a file gets
-    the same split whatever the order of its records.
+    first prompt, and conversations from one source. The choice depends only on hashes of their content, not on the
+    order of the records.
 
     Args:
         source: where the conversations are and how to read them.
@@ -206,7 +206,7 @@ class _Reading:
         self.warnings: dict[str, list[Fault]] = defaultdict(list)
 
     def conversation(self, record: RawRecord, name: str) -> Conversation | None:
-        """The conversation of a record; None, after a report, if it has none."""
+        """The conversation of a record; None if it has none, which is reported."""
         if self.format is None:
             self.format = recognise(record.fields, self.choice, answered=self.answered)
             if self.format is None:
@@ -242,7 +242,7 @@ def _check_ending(path: Path) -> None:
         fix = f"supported endings: {', '.join(RECORD_ENDINGS)}, each also with {', '.join(PACKED)}"
         raise CorpusError(f"conversations cannot be read from {kind}", where=str(path), fix=fix)
     if path.is_dir():
-        raise CorpusError("this is a folder, but a file is wanted", where=str(path), fix="name a file in it")
+        raise CorpusError("this is a folder, not a file", where=str(path), fix="name a file in it")
 
 
 # --- Sources ----------------------------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ def _read(
         fix = "`domain-ft data check` lists everything that is wrong" if first else "give a file with conversations"
         raise CorpusError(f"there is no usable conversation{why}", where=spec, fix=fix)
     for kind, faults in reading.warnings.items():
-        notes.append(f"{len(faults):,} times in {spec}: {faults[0].message} ({kind}).")
+        notes.append(f"{counted(len(faults), 'time')} in {spec}: {faults[0].message} ({kind}).")
     notes += [f"In {spec}, {one.message}." for one in reading.placeholders.unfilled()[:_PLACEHOLDERS]]
     return conversations, reading.format
 
@@ -289,7 +289,7 @@ def _records(spec: str, part: str, bad: BadRecords) -> Iterator[tuple[RawRecord,
 
 
 def _hub_records(spec: str, part: str) -> Iterator[tuple[RawRecord, str]]:
-    """The records of the split `part` of a data set, or of its only split."""
+    """The records of a data set's split `part`, or of its only split, whatever its name."""
     from domain_ft.corpus.readers.hub import open_splits  # imports datasets
 
     identifier, _, config = spec.removeprefix("hf:").partition(":")
@@ -325,7 +325,7 @@ def _key(train: Iterable[Conversation], test: Iterable[Conversation]) -> str:
 
 
 def compared_text(conversation: Conversation) -> str:
-    """The text that copies are found by: all turns except system turns, which many conversations share."""
+    """The text by which copies are found: all turns except system turns, which many conversations share."""
     return "\n".join(turn.content for turn in conversation.turns if turn.role != "system")
 
 
@@ -337,16 +337,16 @@ def first_prompt(conversation: Conversation) -> str:
 def _hold_out(conversations: Sequence[Conversation], source: ConversationSource) -> tuple[Bools, str]:
     """(conversations,) True for those that are held out, and a description of the split.
 
-    Uses the first of the `groupings` under which enough can be held out.
+    Uses the first of the `groupings` that lets at least half of the fraction be held out.
     """
     prints = text_fingerprints(map(compared_text, conversations))
-    wanted = source.test_fraction * len(conversations)
+    target = source.test_fraction * len(conversations)
     sources = [conversation.group or "" for conversation in conversations]
     prompts = list(map(first_prompt, conversations))
-    for words, groups in groupings(prints, sources, prompts):
+    for copies, groups in groupings(prints, sources, prompts):
         held = draw(groups, prints.hashes, [()] * len(conversations), source.test_fraction)
-        if held.sum() >= max(wanted / 2, 1):
-            return held, f"{source.test_fraction:.0%} of the examples are held out, whole groups of {words} at a time"
+        if held.sum() >= max(target / 2, 1):
+            return held, f"{source.test_fraction:.0%} of the examples are held out, whole groups of {copies} at a time"
     raise CorpusError(
         f"none of the {counted(len(conversations), 'example')} can be held out: "
         + why_none_held_out(groups, [()] * len(conversations), source.test_fraction),

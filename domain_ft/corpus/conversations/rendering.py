@@ -1,9 +1,9 @@
 """Renders conversations to text, and finds the characters to train on.
 
-The text is made by the model's chat template, or by `PLAIN_TEMPLATE` if it has none. The characters to train on are
-found by rendering prefixes: the turns before an answer, rendered with the generation prompt, are the model's input, and
-what the template adds for the answer is its target, up to the token that ends the turn. So a template does not have to
-mark its answers, and the target is exactly what the model has to generate.
+The model's chat template renders the text, or `PLAIN_TEMPLATE` if it has none. The characters to train on are found by
+rendering prefixes: the turns before an answer, rendered with the generation prompt, are the model's input; what the
+template adds for the answer, up to the token that ends the turn, is the target. So a template does not have to mark its
+answers, and the target is exactly what the model has to generate.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Rendered:
     """A rendered conversation.
 
     Attributes:
-        text: with all special tokens of the template.
+        text: including the template's special tokens.
         spans: (start, end) in characters of each answer to train on, in order, with the token that ends its turn.
     """
 
@@ -70,7 +70,7 @@ class ChatTemplate:
     """A chat template with its tokenizer.
 
     Attributes:
-        text: the Jinja template. If it is saved as the tokenizer's `chat_template`, `of` gives an equal object.
+        text: the Jinja template, or the default one of several.
         end: the special token that ends an assistant turn; eos if the template writes none; empty without either.
         stop_tokens: the ids at which generation stops: `end` and eos.
     """
@@ -78,7 +78,7 @@ class ChatTemplate:
     def __init__(
         self, tokenizer: PreTrainedTokenizerFast, text: str | Mapping[str, str], today: date | None = None
     ) -> None:
-        """From `text`, or from several templates by name. `today` is explained in `of`."""
+        """Use the Jinja template `text`, or several by name. See `of` for `today`."""
         self._tokenizer, self._template, self._today = tokenizer, text, today
         self.text: str = text if isinstance(text, str) else text.get("default", next(iter(text.values())))
         specials = sorted(
@@ -158,7 +158,7 @@ class ChatTemplate:
     def _answer(
         self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]], place: str
     ) -> tuple[str, tuple[int, int]]:
-        """The text up to the end of the last turn, and the (start, end) of the part that the assistant generates."""
+        """The text up to the end of the last turn, and the (start, end) that the assistant has to generate."""
         turn, number = turns[-1], len(turns)
         full = self._apply(turns, tools, place)
         prompt = self._apply(turns[:-1], tools, place, answer=True) if number > 1 else ""
@@ -279,7 +279,7 @@ class ChatTemplate:
     def _refusal(
         self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]], place: str, answer: bool, error: Exception
     ) -> CorpusError:
-        """The error for a template that raised `error`. Tries what many templates reject to find the reason."""
+        """The error for a template that raised `error`. Checks whether it rejects the system turn or tools."""
         systems = [number for number, turn in enumerate(turns) if turn.role == "system"]
         if systems and self._takes([turn for turn in turns if turn.role != "system"], tools, answer):
             return RecordError(
@@ -317,7 +317,7 @@ def _common_prefix(one: str, other: str) -> int:
 
 
 def _find(text: str, content: str, start: int) -> tuple[int, int] | None:
-    """(start, end) of `content` in `text` from `start` on, ignoring white space; None if it is not there."""
+    """(start, end) of `content` in `text` at or after `start`, ignoring white space; None if it is not there."""
     stripped = content.strip()
     if not stripped:
         return start, start
@@ -331,7 +331,7 @@ def _find(text: str, content: str, start: int) -> tuple[int, int] | None:
 
 
 def _find_answer(text: str, turn: Turn, start: int) -> tuple[int, int] | None:
-    """(start, end) of a turn's content in `text` from `start` on, after its reasoning if it has any."""
+    """(start, end) of a turn's content in `text` at or after `start`, and after its reasoning if that is found."""
     reasoning = _find(text, turn.reasoning, start) if turn.reasoning else None
     found = None if reasoning is None else _find(text, turn.content, reasoning[1])
     return found or _find(text, turn.content, start)

@@ -66,6 +66,7 @@ class Dropped:
         place: its file and line, for messages.
         reason: why it has no row.
         file, line: of the conversation.
+        too_long: whether it has tokens to train on beyond max-length.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Dropped:
     reason: str
     file: str = ""
     line: int | None = None
+    too_long: bool = False
 
     @property
     def reject(self) -> Reject:
@@ -234,14 +236,14 @@ class _Encoder:
             kept = [row for row, _, _ in rows if len(row)]
             lost = any(cut for _, cut, _ in rows)
             if parts and not kept:
-                begin = min(first for _, _, first in rows)
-                if begin < 0:
-                    reason = "the tokenizer finds no token in its answers"
-                else:
+                if lost:
+                    begin = min(first for _, cut, first in rows if cut)
                     reason = f"its first answer begins after {begin:,} tokens, and max-length is {self.max_length:,}"
+                else:
+                    reason = "the tokenizer finds no token in its answers"
                 at = (conversation.file, conversation.line)
                 reason = f"nothing is left to learn: {reason}"
-                self.dropped.append(Dropped(conversation.id, conversation.place, reason, *at))
+                self.dropped.append(Dropped(conversation.id, conversation.place, reason, *at, too_long=lost))
             self.tokens += kept
             self.documents += [self.done] * len(kept)
             self.cut += [lost] * len(kept)
@@ -252,12 +254,12 @@ class _Encoder:
         if not self.tokens:
             first = next(iter([*self.refused, *self.dropped]), None)
             why = f"; the first: {first.reason}" if first else ""
-            cut = any("max-length" in one.reason for one in self.dropped)
+            too_long = any(one.too_long for one in self.dropped)
             raise CorpusError(
                 f"nothing can be learned from {counted(len(conversations), 'conversation')}{why}",
                 where=first.place if first else None,
                 fix="give a larger --max-length, or shorter prompts"
-                if cut
+                if too_long
                 else "check the answers of that record, or use a model whose tokenizer and chat template fit them",
             )
         return ConversationRows(
@@ -311,10 +313,11 @@ def trained_mask(rendered: Rendered, encoding: Encoding) -> npt.NDArray[np.bool_
 def _unique(names: Iterable[str]) -> list[str]:
     """The names, with a number after each repeated one."""
     seen: dict[str, None] = {}
+    numbers: dict[str, int] = {}  # the next to try, by name
     for name in names:
-        numbers = itertools.count(2)
         unique = name
         while unique in seen:
-            unique = f"{name}#{next(numbers)}"
+            number = numbers.get(name, 2)
+            unique, numbers[name] = f"{name}#{number}", number + 1
         seen[unique] = None
     return list(seen)

@@ -1,4 +1,4 @@
-"""Finds markers of chat templates in texts: `<|im_start|>user`, `[INST]`, `### Instruction:`.
+"""Finds markers of chat templates in texts, such as `<|im_start|>user`, `[INST]` and `### Instruction:`.
 
 The model's own template would render such a text a second time, and the model would learn one template inside another.
 Markers in code are ignored, as are names that a text only mentions.
@@ -28,7 +28,7 @@ _END = re.compile(r"(?:</s>|<\|(?:im_end|endoftext|eot_id|end_of_text|end|eom_id
 
 
 def find_template_marker(text: str) -> str | None:
-    """The first marker that shows that a chat template rendered the text; None if there is none.
+    """The first marker that only a chat template writes; None if there is none.
 
     >>> find_template_marker("<|im_start|>user\\nWhy?<|im_end|>")
     '<|im_start|>user'
@@ -38,7 +38,7 @@ def find_template_marker(text: str) -> str | None:
 
 
 def refuse_rendered(turns: Iterable[Turn], faults: Faults) -> None:
-    """Report turns whose text was already rendered by a template: an error if certain, otherwise a warning."""
+    """Report turns whose text a template has already rendered: an error if that is certain, otherwise a warning."""
     for number, turn in enumerate(turns, 1):
         if turn.role == "tool":
             continue  # the output of a tool may contain anything
@@ -57,7 +57,7 @@ def refuse_rendered(turns: Iterable[Turn], faults: Faults) -> None:
 
 
 def _possible_marker(text: str) -> str | None:
-    """Text that may come from a template, but need not."""
+    """The first text that may be from a template; None if there is none."""
     found = _HEADINGS.search(text) or _END.search(text)
     if found is None and _ANSWERING.search(text):
         found = _ASKING.search(text)

@@ -46,7 +46,7 @@ _WORDS: Mapping[str, tuple[Collection[str], Collection[str]]] = {
     **dict.fromkeys(_THUMBS, (_DOWN, _UP)),
     **dict.fromkeys(PREFERENCES, (_UNDESIRED, _DESIRED)),
 }
-"""By field name, the words that reject an answer and those that accept it."""
+"""For each verdict field, the words that reject an answer and those that accept it."""
 
 _TRUE, _FALSE = ("true", "1", "1.0"), ("false", "0", "0.0")
 
@@ -113,9 +113,9 @@ def _marked(name: str, value: Any) -> bool | None:
 def _unclear(name: str, value: Any) -> str:
     shown = str(value)[:40]
     if name == "mask" and _truth(value) is not None:
-        return f"the mask is {shown}, which may mean learned or not learned: write train: true or train: false"
-    wanted = "0 or 1" if name in WEIGHTS else "true or false"
-    return f"the {name} is {shown}, and {wanted} is wanted"
+        return f"the mask is {shown}, which may mean trained on or masked out: write train: true or train: false"
+    expected = "0 or 1" if name in WEIGHTS else "true or false"
+    return f"the {name} is {shown}, where {expected} is expected"
 
 
 # --- One record -------------------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def find_exclusion(
         fields: of the record, without those that the user named.
         of_prompts: whether the format is prompt and completion, in which `label` is KTO's, also as 0 or 1.
         of_pairs: whether the field `answer` is the answer to a question, not an annotator's verdict.
-        answers: texts of the record's answers: a field that repeats one is not a verdict.
+        answers: texts of the record's answers. A field with the same text is not a verdict.
         read: receives the names of the fields that were used.
         faults: receives marks with an ambiguous value.
     """
@@ -150,7 +150,7 @@ def find_exclusion(
         read.add(name)
         learned = _marked(name, fields[name])
         if learned is None and not is_blank(fields[name]):
-            reason = f"the {name} is {str(fields[name])[:40]}, and 0 or 1 is wanted: weighting is not supported"
+            reason = f"the {name} is {str(fields[name])[:40]}, where 0 or 1 is expected: weighting is not supported"
             faults.error("bad-weight", name, reason)
         elif learned is False:
             return Fault("not-learned", name, f"the record is marked as excluded ({name}: {fields[name]})", error=False)
@@ -161,7 +161,7 @@ def find_exclusion(
         if not good and name in PREFERENCES:
             reason = (
                 f"{name} marks the completion as bad (KTO), and instruct learns only good ones; "
-                "a verb for preference tuning is coming"
+                "a verb for preference tuning is planned"
             )
             return Fault("bad-completion", name, reason, error=False)
         if not good:
@@ -171,12 +171,12 @@ def find_exclusion(
 
 
 def _check_marks_of_turns(fields: Mapping[str, Any], read: set[str], faults: Faults) -> None:
-    """Report lists of marks outside the turns; accept NeMo's `mask: User`."""
+    """Report marks of turns that are given outside the turns. NeMo's `mask: User` is accepted."""
     for name in (*_LEARNED, *_NOT_LEARNED, *_OF_PARTS):
         value = fields.get(name)
         # `loss` may hold a curve, and `training` a description.
         if isinstance(value, list | tuple) and value and name not in ("loss", "training"):
-            reason = "it is not certain which turns a list outside of them excludes: mark the turns themselves"
+            reason = "it is not clear which turns a list outside the turns excludes: mark the turns themselves"
             faults.error("unsupported-field", name, f"{reason}, train: true or train: false")
     if isinstance(fields.get("mask"), str) and not _is_bool(fields["mask"]):
         masked = fields["mask"].strip().casefold()
@@ -192,8 +192,8 @@ def _verdicts(fields: Mapping[str, Any], answers: Iterable[str], *, numbers: boo
 
     Args:
         fields: of a record or message.
-        answers: texts that are not verdicts, because they are the answers themselves.
-        numbers: whether 0 and 1 count under `label` and `kto_tag`.
+        answers: texts that are not verdicts, because they are answers.
+        numbers: whether 0 and 1 are verdicts in `label` and `kto_tag`.
     """
     answer_texts = {text.strip() for text in answers}
     verdicts: dict[str, bool] = {}

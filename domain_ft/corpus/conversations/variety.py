@@ -1,4 +1,4 @@
-"""Detects sets of conversations that one answer, or one phrasing of the prompts, dominates.
+"""Detects sets of conversations in which most answers are the same, or most prompts share a phrase.
 
 A phrase is a run of whole words of at least 24 bytes: about five English words or eight Chinese characters. This needs
 no language-specific rules.
@@ -16,10 +16,10 @@ from domain_ft.corpus.shuffling import beginning
 from domain_ft.corpus.words import find_words
 
 PHRASE_BYTES = 24
-DOMINATES = 2 / 3  # the smallest share that dominates; two classes of about equal size stay below it
+DOMINATES = 2 / 3  # the minimum share; two classes of about equal size stay below it
 FEWEST = 10  # conversations; smaller sets are not checked
 _COMPARED = 1000  # prompts whose phrases are counted
-_EDGE = 500  # characters at either end of a prompt that hold its wording; the material between may be long
+_EDGE = 500  # characters at either end of a long prompt that are searched for phrases
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class Dominant:
 
 
 def dominant_answer(conversations: Sequence[Conversation]) -> Dominant | None:
-    """The last trained answer that dominates, ignoring case and white space; None if none does."""
+    """The last trained answer that most conversations share, ignoring case and white space; None if there is none."""
     answers = [[turn.content for turn in conversation.turns if turn.trained][-1:] for conversation in conversations]
     return _dominant([{normalise(answer): answer for answer in last if answer} for last in answers])
 
 
 def dominant_phrase(conversations: Sequence[Conversation]) -> Dominant | None:
-    """The phrase of the first prompts that dominates; None if none does.
+    """The phrase that most first prompts share; None if there is none.
 
-    A model trained on prompts of one wording learns to respond to that wording only.
+    A model trained on prompts with one wording learns to respond to that wording only.
     """
     chosen = beginning(_COMPARED, len(conversations), 0, "phrases")
     prompts = (
@@ -77,7 +77,7 @@ def phrases(text: str) -> dict[str, str]:
 
 
 def _dominant(texts: Sequence[dict[str, str]]) -> Dominant | None:
-    """The text that dominates. `texts` has, for each conversation, texts by their normalised form."""
+    """The text that most conversations share. `texts` has the texts of each, by their normalised form."""
     if len(texts) < FEWEST:
         return None
     counts: Counter[str] = Counter(key for by_key in texts for key in by_key)

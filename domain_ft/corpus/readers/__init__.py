@@ -1,7 +1,7 @@
-"""Readers: each turns one file or folder into a stream of documents.
+"""Readers: each turns one file into a stream of documents.
 
-A reader is a function `read(path, name, text_field, bad)` that yields `SourceDocument`s: `name` is the file's name in
-messages and ids, `text_field` the field of the text in records with fields, and every record that cannot be read is
+A reader is a function `read(path, name, text_field, bad)` that yields `SourceDocument`s. `name` is the file's name in
+messages and ids; `text_field` is the field of the text, for records with fields; every record that cannot be read is
 reported to `bad` (`base.BadRecords`). A reader is imported when it is first used.
 """
 
@@ -55,11 +55,11 @@ ENDINGS: dict[str, str] = {
     ".pdf": "pdf",
 }
 
-# The modules of the extra `documents` that the readers of documents import.
+# Reader -> the module that it needs from the extra `documents`.
 NEEDED: dict[str, str] = {"html": "lxml", "xml": "lxml", "email": "lxml", "docx": "docx", "pdf": "pypdf"}
 EXTRA = "pip install 'domain-ft[documents]'"
 
-# The name of a reader of records -> module:function, which yields records with fields.
+# The name of a reader of records in a recipe -> module:function, which yields records with fields.
 RECORDS: dict[str, str] = {
     "jsonl": "records:jsonl_records",
     "json": "records:json_records",
@@ -90,10 +90,10 @@ def raw_records(
     """The records of a file or stream, with their lines.
 
     Args:
-        path: the file; of a stream only JSON lines, CSV and TSV can be read.
+        path: the file or stream. From a stream, only JSON lines, CSV and TSV can be read.
         name: of the file, for messages.
         kind: a key of `RECORDS`.
-        bad: gets every broken record.
+        bad: receives every record that cannot be read.
         columns: chooses among the fields of a file with a header.
     """
     return cast(Iterator[RawRecord], _function(RECORDS[kind])(path, name, bad, columns))

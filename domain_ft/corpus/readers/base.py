@@ -1,4 +1,4 @@
-"""Shared by all readers: the documents they yield, the handling of bad records, and strict decoding."""
+"""Shared by all readers: their documents, the handling of bad records, the field of the text, and strict decoding."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from domain_ft.quoting import listed, shown
 
 OnBadRecord = Literal["stop", "skip"]
 
-LARGEST_WHOLE = 256_000_000  # unpacked bytes of a file that is read as a whole, and of a line
+LARGEST_WHOLE = 256_000_000  # the most unpacked bytes of a line, and of a file that is read as a whole
 BOM = codecs.BOM_UTF8
 _OFFICE = {
     b"PK\x03\x04": "a ZIP archive, such as an Excel workbook (.xlsx) or a Word document (.docx)",
     b"\xd0\xcf\x11\xe0": "an old Office file (.xls, .doc) or an encrypted one",
 }
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_LONGEST_NAME = 60  # characters of a plausible name of a field
+_LONGEST_NAME = 60  # the most characters of a plausible field name
 
 
 @dataclass(frozen=True)
 class SourceDocument(Document):
-    """A document of a source, with its language where the source has it."""
+    """A document of a source, with its language if the source names it."""
 
     language: str | None = None
 
@@ -59,9 +59,10 @@ class RawRecord(NamedTuple):
     """A record of a file, from which documents, examples and the like are made.
 
     Attributes:
-        line: its first line, from 1; in a JSON list or a Parquet file its number; None if it is the whole file.
+        line: its first line, from 1; in a JSON list, a Parquet file or a hub's data set, its number; None if it is the
+            whole file.
         fields: by name.
-        key: its name, if that is not in a field: the keys of a JSON object of objects.
+        key: its id, if that is not in a field, such as the key in a JSON object of objects.
     """
 
     line: int | None
@@ -70,16 +71,16 @@ class RawRecord(NamedTuple):
 
 
 Columns = Callable[[Mapping[str, int]], "list[str] | None"]
-"""Gets every field of a file with a header, and what it `Holds`; returns the wanted ones, or None for all."""
+"""Receives every field of a file with a header, and what it `Holds`. Returns the fields to read, or None for all."""
 
 
 @dataclass
 class Seen:
-    """What the readers noticed, for the report of a run.
+    """Facts about what was read, for the report of a run.
 
     Attributes:
         left_out: the fields and files that were not read.
-        lengths: the characters of each text, by the fields it was read from.
+        lengths: by the fields that texts were read from, the number of characters in each text.
         found: the fields that were chosen automatically.
     """
 
@@ -111,20 +112,19 @@ class Seen:
 
 
 class BadRecords:
-    """How records are read, and the policy for unreadable ones: `stop` raises a RecordError, `skip` passes a Reject to
-    `sink`.
+    """How records are read, and the policy for unreadable ones.
 
     Args:
-        policy: stop or skip.
-        sink: gets each record that is left out.
-        encoding: of the files; None for UTF-8. Files that declare theirs (Parquet, HTML with a declaration, PDF)
-            are read accordingly.
+        policy: `stop` raises a RecordError; `skip` passes a Reject to `sink`.
+        sink: receives each record that is left out.
+        encoding: of the files; None for UTF-8. Files that declare their encoding (HTML, XML, e-mail) or define it
+            (Parquet, DOCX, PDF) are read accordingly.
         advice: how to leave such records out, for the message; None if the verb cannot.
 
     Attributes:
-        seen: what the readers noticed.
-        path: the file that is being read, from which the advice on encodings is derived.
-        explains: whether the reason of the next undecodable record names the encodings that decode the file.
+        seen: facts about what was read.
+        path: the file that is being read, which advice on encodings examines; None for a stream.
+        explains: whether the reason for the next undecodable record includes this advice.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class BadRecords:
     def add(
         self, reason: str, *, file: str, line: int | None = None, field: str | None = None, fix: str | None = None
     ) -> None:
-        """Report a record. With the policy `skip` this returns, and the caller continues with the next record."""
+        """Report an unreadable record. With the policy `skip`, the caller continues with the next record."""
         if self.policy == "skip":
             self.sink(Reject(file, line, field, reason))
             return
@@ -152,14 +152,14 @@ class BadRecords:
         raise RecordError(reason, where=where, fix=(fix or "fix it") + advice)
 
     def leave_out(self, reason: str, *, file: str, line: int | None = None, field: str | None = None) -> None:
-        """List a record that its source marks as left out, such as one that its annotator rejected."""
+        """Leave out a record because of a mark in it, such as its annotator's rejection, whatever the policy."""
         self.sink(Reject(file, line, field, reason))
 
 
 def open_bytes(path: Path | BinaryIO, encoding: str | None = None) -> contextlib.AbstractContextManager[BinaryIO]:
-    """Open a file for reading, unpacked whatever its name. A stream is returned as it is, and stays open.
+    """Open a file for reading, unpacked whatever its name. A stream is not unpacked, and stays open.
 
-    With an `encoding` of UTF-16 or UTF-32 the bytes are converted to UTF-8.
+    If `encoding` is UTF-16 or UTF-32, the bytes are converted to UTF-8.
     """
     if isinstance(path, Path):
         return cast("contextlib.AbstractContextManager[BinaryIO]", open_packed(path, encoding))
@@ -170,7 +170,7 @@ def open_bytes(path: Path | BinaryIO, encoding: str | None = None) -> contextlib
 
 @contextlib.contextmanager
 def reported(name: str, bad: BadRecords) -> Iterator[None]:
-    """Report an error in opening or reading a file as one bad record."""
+    """Report an error on opening or reading a file as one bad record."""
     try:
         yield
     except (*DAMAGED, zlib.error) as error:
@@ -185,7 +185,7 @@ def reported(name: str, bad: BadRecords) -> Iterator[None]:
 def read_lines(path: Path | BinaryIO, name: str, bad: BadRecords) -> Iterator[tuple[int, int, bytes]]:
     """The lines of a file as (number from 1, byte offset, bytes), without a byte order mark.
 
-    Lines may end in a bare carriage return, as old spreadsheets write them; it becomes a newline.
+    In a file with bare carriage returns as line ends, as some spreadsheets write it, they are replaced by newlines.
     """
     bad.path = path if isinstance(path, Path) else None
     with reported(name, bad), open_bytes(path, bad.encoding) as file:
@@ -197,8 +197,8 @@ def read_lines(path: Path | BinaryIO, name: str, bad: BadRecords) -> Iterator[tu
                     return
                 content = line.removeprefix(BOM)
             if len(line) > LARGEST_WHOLE:
-                reason = f"the line holds more than {LARGEST_WHOLE / 1e6:,.0f} MB; nothing after it is read"
-                bad.add(reason, file=name, line=number, fix="check that this is text, with a record a line")
+                reason = f"the line has more than {LARGEST_WHOLE / 1e6:,.0f} MB; nothing after it is read"
+                bad.add(reason, file=name, line=number, fix="check that this is text, with one record per line")
                 return
             if content:
                 yield number, offset + len(line) - len(content), content
@@ -227,13 +227,13 @@ def read_bytes(path: Path, name: str, bad: BadRecords, fix: str, encoding: str |
         data = file.read(LARGEST_WHOLE + 1)
         if len(data) <= LARGEST_WHOLE:
             return data
-        reason = f"the file holds more than {LARGEST_WHOLE / 1e6:,.0f} MB, and a file of this kind is read whole"
+        reason = f"the file has more than {LARGEST_WHOLE / 1e6:,.0f} MB, and a file of this kind is read as a whole"
         bad.add(reason, file=name, fix=fix)
     return None
 
 
-def read_whole(path: Path, name: str, bad: BadRecords, fix: str = "cut it in several files") -> str | None:
-    """The text of a whole file; None if it was rejected. `fix`: what to do with one that is too large."""
+def read_whole(path: Path, name: str, bad: BadRecords, fix: str = "split it into several files") -> str | None:
+    """The text of a whole file; None if it was rejected. `fix`: what to do about a file that is too large."""
     data = read_bytes(path, name, bad, fix, bad.encoding)
     if data is None or is_foreign(data, name, bad):
         return None
@@ -244,12 +244,12 @@ def read_whole(path: Path, name: str, bad: BadRecords, fix: str = "cut it in sev
 
 
 def report_empty(name: str, bad: BadRecords) -> None:
-    """Say that a file holds nothing."""
-    bad.add("the file is empty", file=name, fix="remove it or put its text in")
+    """Report that a file is empty."""
+    bad.add("the file is empty", file=name, fix="remove it, or add its text")
 
 
 def is_foreign(data: bytes, name: str, bad: BadRecords) -> bool:
-    """Whether a file that begins with `data` is not text; if so, it is reported."""
+    """Whether a file that begins with `data` is not text, or is UTF-16 or UTF-32; if so, it is reported."""
     office = next((what for mark, what in _OFFICE.items() if data.startswith(mark)), None)
     if office is not None:
         fix = "export its sheet as CSV (UTF-8), or its text as .txt"
@@ -258,27 +258,33 @@ def is_foreign(data: bytes, name: str, bad: BadRecords) -> bool:
     if data.startswith(_UTF16) or b"\0" in data:
         found = candidates(beginning(bad.path) or data)
         if not found:
-            fix = "give the text in it as .txt"
-            bad.add("this is a binary file (it holds a zero byte), not text", file=name, fix=fix)
+            fix = "extract its text to a .txt file"
+            bad.add("this is a binary file (it has a zero byte), not text", file=name, fix=fix)
             return True
         wide = label(found[0])
         fix = f"read it with --encoding {wide}, or convert it: iconv -f {wide} -t UTF-8 {name} > utf8-{Path(name).name}"
-        bad.add(f"the file is {wide}, and UTF-8 is wanted", file=name, fix=fix)
+        bad.add(f"the file is {wide}, not UTF-8", file=name, fix=fix)
         return True
     return False
 
 
 def text_encoding(bad: BadRecords) -> str:
-    """The encoding of the bytes that `open_bytes` gives."""
+    """The encoding of the bytes from `open_bytes`."""
     return UTF8 if bad.encoding is None or is_wide(bad.encoding) else bad.encoding
 
 
 def decode(
     data: bytes, name: str, bad: BadRecords, *, offset: int = 0, line: int | None = None, lines_before: int = 0
 ) -> str | None:
-    """`data` decoded strictly, as UTF-8 or in the encoding of `bad`.
+    """Decode `data` strictly, as UTF-8 or in the encoding of `bad`.
 
-    None if a byte cannot be decoded, which is reported with its line and its offset in the file.
+    Args:
+        offset: of `data` in the file.
+        line: of `data` in the file; None if it has several lines.
+        lines_before: the number of lines before `data`, if `line` is None.
+
+    Returns:
+        the text; None if a byte cannot be decoded, which is reported with its line and its offset in the file.
     """
     encoding = text_encoding(bad)
     try:
@@ -289,7 +295,7 @@ def decode(
     else:
         if encoding != UTF8 or not is_iso2022(data):
             return text
-        start, what = data.find(b"\x1b$"), "the text is in ISO-2022-JP (JIS), and UTF-8 is wanted"
+        start, what = data.find(b"\x1b$"), "the text is in ISO-2022-JP (JIS), not UTF-8"
     if line is None:
         line = lines_before + data.count(b"\n", 0, start) + 1
     fix = advice(bad.path, data, name) if bad.policy == "stop" or bad.explains else None
@@ -300,19 +306,19 @@ def decode(
 
 
 class TextField:
-    """The field of the text: the one named, or one chosen from the first records.
+    """The field of the text: the one that the user named, or one that is chosen from the first records.
 
     Args:
-        text_field: the name; several, separated by commas, are joined by a blank line. It is a single name if
-            there is such a field; a name with a comma can be in double quotes.
+        text_field: the name. Several, separated by commas, are joined by a blank line, unless there is a field with the
+            whole name. A name with a comma can be in double quotes.
         name: of the file, for messages.
-        usual: the names to look for if none is given, the likeliest first.
-        option: the option that names the field.
+        usual: the names to look for if the user named none, the likeliest first.
+        option: the option that names the field, for messages.
 
     Attributes:
-        names: the fields, once they are chosen.
-        guessed: whether they were chosen and not named.
-        known: the fields of a file with a header.
+        names: the fields, once they are known.
+        guessed: whether they were chosen here.
+        known: the fields of a file whose records have only some of them.
     """
 
     def __init__(
@@ -333,7 +339,7 @@ class TextField:
         """The fields of the text, chosen if none was named. `fields`: every field, and what it `Holds`.
 
         Raises:
-            CorpusError: none has a usual name and not exactly one holds text.
+            CorpusError: no field has a usual name, and it is not clear which one holds the text.
         """
         if self._given is not None:
             if self._given in fields:
@@ -369,23 +375,23 @@ class TextField:
                 "text of each record into a separate field, such as text; or else "
             )
         if names and not texts:
-            what += f" ({listed(names)}: identifiers, addresses, dates or numbers by what they hold)"
+            what += f" ({listed(names)}: these seem to hold identifiers, addresses, dates or numbers)"
         header = "; if the file has no header, give it one as its first line" if any(map(_no_name, fields)) else ""
         return CorpusError(
             what,
             where=self.name,
             fix=f"{within}name it: {self.option} {example}{joined} "
-            f"({self.option[2:].replace('-', '_')} in a TOML){header}",
+            f"({self.option[2:].replace('-', '_')} in a TOML file){header}",
         )
 
     def look(self, records: Sequence[RawRecord]) -> None:
-        """Choose the fields by the first records of a file."""
+        """Choose the fields from the first records of a file."""
         self.choose(fields_of(records))
 
     def of(self, record: Mapping[str, Any], bad: BadRecords, line: int | None) -> str | None:
         """The record's text; None if a field is missing or not text, which is reported.
 
-        A list of texts is joined by newlines.
+        The texts in a list are joined by newlines.
         """
         if self._given is not None or not self.names:
             self.choose(what_fields_hold([record]))
@@ -409,7 +415,7 @@ class TextField:
 def looked_at(
     records: Iterable[RawRecord], look: Callable[[Sequence[RawRecord]], Any], bad: BadRecords
 ) -> Iterator[RawRecord]:
-    """The records, after `look` was called with the first ones. Rejects among those are reported in order."""
+    """The records, after a call of `look` with the first ones. Rejects among them are reported in order."""
     records, report = iter(records), bad.sink
     first: list[RawRecord | Reject] = []
     stopped: RecordError | None = None
@@ -417,7 +423,7 @@ def looked_at(
     try:
         for record in itertools.islice(records, LOOKED_AT):
             first.append(record)  # noqa: PERF402 (rejects are appended in between)
-    except RecordError as error:  # the records before it come first: they may have an error too
+    except RecordError as error:  # raised after the records before it, which may have an error too
         stopped = error
     finally:
         bad.sink = report
@@ -435,11 +441,11 @@ def looked_at(
 
 
 ID_NAMES = ("id", "_id", "uid", "uuid", "guid", "doc_id", "document_id", "record_id", "example_id", "sample_id", "idx")
-"""The usual names of the field with a record's id, in any case; the likeliest first."""
+"""The usual names of the field with a record's id, the likeliest first. They are compared in lower case."""
 
 
 def usual_name(fields: Iterable[str], usual: Iterable[str]) -> str | None:
-    """The field with the likeliest of some usual names, in any case; None if there is none.
+    """The field with the first of the `usual` names that occurs, ignoring case; None if there is none.
 
     >>> usual_name(["Label", "Text"], ("text", "sentence"))
     'Text'
@@ -460,7 +466,7 @@ def usual_id(fields: Iterable[str]) -> str | None:
 
 
 def as_id(value: Any) -> str | int | float | None:
-    """A value as an id, unchanged; None for what is no id: null, an empty text, NaN, a list or an object."""
+    """The value, if it can be an id. None if it is null, an empty text, not a finite number, a list or an object."""
     if isinstance(value, str | int | float) and value != "" and value == value and value not in (math.inf, -math.inf):
         return value
     return None
@@ -472,7 +478,7 @@ def fields_of(records: Sequence[RawRecord]) -> dict[str, Holds]:
 
 
 def field_names(given: str | None) -> tuple[str, ...]:
-    """The names in the value of an option, separated by commas; a name with a comma is quoted.
+    """The names in the value of an option, separated by commas. A name with a comma is in double quotes.
 
     >>> field_names('title, "findings, all"')
     ('title', 'findings, all')
@@ -492,13 +498,13 @@ def join_names(names: Iterable[str]) -> str:
 
 
 def _argument(names: Sequence[str]) -> str:
-    """Names of fields, quoted for a shell; F if they are too long to be shown."""
+    """Names of fields as the value of an option, quoted for a shell; F if they are too long to be shown."""
     joined = join_names(names)
     return shlex.quote(joined) if all(shown(name) == name for name in names) else "F"
 
 
 def _no_name(field: str) -> bool:
-    """Whether this is unlikely to be the name of a field: a whole sentence, or a number."""
+    """Whether this is probably not the name of a field, but a sentence or a number."""
     return len(field) > _LONGEST_NAME or len(field.split()) > 5 or field.replace(".", "", 1).isdigit()
 
 

@@ -1,6 +1,6 @@
-"""What the fields of records hold, so that an identifier or an address is not taken for the text.
+"""Determines what the fields of records hold, so that an identifier or an address is not taken for the text.
 
-Several records at the beginning of a file are examined, since the first may have nulls.
+Several records at the beginning of a file are examined, because the first may have nulls.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 from domain_ft.corpus.readers.dates import is_date
 
 LOOKED_AT = 100
-"""Records at the beginning of a file that are examined."""
+"""The number of records at the beginning of a file that are examined."""
 
 
 class Holds(enum.IntEnum):
     """What a field holds, for choosing the text. Only NOTHING is false."""
 
     NOTHING = 0  # no text: numbers, nulls, objects
-    NAMES = 1  # text that identifies, or nothing but blanks: ids, addresses, hashes, dates, numbers, codes
+    NAMES = 1  # text that is not prose: ids, addresses, hashes, dates, numbers, codes, or only white space
     TEXT = 2
-    INSIDE = 3  # objects or lists with more text inside them than any field of text has: paragraphs, sections
+    INSIDE = 3  # objects or lists, such as paragraphs, with more text inside them than any field of text has
 
 
-# Names of fields that identify a record or its source, unless they hold sentences.
+# Names of fields that identify a record or its source, unless most of their values are sentences.
 _NAMING = re.compile(
     r"(.*[_\-. ])?(u?u?id|guid|pmid|pmcid|doi|isbn|key|url|uri|link|href|hash|sha\d*|md5|checksum|date|time|"
     r"timestamp|created|updated|(created|updated|published)[_ ]?at|file|filename|path|lang|language|licen[cs]e|"
@@ -42,9 +42,9 @@ _IDENTIFIERS = re.compile(
     r"|(?=\S*\d)[\w.:/#\-]+",  # one word with a digit in it: an id
 )
 _DEEPEST = 8  # levels of objects and lists that are examined
-_IDENTIFYING = 0.9  # the least share of identifying values in an identifying field
-_SENTENCE_WORDS = 4
-_SENTENCE_CHARACTERS = 20  # of one word: a language without spaces, unless it looks like an identifier
+_IDENTIFYING = 0.9  # if this share of the values are identifiers, the field holds NAMES
+_SENTENCE_WORDS = 4  # the fewest words of a sentence
+_SENTENCE_CHARACTERS = 20  # the fewest characters of a sentence with fewer words, if not all are ASCII
 
 
 def what_fields_hold(records: Iterable[Mapping[str, Any]]) -> dict[str, Holds]:
@@ -83,7 +83,7 @@ def texts_inside(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[st
 
 
 def texts_of(value: Any) -> Sequence[str]:
-    """A text or the texts of a list of texts; nothing for any other value."""
+    """A text, or those of a list of texts; empty for any other value."""
     if isinstance(value, str):
         return [value]
     return value if isinstance(value, list) and all(isinstance(part, str) for part in value) else []

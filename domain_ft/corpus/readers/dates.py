@@ -1,4 +1,4 @@
-"""Recognises dates and times in the most frequent languages of files."""
+"""Recognises dates and times in common languages."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 import unicodedata
 
 _WORDS = re.compile(r"[^\W\d_]+")
-_ALLOWED = re.compile(r"[\w\s.,:;/+\-'\u2019()\xba\xaa]+")  # what a date may contain
-_LONGEST = 80  # characters of a date
+_ALLOWED = re.compile(r"[\w\s.,:;/+\-'\u2019()\xba\xaa]+")  # the characters that a date may contain
+_LONGEST = 80  # the most characters of a date
 _MONTHS = (
     "january february march april may june july august september october november december",
     "jan feb mar apr jun jul aug sep sept oct nov dec",

@@ -1,4 +1,4 @@
-"""Names of encodings, in Python and in messages, and which encodings have to be decoded before cutting lines."""
+"""Names of encodings in Python and in messages, and which encodings must be decoded before lines are split."""
 
 from __future__ import annotations
 
@@ -50,5 +50,5 @@ def label(encoding: str) -> str:
 
 
 def is_wide(encoding: str) -> bool:
-    """Whether newlines take more than one byte, so that a file is decoded before it is cut in lines."""
+    """Whether a file must be decoded before it is split into lines, because newlines are not a single byte."""
     return encoding.replace("_", "-").startswith(("utf-16", "utf-32", "utf-7"))

@@ -1,4 +1,4 @@
-"""Detects possible encodings of a file, for advice: text is read only as UTF-8 or as --encoding names it.
+"""Suggests encodings for a file that is not UTF-8. They are only suggested: files are read as UTF-8 or --encoding.
 
 Strict decoding finds the possible encodings, which are then ordered by likelihood.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from domain_ft.corpus.readers.encoding_names import WIDE, label
 
-MOST_BYTES = 4_000_000  # of a file that are tried
+MOST_BYTES = 4_000_000  # bytes at the beginning of a file that are examined
 
 _EAST_ASIAN = ("cp932", "euc_jp", "gb18030", "big5hkscs", "cp949")
 _ONE_BYTE = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "koi8_r", "iso8859_15")
@@ -20,7 +20,7 @@ _MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (cod
 _FREQUENT = frozenset(
     "的一是不了在有人这为之大来以个中上们到时国和地要于出会可也对生能而這為來個們時國會對이다는을의에가하고지도를은"
 )
-_LISTED = 4  # encodings that a message names
+_LISTED = 4  # the most encodings in a message
 
 
 def candidates(data: bytes) -> list[str]:
@@ -41,7 +41,7 @@ def candidates(data: bytes) -> list[str]:
 
 
 def is_iso2022(data: bytes) -> bool:
-    """Whether ASCII bytes are Japanese text in ISO-2022-JP, which switches alphabets by escapes."""
+    """Whether the bytes are Japanese text in ISO-2022-JP, which consists of ASCII bytes with escape sequences."""
     if b"\x1b$" not in data:
         return False
     text = _decoded(data, "iso2022_jp")
@@ -52,8 +52,9 @@ def advice(path: Path | None, data: bytes, name: str) -> str:
     """What to do about a file that is not UTF-8: the encodings that decode it, and the two ways to read it.
 
     Args:
-        path: the file, whose beginning is tried; None for a stream, for which only `data` is tried.
-        data: the bytes that could not be read.
+        path: the file, whose beginning is examined. None for a stream, for which only `data` is examined.
+        data: the bytes that could not be decoded.
+        name: of the stream, for the message.
     """
     found = candidates(beginning(path) or data)
     if not found:
@@ -68,7 +69,7 @@ def advice(path: Path | None, data: bytes, name: str) -> str:
 
 
 def beginning(path: Path | None) -> bytes:
-    """The first bytes of a file, unpacked; none for a stream or an unreadable file."""
+    """The first bytes of a file, unpacked; empty for a stream (None) or an unreadable file."""
     from domain_ft.corpus.readers.packing import open_packed
 
     if path is None:
@@ -81,7 +82,7 @@ def beginning(path: Path | None) -> bytes:
 
 
 def _decoded(data: bytes, encoding: str) -> str | None:
-    """The text, without a truncated character at the end; None if a byte cannot be decoded."""
+    """The decoded text; None if a byte cannot be decoded. A character that is cut at `MOST_BYTES` is dropped."""
     decoder = codecs.getincrementaldecoder(encoding)("strict")
     try:
         return decoder.decode(data, len(data) < MOST_BYTES)
@@ -90,14 +91,14 @@ def _decoded(data: bytes, encoding: str) -> str | None:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether text has hardly any control or unassigned characters, which a wrong encoding produces."""
+    """Whether text has few of the control or unassigned characters that a wrong encoding produces."""
     strange = sum(unicodedata.category(c) in ("Cc", "Cn", "Co", "Cs") and c not in "\t\n\r\f" for c in text[:10_000])
     scripts = sum(not c.isascii() for c in text[:10_000])
     return strange <= len(text[:10_000]) / 100 and (scripts == 0 or _is_east_asian(text) or scripts < len(text) / 2)
 
 
 def _is_east_asian(text: str) -> bool:
-    """Whether non-ASCII characters are adjacent to each other, not isolated among Latin letters like é."""
+    """Whether the non-ASCII characters are mostly wide and next to each other, unlike an é among Latin letters."""
     foreign = [place for place, character in enumerate(text[:20_000]) if not character.isascii()]
     if not foreign or any(unicodedata.category(text[place]) in ("Co", "Cn", "Cc") for place in foreign):
         return False
@@ -108,7 +109,7 @@ def _is_east_asian(text: str) -> bool:
 
 
 def _familiar(text: str) -> float:
-    """The weight of kana, Hangul and common ideographs among the non-ASCII characters."""
+    """A score for the share of kana, Hangul and common ideographs among the non-ASCII characters."""
     foreign = [character for character in text[:20_000] if not character.isascii()]
     weights = {"HIRAGANA": 1.5, "KATAKANA": 1.2, "HANGUL": 0.8, "IDEOGRAPHIC": 0.8, "FULLWIDTH": 0.8}
     total = 0.0
@@ -121,7 +122,7 @@ def _familiar(text: str) -> float:
 
 
 def _is_usual(character: str) -> bool:
-    """Whether an ideograph is a common one of Japanese or Chinese: of JIS or GB 2312 level 1."""
+    """Whether an ideograph is common in Japanese or Chinese: in level 1 of JIS, GB 2312 or Big5."""
     for encoding, first, last in (("euc_jp", 0xB0, 0xCF), ("gb2312", 0xB0, 0xD7), ("big5", 0xA4, 0xC6)):
         try:
             lead = character.encode(encoding)[0]
@@ -148,6 +149,6 @@ def _is_plain_latin(text: str) -> bool:
 
 
 def _mostly_ascii(data: bytes) -> bool:
-    """Whether most letters are ASCII: text in Latin letters, with an accent here and there."""
+    """Whether most letters are ASCII, as in a text in Latin letters with a few accents."""
     letters = sum(chr(byte).isalpha() for byte in data[:20_000] if byte < 128)
     return letters > 3 * sum(byte >= 128 for byte in data[:20_000])

@@ -1,7 +1,7 @@
-"""Text out of documents: HTML, XML, e-mail, DOCX and PDF. A file is one document.
+"""Extracts text from HTML, XML, e-mail, DOCX and PDF. A file is one document.
 
-Their libraries are the extra `domain-ft[documents]`. Their content is not trusted: no entity of XML is expanded,
-nothing is fetched, zip bombs are refused, and any error of a library on a damaged file is one bad record.
+The libraries for this are the extra `domain-ft[documents]`. Files are not trusted: no entity of XML is expanded,
+nothing is fetched, zip bombs are refused, and any error of a library on a damaged file becomes one bad record.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 _CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*encoding\s*=\s*["']([\w.:-]+)["']""")
 _DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
-# Browsers read these names as the larger encoding of the same kind (https://encoding.spec.whatwg.org).
-_LARGER = {"shift_jis": "cp932", "iso8859-1": "cp1252", "gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs"}
-_UNSHOWN = ("script", "style", "template", "noscript", "svg", "math", "iframe", "object", "select", "textarea")
-_INLINE = frozenset(  # elements inside a line of text
+# Like browsers, read these encodings as a superset (https://encoding.spec.whatwg.org).
+_SUPERSETS = {"shift_jis": "cp932", "iso8859-1": "cp1252", "gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs"}
+_HIDDEN = ("script", "style", "template", "noscript", "svg", "math", "iframe", "object", "select", "textarea")
+_INLINE = frozenset(  # elements that do not break a line of text
     {"a", "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "code", "data", "del", "dfn", "em", "font", "i", "ins"}
     | {"kbd", "label", "mark", "q", "rp", "rt", "ruby", "s", "samp", "small", "span", "strike", "strong", "sub", "sup"}
     | {"time", "tt", "u", "var", "wbr"}
@@ -43,9 +43,9 @@ _OLE = b"\xd0\xcf\x11\xe0"  # the first bytes of old Office files and of encrypt
 
 
 def read_html(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """A page of HTML: its title and text, a line for each block; scripts and styles are left out."""
+    """An HTML page: its title and text, with a line for each block. Scripts, styles and the like are left out."""
     del text_field
-    data = read_bytes(path, name, bad, "cut it in several files")
+    data = read_bytes(path, name, bad, "split it into several files")
     if data is None:
         return
     text = _declared_text(data, name, bad, _CHARSET.search(data[:4096]) or _DECLARED.search(data[:200]))
@@ -54,9 +54,9 @@ def read_html(path: Path, name: str, text_field: str | None, bad: BadRecords) ->
 
 
 def read_xml(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """The text of an XML file, a line for each element with text; elements inside such a line do not break it."""
+    """The text of an XML file, with a line for each element; elements inside running text do not break the line."""
     del text_field
-    data = read_bytes(path, name, bad, "cut it in several files")
+    data = read_bytes(path, name, bad, "split it into several files")
     if data is None:
         return
     text = _declared_text(data, name, bad, _DECLARED.search(data[:200]))
@@ -73,7 +73,7 @@ def read_xml(path: Path, name: str, text_field: str | None, bad: BadRecords) -> 
     entity = next(root.iter(etree.Entity), None)
     if entity is not None:
         bad.add(
-            f"the XML uses the entity {shown(entity.text)}, and entities of a file are not expanded",
+            f"the XML uses the entity {shown(entity.text)}, and entities are not expanded",
             file=name,
             line=entity.sourceline,
             fix="expand its entities: xmllint --noent",
@@ -83,9 +83,9 @@ def read_xml(path: Path, name: str, text_field: str | None, bad: BadRecords) -> 
 
 
 def read_email(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """An e-mail: its subject and its text; attachments are listed as not read."""
+    """An e-mail: its subject and its text. Attachments are listed as unread files."""
     del text_field
-    data = read_bytes(path, name, bad, "cut it in several files")
+    data = read_bytes(path, name, bad, "split it into several files")
     if data is None:
         return
     with _damage("e-mail", name, bad):
@@ -107,21 +107,21 @@ def read_email(path: Path, name: str, text_field: str | None, bad: BadRecords) -
 
 
 def read_docx(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """A Word document: its paragraphs and the cells of its tables, in order."""
+    """A Word document: its paragraphs and tables, in order."""
     del text_field
-    data = read_bytes(path, name, bad, "cut it in several files")
+    data = read_bytes(path, name, bad, "split it into several files")
     if data is None:
         return
     if data.startswith(_OLE):
         fix = "save it as .docx, without a password"
-        bad.add("this is an old Word file (.doc) or an encrypted one, and no .docx", file=name, fix=fix)
+        bad.add("this is an old Word file (.doc) or an encrypted one, not a .docx", file=name, fix=fix)
         return
     with _damage("DOCX", name, bad):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             size = sum(member.file_size for member in archive.infolist() if member.filename.endswith((".xml", ".rels")))
         if size > base.LARGEST_WHOLE:
             reason = f"the DOCX unpacks to {size / 1e6:,.0f} MB of XML: more than {base.LARGEST_WHOLE / 1e6:,.0f}"
-            bad.add(reason, file=name, fix="cut it in several files, or leave it out")
+            bad.add(reason, file=name, fix="split it into several files, or leave it out")
             return
         import docx
 
@@ -131,9 +131,9 @@ def read_docx(path: Path, name: str, text_field: str | None, bad: BadRecords) ->
 
 
 def read_pdf(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """The text of a PDF, page by page. Scanned pages without text are reported."""
+    """The text of a PDF, page by page. A PDF without any text, such as a scan, is reported."""
     del text_field
-    data = read_bytes(path, name, bad, "cut it in several files")
+    data = read_bytes(path, name, bad, "split it into several files")
     if data is None:
         return
     import pypdf
@@ -149,17 +149,17 @@ def read_pdf(path: Path, name: str, text_field: str | None, bad: BadRecords) -> 
         if not text and pages:
             many = "1 page" if len(pages) == 1 else f"{len(pages):,} pages"
             fix = "recognise its text (OCR) first: ocrmypdf IN.pdf OUT.pdf"
-            bad.add(f"the PDF holds no text in its {many}: they are likely to be scanned pictures", file=name, fix=fix)
+            bad.add(f"the PDF has no text in its {many}, which are probably scanned images", file=name, fix=fix)
             return
         yield from _document(text, name, bad)
 
 
 def _document(text: str | None, name: str, bad: BadRecords) -> Iterator[SourceDocument]:
     if text is not None and text.strip():
-        # Lone surrogates, which PDFs may contain, have no UTF-8.
+        # Lone surrogates, which PDFs may contain, cannot be encoded as UTF-8.
         yield SourceDocument(id=name, text=text.encode("utf-8", "replace").decode("utf-8").strip(), source=name)
     elif text is not None:
-        bad.add("the file holds no text", file=name, fix="remove it")
+        bad.add("the file has no text", file=name, fix="remove it")
 
 
 @contextlib.contextmanager
@@ -175,15 +175,15 @@ def _damage(kind: str, name: str, bad: BadRecords) -> Iterator[None]:
 
 
 def _opens(document: Any) -> bool:
-    """Whether an encrypted PDF opens without a password, such as one that only forbids printing."""
+    """Whether an encrypted PDF can be opened without a password, such as one that only forbids printing."""
     try:
         return bool(document.decrypt(""))
-    except Exception:  # an unsupported or damaged encryption
+    except Exception:  # the encryption is unsupported or damaged
         return False
 
 
 def _declared_text(data: bytes, name: str, bad: BadRecords, declared: re.Match[bytes] | str | None) -> str | None:
-    """The strictly decoded text of a file that may declare its encoding; None if that fails, which is reported."""
+    """The text of a file that may declare its encoding; None if a byte cannot be decoded, which is reported."""
     if not data:
         report_empty(name, bad)
         return None
@@ -193,7 +193,7 @@ def _declared_text(data: bytes, name: str, bad: BadRecords, declared: re.Match[b
     encoding = bad.encoding
     if name_of_encoding is not None:
         with contextlib.suppress(SettingsError):
-            encoding = _LARGER.get(canonical(name_of_encoding), canonical(name_of_encoding))
+            encoding = _SUPERSETS.get(canonical(name_of_encoding), canonical(name_of_encoding))
     for mark, wide in ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
         encoding = wide if data.startswith(mark) else encoding
     if data.startswith(BOM):
@@ -204,8 +204,11 @@ def _declared_text(data: bytes, name: str, bad: BadRecords, declared: re.Match[b
     except UnicodeError as error:
         place = error.start if isinstance(error, UnicodeDecodeError) else 0
         line = data.count(b"\n", 0, place) + 1
-        reason = f"the file says that it is {label(encoding or '')}, and the byte at offset {place} is not"
-        bad.add(reason, file=name, line=line, fix="save it as UTF-8, with a declaration that says so")
+        origin, fix = "the file declares", "save it as UTF-8, with a declaration that says so"
+        if encoding == bad.encoding:
+            origin, fix = "--encoding names", "check --encoding"
+        reason = f"the byte at offset {place} is not {label(encoding or '')}, which {origin}"
+        bad.add(reason, file=name, line=line, fix=fix)
         return None
     return None if is_foreign(data, name, bad) else decode(data, name, BadRecords(bad.policy, bad.sink))
 
@@ -219,12 +222,12 @@ def _html_text(text: str, name: str, bad: BadRecords) -> str | None:
     except (etree.ParserError, etree.XMLSyntaxError) as error:
         bad.add(f"the HTML cannot be read: {shown(error)}", file=name)
         return None
-    etree.strip_elements(root, *_UNSHOWN, with_tail=False)
+    etree.strip_elements(root, *_HIDDEN, with_tail=False)
     return _lines_of(root, lambda element: element.tag not in _INLINE and element.tag not in ("td", "th"))
 
 
 def _xml_text(root: Any) -> str:
-    """The text of elements; an element inside running text does not break the line."""
+    """All text under an element. An element whose parent has text of its own does not break the line."""
 
     def breaks(element: Any) -> bool:
         parent = element.getparent()
@@ -241,7 +244,7 @@ def _has_own_text(element: Any) -> bool:
 def _lines_of(root: Any, breaks: Callable[[Any], bool]) -> str:
     """All text under an element, with a newline before and after each element that `breaks` the line.
 
-    Not recursive: pages may be nested deeper than Python's stack.
+    It is not recursive, because elements may be nested deeper than Python's stack.
     """
     from lxml import etree
 
@@ -261,7 +264,7 @@ def _lines_of(root: Any, breaks: Callable[[Any], bool]) -> str:
 
 
 def _table_text(table: Table) -> str:
-    """A table, a line for each row. A merged cell occurs once."""
+    """The text of a table, a line for each row. A merged cell occurs once in a row."""
     rows = []
     for row in table.rows:
         cells = list({id(cell._tc): cell.text.strip() for cell in row.cells}.values())

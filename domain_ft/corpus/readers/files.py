@@ -1,4 +1,4 @@
-"""Finds the files of a source, and reads plain texts."""
+"""Finds the files of a source, and reads plain text files."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from domain_ft.corpus.readers.base import (
 from domain_ft.corpus.readers.packing import PACKED, plain_name
 from domain_ft.errors import CorpusError
 
-PART = 16_000_000  # bytes: larger plain texts are cut into several documents
+PART = 16_000_000  # bytes: a larger plain text is cut into several documents
 KNOWN_ENDINGS = f"{', '.join(ENDINGS)}, each also with {', '.join(PACKED[:-1])} or {PACKED[-1]}"
-"""The supported endings, for messages."""
+"""The supported file endings, for messages."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a source: those that can be read, as (path, name), and those that are not read."""
+    """The files of a source: those to read, as (path, name), and those that are not read."""
 
     files: tuple[tuple[Path, str], ...]
     unread: tuple[UnreadFile, ...] = ()
 
 
 def ending(path: Path) -> str:
-    """The ending that selects a file's reader, in lower case, without that of its packing.
+    """The ending that selects a file's reader, in lower case. An ending such as .gz is ignored.
 
     >>> ending(Path("notes.JSONL.gz"))
     '.jsonl'
@@ -59,7 +59,7 @@ def stem(path: Path) -> str:
 
 
 def why_unreadable(path: Path) -> str | None:
-    """Why a path is not a readable file, in words; None if it is one. Opens nothing."""
+    """Why a path is not a readable file, in words; None if it is one. Does not open it."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -79,7 +79,7 @@ def why_unreadable(path: Path) -> str | None:
 
 
 def walk(folder: Path) -> Listing:
-    """Every file under a folder, by path, and what is not read: hidden, not a regular file, or not accessible."""
+    """All files under a folder, sorted by path. Hidden, irregular and inaccessible ones are not read."""
     files: list[tuple[Path, str]] = []
     unread: list[UnreadFile] = []
 
@@ -107,7 +107,7 @@ def walk(folder: Path) -> Listing:
 
 
 def why_left_out(path: Path) -> str | None:
-    """Why a file with this ending is not read; None if it is."""
+    """Why a file with this ending is not read; None if it is read."""
     kind = ENDINGS.get(ending(path))
     if kind is None:
         return f"the ending {ending(path)} is not read" if ending(path) else "no ending says what it is"
@@ -115,12 +115,12 @@ def why_left_out(path: Path) -> str | None:
 
 
 def list_files(path: Path, reader_name: str = "auto") -> Listing:
-    """The files to read at `path`: the file itself, or all files of the folder but hidden ones, sorted.
+    """The files to read at `path`: the file itself, or all files under the folder, as in `walk`.
 
-    With the reader `auto`, files of a folder with an unknown ending are not read.
+    With the reader `auto`, files in a folder with an unknown ending are not read.
 
     Raises:
-        CorpusError: there is no such path, or nothing in it that can be read.
+        CorpusError: the path does not exist, or nothing in it can be read.
     """
     if path.is_dir():
         there = walk(path)
@@ -133,11 +133,11 @@ def list_files(path: Path, reader_name: str = "auto") -> Listing:
             found = Listing(files, tuple(sorted((*there.unread, *more), key=lambda one: one.file)))
         if not found.files:
             listed = ", ".join(f"{one.file} ({one.reason})" for one in found.unread[:5])
-            more_of_them = f" and {len(found.unread) - 5:,} more" if len(found.unread) > 5 else ""
+            others = f" and {len(found.unread) - 5:,} more" if len(found.unread) > 5 else ""
             raise CorpusError(
-                f"the folder holds no file that can be read{f': {listed}{more_of_them}' if listed else ''}",
+                f"the folder has no file that can be read{f': {listed}{others}' if listed else ''}",
                 where=str(path),
-                fix=f"the endings that are read: {KNOWN_ENDINGS}",
+                fix=f"supported endings: {KNOWN_ENDINGS}",
             )
         return found
     check_file(path)
@@ -148,32 +148,32 @@ def list_files(path: Path, reader_name: str = "auto") -> Listing:
         raise CorpusError(
             f"a file ending in '{ending(path)}' is not read" if ending(path) else "a file with no ending is not read",
             where=str(path),
-            fix=f"the endings that are read: {KNOWN_ENDINGS}",
+            fix=f"supported endings: {KNOWN_ENDINGS}",
         )
     return Listing(((path, path.name),))
 
 
 def check_file(path: Path) -> None:
-    """Check that there is a readable file, without opening it: a pipe would block.
+    """Check that a path is a readable file, without opening it, because a pipe would block.
 
     Raises:
-        CorpusError: there is none.
+        CorpusError: it is not.
     """
     reason = why_unreadable(path)
     if reason == "there is no such file":
         raise CorpusError("there is no such file or folder", where=str(path), fix="check the path")
     if reason is not None:
-        what = f"this {reason}" if reason.startswith("cannot") else f"this is {reason}, and a file is wanted"
-        raise CorpusError(what, where=str(path), fix="write what is to be read into a file, and name that")
+        what = f"this {reason}" if reason.startswith("cannot") else f"this is {reason}, not a file"
+        raise CorpusError(what, where=str(path), fix="write the data to a file, and name that file")
 
 
 def read_by_ending(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """Read a file with the reader of its ending."""
+    """Read a file with the reader for its ending."""
     yield from reader(ENDINGS[ending(path)])(path, name, text_field, bad)
 
 
 def read_text(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """A plain text or Markdown file as a document, or as several if it is larger than `PART`, to limit memory."""
+    """A plain text or Markdown file as one document, or as several if it is larger than `PART`, to limit memory."""
     del text_field  # a text has no fields
     bad.path = path
     with reported(name, bad), open_bytes(path, bad.encoding) as file:
@@ -192,7 +192,7 @@ def read_text(path: Path, name: str, text_field: str | None, bad: BadRecords) ->
 
 
 def _parts(file: BinaryIO, encoding: str) -> Iterator[bytes]:
-    """A text in parts of up to `PART` bytes, cut after a paragraph, else a line, a space, a character."""
+    """A text in parts of up to `PART` bytes, cut after a paragraph, or else a line, a space or a character."""
     waiting = file.read(PART + 1)
     while len(waiting) > PART:
         ends = [waiting.rfind(end, PART // 2, PART) + len(end) for end in (b"\n\n", b"\n", b" ")]

@@ -1,7 +1,7 @@
 """Checks whether the first line of a table names the columns or is a record.
 
-A record that is taken for the header is lost, and its texts appear as names of columns. So a first line that looks like
-the records below it is refused; messages shorten it.
+A record that is taken for the header would be lost, and messages would show its texts as names of columns. So a first
+line that looks like the records below it is refused.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from domain_ft.quoting import listed, shown
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", "^": "carets"}
 
 _LONGEST_NAME = 100  # characters of the name of a column; anything longer is a text
-_SENTENCE_WORDS = 5  # of a cell that is a sentence
-_SENTENCE_LETTERS = 20  # the same for a language without spaces
-_SHARED = 0.9  # the least share of rows with another number of fields than the header that makes it an error
-_MOST = 0.8  # the least share of cells of one kind that makes it the kind of the column
-# Any of these makes the line a header.
+_SENTENCE_WORDS = 5  # the fewest words of a sentence
+_SENTENCE_CHARACTERS = 20  # the fewest characters of a sentence with fewer words, if not all are ASCII
+_SHARED = 0.9  # if this share of the rows have the same number of fields, and not that of the header, it is an error
+_MOST = 0.8  # a column is of a kind if at least this share of its cells are
+# A line with one of these names is a header, unless the name is also in a cell of the column.
 _USUAL = frozenset(
     [
         *("id", "idx", "index", "key", "no", "nr", "number", "name", "date", "time", "timestamp", "year", "url"),
@@ -47,10 +47,10 @@ def check_header(header: Sequence[str], rows: Sequence[Sequence[str]], name: str
     """Check that the first row of a table names its columns.
 
     Args:
-        header: that row.
-        rows: the first ones below it; those of another length are ignored.
+        header: the first row.
+        rows: the first rows below it; those of another length are ignored.
         name: of the file, for messages.
-        delimiter: of the fields.
+        delimiter: between the fields.
 
     Raises:
         CorpusError: the header has another delimiter, is a record, or names a column twice.
@@ -69,8 +69,8 @@ def check_header(header: Sequence[str], rows: Sequence[Sequence[str]], name: str
         raise CorpusError(
             f"the first line seems to be a record, not column names ({why}): the file has no header",
             where=where,
-            fix=f"put a line with the names of the columns above it, such as {example}; if it does name "
-            "the columns, give them other or shorter names",
+            fix=f"put a line with the names of the columns above it, such as {example}; if it is the header, "
+            "give the columns other or shorter names",
         )
     counts = Counter(header)
     doubled = next((column for column in header if counts[column] > 1), None)
@@ -94,10 +94,11 @@ def check_is_table(line: str, name: str) -> None:
     """
     begin = line.lstrip().lower()
     if begin.startswith(("<!doctype", "<html", "<?xml", "<table")):
-        fix = "save it as CSV, or name it as what it is: .html, .xml"
-        raise CorpusError("this is HTML or XML, and no table", where=name, fix=fix)
+        fix = "save it as CSV, or change the ending of the file to .html or .xml"
+        raise CorpusError("this is HTML or XML, not a table", where=name, fix=fix)
     if begin.startswith(('{"', '[{"')):
-        raise CorpusError("this is JSON, and no table", where=name, fix="name the file .jsonl or .json")
+        fix = "change the ending of the file to .jsonl or .json"
+        raise CorpusError("this is JSON, not a table", where=name, fix=fix)
 
 
 def check_shape(header: Sequence[str], counts: Sequence[int], name: str) -> None:
@@ -105,21 +106,21 @@ def check_shape(header: Sequence[str], counts: Sequence[int], name: str) -> None
 
     Args:
         header: the first row.
-        counts: of the fields of the first rows below it.
+        counts: the number of fields of each of the first rows below it.
         name: of the file, for messages.
 
     Raises:
-        CorpusError: nearly all of them have another number.
+        CorpusError: nearly all of them have the same number, but not that of the header.
     """
     usual, often = Counter(counts).most_common(1)[0] if counts else (len(header), 0)
     if usual == len(header) or len(counts) < 3 or often < _SHARED * len(counts):
         return
     if len(header) == 1:
-        fix = "remove the lines above the one that names the columns"
+        fix = "remove the lines above the header"
     elif usual == len(header) + 1:
-        fix = "put a field that holds the delimiter in double quotes; or give each column a name, the row numbers too"
+        fix = "put a field with the delimiter in it in double quotes; or name all columns, the row numbers too"
     else:
-        fix = "name each column in the first line, and put a field that holds the delimiter in double quotes"
+        fix = "name each column in the first line, and put a field with the delimiter in it in double quotes"
     raise CorpusError(
         f"the first line has {_fields(len(header))}, and the lines below it have {usual}: {listed(header)}",
         where=f"{name}, line 1",
@@ -148,7 +149,7 @@ def why_a_record(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str | 
     numbers = [place for place, cell in enumerate(cells) if _is_number(cell)]
     sentences = any(len(cell.split()) >= 4 for cell in cells)
     if numbers and sentences and others and all(_is_number(below) for place in numbers for below in columns[place]):
-        return f"column {numbers[0] + 1} is a number there too: '{shown(cells[numbers[0]])}'"
+        return f"column {numbers[0] + 1} holds a number in it too: '{shown(cells[numbers[0]])}'"
     for place, (cell, column) in enumerate(zip(cells, columns, strict=True), 1):
         below = [value for value in column if value]
         if not cell or not below:
@@ -157,17 +158,17 @@ def why_a_record(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str | 
             return f"'{shown(cell)}' is in other lines of column {place} too"
         for kind, form in _KINDS.items():
             if form.fullmatch(cell) and sum(form.fullmatch(value) is not None for value in below) >= _MOST * len(below):
-                return f"column {place} holds {kind} there too: '{shown(cell)}'"
+                return f"column {place} holds {kind} in it too: '{shown(cell)}'"
         if _is_sentence(cell) and sum(map(_is_sentence, below)) >= _MOST * len(below):
-            return f"column {place} holds a sentence there too: '{shown(cell)}'"
+            return f"column {place} holds a sentence in it too: '{shown(cell)}'"
     return None
 
 
 def _is_sentence(cell: str) -> bool:
-    """Whether a cell is a sentence, in any language; questions are not, since surveys name columns so."""
+    """Whether a cell is a sentence, in any language. Questions are not, because surveys use them as column names."""
     if cell.endswith(("?", ":", "\uff1f", "\uff1a")):
         return False
-    return len(cell.split()) >= _SENTENCE_WORDS or (len(cell) >= _SENTENCE_LETTERS and not cell.isascii())
+    return len(cell.split()) >= _SENTENCE_WORDS or (len(cell) >= _SENTENCE_CHARACTERS and not cell.isascii())
 
 
 def _fields(count: int) -> str:

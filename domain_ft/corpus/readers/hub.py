@@ -1,4 +1,4 @@
-"""Data sets of a hub, streamed with the `datasets` library; nothing is stored."""
+"""Reads data sets on a hub as streams. Their rows are not stored."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from datasets.exceptions import DatasetNotFoundError
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, SourceDocument, TextField, looked_at
+from domain_ft.corpus.readers.gated import gated_error
 from domain_ft.corpus.readers.parquet import row_batches
 from domain_ft.corpus.recipes import Source
 from domain_ft.errors import CorpusError, nearest
 
 _EXPORT = "refs/convert/parquet"
-"""The hub's Parquet copy of a data set with a loading script: a folder for each configuration."""
+"""The branch with the hub's Parquet copy of a data set with a loading script: a folder for each configuration."""
 
 
 def read_hub(source: Source, revision: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """The documents of a data set's split, each named `split:number`, counted from 1.
+    """The documents of a data set's split, with ids `split:number`, counted from 1.
 
     Raises:
-        CorpusError: no such data set, configuration or split, or it cannot be reached.
+        CorpusError: the data set, configuration or split does not exist or cannot be reached.
     """
     name = str(source.id)
     splits = open_splits(name, source.config, revision)
@@ -46,10 +47,10 @@ def read_hub(source: Source, revision: str | None, bad: BadRecords) -> Iterator[
 
 
 def open_splits(identifier: str, config: str | None, revision: str | None) -> Mapping[str, Any]:
-    """The splits of a data set, streamed: iterables of records with `features`.
+    """The splits of a data set, each an iterable that streams records and has `features`.
 
     Raises:
-        CorpusError: no such data set or configuration, or it cannot be reached.
+        CorpusError: the data set or configuration does not exist or cannot be reached.
     """
     where = hub_name(identifier, config)
     try:
@@ -60,19 +61,24 @@ def open_splits(identifier: str, config: str | None, revision: str | None) -> Ma
             }
         else:
             splits = builder.as_streaming_dataset()
-    except DatasetNotFoundError as error:
-        fix = "check the id on the hub; a private one needs a token (hf auth login)"
+    except DatasetNotFoundError as error:  # `datasets` raises it for these too, and drops the cause
+        if "is a gated dataset" in str(error):
+            raise gated_error(identifier, where) from error
+        if revision and f"Revision '{revision}'" in str(error):
+            fix = "give the hash of a commit that is on the hub, or none for the newest"
+            raise CorpusError(f"the data set has no revision '{revision}'", where=where, fix=fix) from error
+        fix = "check the id on the hub; a private data set needs a token (hf auth login)"
         raise CorpusError(f"there is no data set '{identifier}' on the hub", where=where, fix=fix) from error
     except CorpusError:
         raise
     except Exception as error:  # the library raises many types
-        fix = "name a configuration as hf:ID:config where the data set has several; check the network"
+        fix = "if the data set has several configurations, name one: hf:ID:config; check the network"
         raise CorpusError(f"the data set cannot be opened: {error}", where=where, fix=fix) from error
     return splits
 
 
 def _builder(identifier: str, config: str | None, revision: str | None) -> datasets.DatasetBuilder:
-    """The builder of a data set. Loading scripts are not run (as in `datasets` 4.0): their Parquet copy is read."""
+    """The builder of a data set. `datasets` 4.0 runs no loading scripts: for a data set with one, its Parquet copy."""
     try:
         return datasets.load_dataset_builder(identifier, config, revision=revision)
     except RuntimeError as error:
@@ -89,15 +95,15 @@ def _builder(identifier: str, config: str | None, revision: str | None) -> datas
 
 @dataclass(frozen=True)
 class _ParquetRows:
-    """A split in Parquet files, as most of the hub's are, read a few rows at a time.
+    """A split in Parquet files, the usual format of the hub, read a few rows at a time.
 
-    `datasets` would decode ahead of its consumer, and end up with the whole file in memory.
+    `datasets` would decode ahead of its consumer, until the whole file is in memory.
 
     Attributes:
         name: of the data set, for messages.
-        files: paths or addresses.
-        access: what fsspec needs to open them, by protocol.
-        features: what the fields are.
+        files: paths or URLs.
+        access: the options by which fsspec opens them, by protocol.
+        features: the types of the fields.
     """
 
     name: str

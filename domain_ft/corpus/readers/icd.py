@@ -1,7 +1,7 @@
-"""The tabular list of ICD-10-CM in XML: a chapter is a document, and so is each three-character category.
+"""Reads the tabular list of ICD-10-CM in XML: each chapter and each three-character category is a document.
 
-A category's document is its title, its notes, and every diagnosis under it with its notes, a line
-each, so that it reads as the printed list does.
+A category's document has its title, its notes, and every diagnosis in it with its notes, a line each, like the printed
+list.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from domain_ft.corpus.readers.base import BadRecords, Columns, RawRecord, SourceDocument, open_bytes, reported
 
 _RANGE = re.compile(r"\s*\([A-Z]\w+-[A-Z]\w+\)$")  # of codes, at the end of a title
-# The tags of notes -> the words that open them in the text.
+# The tags of notes -> the words that introduce them in the text.
 _NOTES = {
     "includes": "Includes",
     "inclusionTerm": "Also",
@@ -29,7 +29,7 @@ _NOTES = {
 
 
 def read_icd(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """The chapters and categories, named `chapter 1` and by code, such as `A00`."""
+    """The chapters and categories, with ids such as `chapter 1` and `A00`."""
     del text_field  # the text is made of the whole entry
     root = _root(path, name, bad)
     if root is None:
@@ -44,7 +44,7 @@ def read_icd(path: Path, name: str, text_field: str | None, bad: BadRecords) -> 
 def icd_chapters(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
     """The title of every code as a labelled text: its label is the chapter, its group the three-character category.
 
-    The titles of the codes of one category repeat each other, so that they belong in one split.
+    The titles of codes in one category are similar, so they must be in one split.
     """
     del columns
     root = _root(path, name, bad)
@@ -83,7 +83,7 @@ def _chapter(chapter: ET.Element) -> Iterator[str]:
 
 
 def _diagnosis(diagnosis: ET.Element) -> Iterator[str]:
-    """A diagnosis, its notes, and everything below it, a line each."""
+    """The lines of a diagnosis: its title, its notes, and all diagnoses under it."""
     yield f"{_text(diagnosis, 'name')} {_text(diagnosis, 'desc')}"
     yield from _notes(diagnosis)
     for child in diagnosis.findall("diag"):

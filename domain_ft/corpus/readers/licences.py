@@ -1,4 +1,4 @@
-"""ScanCode's licences and rules: a text for each file, with YAML front matter between lines of `---`."""
+"""Reads ScanCode's licences and rules: files with a text after YAML front matter between lines of `---`."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _LANGUAGE = re.compile(r"^language:[ \t]*(\S+)", re.MULTILINE)
 _CATEGORY = re.compile(r"^category:[ \t]*(\S.*?)\s*$", re.MULTILINE)
 _FLAG = re.compile(r"^is_(\w+):[ \t]*yes", re.MULTILINE)
 
-# What the front matter of a rule calls its text -> the class of the task.
+# The kind of a rule in its front matter (without `is_`) -> the class in the task.
 RULE_KINDS = {
     "license_text": "license text",
     "license_notice": "notice",
     "license_reference": "reference",
     "license_tag": "tag",
 }
-# Characters of a rule that is an example: references and tags are shorter as a rule and whole licences longer, so that
-# outside these bounds the length gives the class away.
+# The fewest and most characters of a rule that becomes an example. Outside these bounds, the length reveals the class:
+# references and tags are usually shorter, whole licences longer.
 RULE_LENGTHS = (80, 1_000)
 
 
 def read_licences(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """One licence: its text, without the front matter, with its language."""
+    """One licence: its text without the front matter, and its language."""
     del text_field  # the text is what follows the front matter
     parts = _parts(path, name, bad)
     if parts is None:
@@ -42,7 +42,7 @@ def read_licences(path: Path, name: str, text_field: str | None, bad: BadRecords
 
 
 def license_categories(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
-    """One licence as a labelled text, its category the label. Files without text or category are skipped."""
+    """One licence as a text with its category as the label. Files without text or category are skipped."""
     del columns
     parts = _parts(path, name, bad)
     category = parts and _CATEGORY.search(parts[0])
@@ -52,9 +52,10 @@ def license_categories(path: Path, name: str, bad: BadRecords, columns: Columns 
 
 
 def license_rules(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
-    """One rule as a labelled text: what kind of mention of a licence it is.
+    """One rule as a text with its kind of mention of a licence as the label.
 
-    Skipped are rules of other, rare kinds, deprecated ones, and lengths outside `RULE_LENGTHS`.
+    Rules of other or several kinds are skipped, and so are deprecated rules, false positives, and texts with a length
+    outside `RULE_LENGTHS`.
     """
     del columns
     parts = _parts(path, name, bad)
@@ -69,7 +70,7 @@ def license_rules(path: Path, name: str, bad: BadRecords, columns: Columns | Non
 
 
 def _parts(path: Path, name: str, bad: BadRecords) -> tuple[str, str] | None:
-    """The front matter of a file and the text after it; None if there is none, which is reported."""
+    """The front matter of a file and the text after it; None if it has no front matter, which is reported."""
     content = read_whole(path, name, bad)
     if content is None:
         return None

@@ -1,7 +1,7 @@
-"""Ontologies in OBO format: each term that is defined becomes a short text.
+"""Reads ontologies in OBO format: each term with a definition or comment becomes a short text.
 
-The definition and the comment are unchanged; the name goes before them and the synonyms after, as a
-sentence. Terms that are obsolete, or that nothing but a name is known of, are left out.
+The text is the name, the definition, the comment, and the synonyms as a sentence. Definition and comment are unchanged,
+apart from a full stop at the end if there is none. Obsolete terms are left out.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _ESCAPE = re.compile(r"\\(.)")
 _ESCAPED = {"n": "\n", "t": "\t", "W": " "}
 
 PHENOTYPES = "HP:0000118"
-"""Phenotypic abnormality: the term whose children are the organ systems."""
+"""The term "Phenotypic abnormality", whose children are the organ systems."""
 
 Stanza = Mapping[str, list[str]]
 
 
 def read_obo(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """The terms of an ontology, each named by its identifier, such as `HP:0000003`."""
-    del text_field  # a term has no field that is its text
+    """The terms of an ontology, with their identifiers as ids, such as `HP:0000003`."""
+    del text_field  # the text is made of several fields
     for stanza in _stanzas(path, name, bad):
         if "true" in stanza.get("is_obsolete", ()) or not stanza.get("id"):
             continue
@@ -36,10 +36,11 @@ def read_obo(path: Path, name: str, text_field: str | None, bad: BadRecords) -> 
 
 
 def phenotype_systems(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
-    """The definitions of phenotypes as labelled texts: the labels are the organ systems above the term.
+    """The definitions of phenotypes as texts with all organ systems above the term as labels.
 
-    These are the children of "Phenotypic abnormality" that are reached through `is_a`, by any way. A system itself, and
-    a term that is no phenotype (a mode of inheritance, a frequency) or is not defined, is passed over.
+    These are the children of "Phenotypic abnormality" that are reached from the term by any path of `is_a`. Skipped are
+    the systems themselves, terms that are not phenotypes (modes of inheritance, frequencies), and terms without a
+    definition.
     """
     del columns
     stanzas = [stanza for stanza in _stanzas(path, name, bad) if "true" not in stanza.get("is_obsolete", ())]
@@ -60,7 +61,7 @@ def phenotype_systems(path: Path, name: str, bad: BadRecords, columns: Columns |
 
 
 def describe(stanza: Stanza) -> str:
-    """A term as text: its name, definition, comment and other names; empty without definition and comment.
+    """A term as text: its name, definition, comment and synonyms. Empty if it has neither definition nor comment.
 
     >>> describe({"name": ["Brachydactyly"], "def": ['"Short digits." [x]'], "synonym": ['"Short fingers" EXACT []']})
     'Brachydactyly\\nShort digits. Also known as: Short fingers.'
@@ -79,7 +80,7 @@ def describe(stanza: Stanza) -> str:
 
 
 def _stanzas(path: Path, name: str, bad: BadRecords) -> Iterator[Stanza]:
-    """The [Term] stanzas of the file: every tag with its values, in order."""
+    """The [Term] stanzas of the file, each with the values of its tags, in order."""
     stanza: dict[str, list[str]] | None = None
     for number, offset, raw in read_lines(path, name, bad):
         line = decode(raw, name, bad, offset=offset, line=number)

@@ -1,4 +1,4 @@
-"""Unpacks gzip, Zstandard, xz and bzip2 files while reading; detected by content, not by name."""
+"""Unpacks gzip, Zstandard, xz and bzip2 files while they are read. They are detected by content, not by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 
 from domain_ft.corpus.readers.encoding_names import is_wide
 
-BUFFER = 1 << 16  # bytes read at a time, from which the kind of newline is detected
+BUFFER = 1 << 16  # bytes read at a time; the kind of newline is detected in the first of them
 
 
 def _zstd(file: BinaryIO) -> BinaryIO:
@@ -34,7 +34,7 @@ PACKED = tuple(_PACKINGS)
 """The endings of packed files, in lower case."""
 
 DAMAGED = (gzip.BadGzipFile, EOFError, lzma.LZMAError)
-"""Raised for damaged or truncated packed data, besides OSError and zlib.error."""
+"""Exceptions for damaged or truncated packed data, besides OSError and zlib.error."""
 
 
 def plain_name(name: str) -> str:
@@ -63,8 +63,8 @@ def open_packed(path: Path, encoding: str | None = None) -> Iterator[io.Buffered
 
     Args:
         path: a regular file.
-        encoding: what the text is written in. UTF-16 and UTF-32 are given as UTF-8, since their lines cannot be cut
-            before they are decoded; all others as they are.
+        encoding: of the text. From UTF-16 and UTF-32, whose bytes cannot be split into lines, it is converted to UTF-8.
+            The bytes of other encodings are unchanged.
     """
     with contextlib.ExitStack() as stack:
         raw = cast(io.BufferedReader, stack.enter_context(path.open("rb", buffering=BUFFER)))
@@ -83,11 +83,11 @@ def as_utf8(stream: BinaryIO, encoding: str) -> io.BufferedReader:
 
 
 class WideError(ValueError):
-    """Bytes that are invalid in the encoding of a wide file."""
+    """Bytes are invalid in UTF-16 or UTF-32."""
 
 
 class _AsUtf8(io.RawIOBase):
-    """A stream in UTF-16 or UTF-32, strictly decoded, as UTF-8."""
+    """A stream in UTF-16 or UTF-32, strictly decoded and encoded as UTF-8."""
 
     def __init__(self, source: BinaryIO, encoding: str) -> None:
         self._source, self._encoding = source, encoding

@@ -1,4 +1,4 @@
-"""Parquet files: a row is a record. Only the wanted columns are read, batch by batch."""
+"""Reads Parquet files: a row is a record. Only the chosen columns are read, in batches."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from domain_ft.corpus.readers.records import documents
 from domain_ft.errors import CorpusError, nearest
 from domain_ft.quoting import shown
 
-_ROWS = 256  # rows read at a time: few, so that a batch of long documents is small
+_ROWS = 256  # rows read at a time: few, so that a batch of long documents takes little memory
 
 
 def read_parquet(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
@@ -38,17 +38,17 @@ def read_parquet(path: Path, name: str, text_field: str | None, bad: BadRecords)
     field = TextField(text_field, name)
 
     def choose(fields: Mapping[str, int]) -> list[str]:
-        field.known = tuple(fields)  # the records have only those that are read
+        field.known = tuple(fields)  # the records have only the columns that are read
         return field.choose(fields)
 
     yield from documents(parquet_records(path, name, bad, choose), field, bad)
 
 
 def parquet_records(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
-    """The rows of a Parquet file; only the wanted columns are read."""
+    """The rows of a Parquet file, with the chosen `columns`."""
     with reported(name, bad), contextlib.ExitStack() as stack:
         bad.path = path
-        if packing(path) is not None:  # Parquet is read from its end, packed data from its beginning
+        if packing(path) is not None:  # Parquet is read from the end, but packed data only from the beginning
             data = read_bytes(path, name, bad, "unpack it: Parquet packs its columns already")
             if data is None:
                 return
@@ -58,10 +58,10 @@ def parquet_records(path: Path, name: str, bad: BadRecords, columns: Columns | N
         try:
             table = pq.ParquetFile(file, pre_buffer=False)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            bad.add(f"this is no sound Parquet file: {str(error).splitlines()[0]}", file=name)
+            bad.add(f"this is not a valid Parquet file: {str(error).splitlines()[0]}", file=name)
             return
         schema = table.schema_arrow
-        wanted = columns(_held(table, name)) if columns else None
+        wanted = columns(_what_columns_hold(table, name)) if columns else None
         for column in wanted or ():
             if column not in schema.names:
                 raise CorpusError(f"there is no field '{shown(column)}'", where=name, fix=nearest(column, schema.names))
@@ -69,7 +69,7 @@ def parquet_records(path: Path, name: str, bad: BadRecords, columns: Columns | N
 
 
 def row_batches(table: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows, group by group: a reader of all groups keeps what it read until its end."""
+    """The rows in batches, from one row group at a time: a reader of all groups would keep all that it has read."""
     for group in range(table.num_row_groups):
         yield from table.iter_batches(batch_size=_ROWS, row_groups=[group], columns=columns)
 
@@ -90,16 +90,16 @@ def _rows(table: pq.ParquetFile, name: str, columns: list[str] | None, bad: BadR
             yield RawRecord(number, record)
 
 
-def _held(table: pq.ParquetFile, name: str) -> dict[str, Holds]:
-    """What the columns hold, by their types, and by the first rows of those that may hold text."""
+def _what_columns_hold(table: pq.ParquetFile, name: str) -> dict[str, Holds]:
+    """What each column holds, by its type and, if it may hold text, its first rows."""
     schema = table.schema_arrow
     texts = [column.name for column in schema if _is_text(column.type)]
-    held = dict.fromkeys(schema.names, Holds.NOTHING)
+    holds = dict.fromkeys(schema.names, Holds.NOTHING)
     if texts:
         quiet = BadRecords("skip", lambda _: None)  # damage is reported when the rows are read
         first = itertools.islice(_rows(table, name, texts, quiet), LOOKED_AT)
-        held |= what_fields_hold(row.fields for row in first)
-    return held
+        holds |= what_fields_hold(row.fields for row in first)
+    return holds
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -111,13 +111,13 @@ def _is_text(kind: pa.DataType) -> bool:
 def class_names(schema: pa.Schema) -> dict[str, list[str]]:
     """The class names of each field, from the metadata that `datasets` writes to a file's schema.
 
-    A field of class labels and a field of lists of them have names; all other fields are left out.
+    Only fields of class labels, or of lists of them, have class names.
     """
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         found = {field: _names_of(feature) for field, feature in features.items()}
-    except (KeyError, TypeError, AttributeError, ValueError):  # no such metadata, or not what `datasets` writes
-        return {}
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
+        return {}  # no such metadata, or not what `datasets` writes
     return {field: names for field, names in found.items() if names}
 
 
@@ -132,7 +132,7 @@ def _names_of(feature: Any) -> list[str]:
 
 
 def file_class_names(path: Path) -> dict[str, list[str]]:
-    """`class_names` of a Parquet file; none if it cannot be read, which its reader reports."""
+    """`class_names` of a Parquet file; empty if it cannot be read, which is reported when its rows are read."""
     try:
         with open_bytes(path) as file:
             source = io.BytesIO(file.read()) if path.suffix.lower() == ".gz" else file

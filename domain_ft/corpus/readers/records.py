@@ -1,4 +1,4 @@
-"""Records in text files (JSON lines, JSON, CSV and TSV), and the documents made of records."""
+"""Reads records in JSON lines, JSON, CSV and TSV, and makes documents of records."""
 
 from __future__ import annotations
 
@@ -31,37 +31,37 @@ from domain_ft.corpus.readers.choosing import LOOKED_AT, Holds
 from domain_ft.corpus.readers.headers import DELIMITERS, check_header, check_is_table, check_shape
 from domain_ft.json_files import MARKING, Doubled, RepeatedKeyError, find_doubled
 
-_LARGEST_FIELD = 2**31 - 1  # the csv module's default is 131,072 characters; a field may be a whole book
-_SWALLOWED = 5  # lines in a quotation that all look like records, from which on it was not closed by mistake
-_MOST_LINES = 10_000  # of a quotation that are checked for that
+_LARGEST_FIELD = 2**31 - 1  # the csv module's default of 131,072 characters is too little for a whole book
+_SWALLOWED = 5  # a record of more lines may be several records after a stray quotation mark, so it is checked
+_MOST_LINES = 10_000  # the most inner lines of a record that is checked for that
 
 
 def read_jsonl(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """JSON lines: an object a line is a document."""
+    """JSON lines: each line is an object, which is a document."""
     field = TextField(text_field, name)
     yield from documents(looked_at(jsonl_records(path, name, bad), field.look, bad), field, bad)
 
 
 def read_json(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """A JSON file: an object of a list, or of an object of objects, is a document."""
+    """A JSON file: each object in a list, or in an object of objects, is a document."""
     field = TextField(text_field, name)
     yield from documents(looked_at(json_records(path, name, bad), field.look, bad), field, bad)
 
 
 def read_csv(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """CSV with a header line; quoted fields may hold newlines."""
+    """CSV with a header line. Quoted fields may have newlines."""
     field = TextField(text_field, name)
     yield from documents(csv_records(path, name, bad, field.choose), field, bad)
 
 
 def read_tsv(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """Tab-separated values with a header line; quoted fields may hold newlines."""
+    """Tab-separated values with a header line. Quoted fields may have newlines."""
     field = TextField(text_field, name)
     yield from documents(tsv_records(path, name, bad, field.choose), field, bad)
 
 
 def documents(records: Iterable[RawRecord], field: TextField, bad: BadRecords) -> Iterator[SourceDocument]:
-    """Records as documents, named by their keys, else by their lines."""
+    """Records as documents. Their ids are the records' keys, or else file and line."""
     for record in records:
         text = field.of(record.fields, bad, record.line)
         if text is not None:
@@ -75,9 +75,9 @@ def documents(records: Iterable[RawRecord], field: TextField, bad: BadRecords) -
 def jsonl_records(
     path: Path | BinaryIO, name: str, bad: BadRecords, columns: Columns | None = None
 ) -> Iterator[RawRecord]:
-    """The objects of JSON lines, one a line. Blank lines are skipped. Without a header, `columns` is not used.
+    """The objects of JSON lines. Blank lines are skipped. `columns` is not used, because there is no header.
 
-    A file with a list of objects, or with objects over several lines, is read as well, as a whole.
+    A file with a list of objects, or with objects over several lines, is read as a whole.
     """
     del columns
     for line, value in json_values(path, name, bad, _listed_objects):
@@ -86,7 +86,7 @@ def jsonl_records(
 
 
 def _listed_objects(value: Any) -> list[Any] | None:
-    """The objects of a list of them."""
+    """The value, if it is a non-empty list of objects."""
     return value if isinstance(value, list) and value and all(isinstance(item, dict) for item in value) else None
 
 
@@ -100,7 +100,7 @@ def json_values(
     """The values in JSON lines, or in JSON over several lines.
 
     Args:
-        records_in: the records in the first value of the file, if it lists them; None if it is a record itself.
+        records_in: gives the list of records in a value, such as the first of a file; None if it is itself a record.
         fix: what to do about a broken line.
 
     Returns:
@@ -116,14 +116,14 @@ def _marked_values(
     records_in: Callable[[Any], list[Any] | None],
     fix: str | None,
 ) -> Iterator[tuple[int, Any]]:
-    """`json_values`, with the records that repeat a field, marked by `MARKING`."""
+    """`json_values`, including the records that repeat a field, which `MARKING` marks."""
     lines = read_lines(path, name, bad)
     count = blank = 0
-    held: tuple[int, Any] | None = None  # an object that lists records, unless there is another line
+    held: tuple[int, Any] | None = None  # an object that lists the records, unless another line follows
     for number, offset, raw in lines:
         count += 1
         if b"\0" in raw:
-            bad.add("the line holds a zero byte", file=name, line=number)
+            bad.add("the line has a zero byte", file=name, line=number)
             continue
         line = decode(raw, name, bad, offset=offset, line=number)
         if line is None:
@@ -138,13 +138,13 @@ def _marked_values(
         try:
             value = MARKING.decode(line)
         except json.JSONDecodeError as error:
-            if is_first and _goes_on(line, error):
+            if is_first and _continues(line, error):
                 text = _rest(line, lines, name, bad)
                 yield from () if text is None else _values(text, name, bad, number, records_in)
                 return
             bad.add(f"broken JSON: {error.msg} at column {error.colno}", file=name, line=number, fix=fix)
             continue
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             bad.add(f"broken JSON: {error}", file=name, line=number, fix=fix)
             continue
         listed = records_in(value) if is_first else None
@@ -162,9 +162,9 @@ def _marked_values(
 
 
 def json_records(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
-    """The objects of a JSON list, or of an object that names each. The file is read whole: a large one is refused.
+    """The objects in a JSON list or in an object of objects. The file is read as a whole, so a large one is refused.
 
-    JSON lines are read as well, whatever the file is called.
+    A file of JSON lines is read too.
     """
     del columns
     text = read_whole(path, name, bad, f"write it as JSON lines (.jsonl): jq -c '.[]' {name}")
@@ -181,21 +181,21 @@ def json_records(path: Path, name: str, bad: BadRecords, columns: Columns | None
             return
         bad.add(f"broken JSON: {error.msg} at column {error.colno}", file=name, line=error.lineno)
         return
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         bad.add(f"broken JSON: {error}", file=name)
         return
     if isinstance(values, dict) and values and all(isinstance(value, dict) for value in values.values()):
         if isinstance(values, Doubled):
-            bad.add(f"the id {values.key!r:.100} is given to two records", file=name, field=values.key, fix=ONE_KEY)
+            bad.add(f"two records have the id {values.key!r:.100}", file=name, field=values.key, fix=ONE_KEY)
         for number, (key, value) in enumerate(values.items(), 1):
             if not is_doubled(value, name, bad, number):
                 yield RawRecord(number, value, key)
         return
     if not isinstance(values, list):
         bad.add(
-            f"the file holds {kind_of(values)}, where a list of objects is wanted",
+            f"the file holds {kind_of(values)}, where a list of objects is expected",
             file=name,
-            fix="write a list of objects, an object of objects by their ids, or JSON lines (.jsonl), an object a line",
+            fix="write a list of objects, an object of objects by their ids, or JSON lines (.jsonl), one object a line",
         )
         return
     for number, value in dropping_doubled(enumerate(values, 1), name, bad):
@@ -208,7 +208,7 @@ ONE_KEY = "keep one of the two, or give the other another name"
 
 
 def is_doubled(value: Any, name: str, bad: BadRecords, line: int) -> bool:
-    """Whether a record of `MARKING` repeats a field, so that a value is lost; it is then reported."""
+    """Whether a record read by `MARKING` repeats a field, so that a value is lost. If so, it is reported."""
     key = find_doubled(value)
     if key is None:
         return False
@@ -217,12 +217,12 @@ def is_doubled(value: Any, name: str, bad: BadRecords, line: int) -> bool:
 
 
 def dropping_doubled(values: Iterable[tuple[int, Any]], name: str, bad: BadRecords) -> Iterator[tuple[int, Any]]:
-    """The numbered records without those that repeat a field, which are reported."""
+    """The numbered records, except those that repeat a field, which are reported."""
     return ((number, value) for number, value in values if not is_doubled(value, name, bad, number))
 
 
 def _report_doubled_list(value: Any, name: str, bad: BadRecords) -> None:
-    """Report an object that lists the records of a file and repeats a field: the first value is lost."""
+    """Report an object that lists the records of a file, if it repeats a field, so that a value is lost."""
     if isinstance(value, Doubled):
         bad.add(str(RepeatedKeyError(value.key)), file=name, field=value.key, fix=ONE_KEY)
 
@@ -231,12 +231,12 @@ def is_object(value: Any, name: str, bad: BadRecords, line: int) -> bool:
     """Whether a JSON value is an object, as records must be; others are reported."""
     if isinstance(value, dict):
         return True
-    bad.add(f"the record is {kind_of(value)}, where an object is wanted", file=name, line=line)
+    bad.add(f"the record is {kind_of(value)}, where an object is expected", file=name, line=line)
     return False
 
 
-def _goes_on(line: str, error: json.JSONDecodeError) -> bool:
-    """Whether the JSON at the beginning of a file continues in the next lines."""
+def _continues(line: str, error: json.JSONDecodeError) -> bool:
+    """Whether the JSON in the first line of a file continues in the next lines."""
     return line.lstrip()[0] in "[{" and error.pos >= len(line.rstrip())
 
 
@@ -248,7 +248,7 @@ def _rest(begin: str, lines: Iterator[tuple[int, int, bytes]], name: str, bad: B
         size += len(raw)
         if size > base.LARGEST_WHOLE:
             reason = (
-                f"the file holds more than {base.LARGEST_WHOLE / 1e6:,.0f} MB, and a file of this kind is read whole"
+                f"the file has more than {base.LARGEST_WHOLE / 1e6:,.0f} MB, and a file of this kind is read as a whole"
             )
             bad.add(reason, file=name, fix=f"write it as JSON lines (.jsonl): jq -c '.[]' {name}")
             return None
@@ -262,7 +262,7 @@ def _rest(begin: str, lines: Iterator[tuple[int, int, bytes]], name: str, bad: B
 def _values(
     text: str, name: str, bad: BadRecords, first_line: int, records_in: Callable[[Any], list[Any] | None]
 ) -> Iterator[tuple[int, Any]]:
-    """Consecutive JSON values with their lines, each over any number of lines; of a list its elements.
+    """Consecutive JSON values of any number of lines, with their first lines; for a list of records, its elements.
 
     After a broken value, reading resumes at the next line that begins with a brace.
     """
@@ -276,7 +276,7 @@ def _values(
         counted = begin = place
         try:
             value, place = MARKING.raw_decode(text, place)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             at = line
             reason = str(error)
             if isinstance(error, json.JSONDecodeError):
@@ -297,38 +297,38 @@ def _values(
             yield from enumerate(listed, 1) if is_only_value else ((line, item) for item in listed)
 
 
-# ---------------------------------------------------------------------------------------------------- CSV and its kin
+# --------------------------------------------------------------------------------------------------------- CSV and TSV
 
 
 def csv_records(
     path: Path | BinaryIO, name: str, bad: BadRecords, columns: Columns | None = None
 ) -> Iterator[RawRecord]:
-    """The rows of comma-separated values under a header; quoted fields may hold newlines."""
+    """The rows of comma-separated values with a header. Quoted fields may have newlines."""
     yield from _table_records(path, name, bad, columns, ",")
 
 
 def tsv_records(
     path: Path | BinaryIO, name: str, bad: BadRecords, columns: Columns | None = None
 ) -> Iterator[RawRecord]:
-    """The rows of tab-separated values under a header; quoted fields may hold newlines."""
+    """The rows of tab-separated values with a header. Quoted fields may have newlines."""
     yield from _table_records(path, name, bad, columns, "\t")
 
 
 class _Line(NamedTuple):
-    """A line of a table; `sound` is whether it could be decoded."""
+    """A line of a table. `decoded` is whether all its bytes could be decoded."""
 
     number: int
     text: str
-    sound: bool
+    decoded: bool
 
 
 class _Row(NamedTuple):
-    """A record of a table or what is wrong with it, with its first line and number of lines."""
+    """A record of a table, or its `problem`, with its first line and its number of lines."""
 
     line: int
     fields: list[str]
     lines: int
-    sound: bool = True
+    decoded: bool = True
     problem: str | None = None
 
 
@@ -337,8 +337,8 @@ def _table_records(
 ) -> Iterator[RawRecord]:
     """The rows of a table.
 
-    The delimiter is that of the file's ending, unless the first line names another (Excel's `sep=;`) or the header and
-    the rows below it are separated by another one.
+    The delimiter is `delimiter`, unless the first line names another (Excel's `sep=;`) or another one separates the
+    fields of the header and of the rows below it.
     """
     csv.field_size_limit(_LARGEST_FIELD)
     lines = _text_lines(path, name, bad)
@@ -349,12 +349,12 @@ def _table_records(
     begin += itertools.islice(lines, LOOKED_AT)
     check_is_table(next((line.text for line in begin if line.text.strip()), ""), name)
     delimiter = _delimiter(begin, delimiter)
-    blanks = _has_blanks_behind(begin, delimiter)
-    rows = _rows(itertools.chain(begin, lines), delimiter, blanks)
+    spaces = _has_spaces_after(begin, delimiter)
+    rows = _rows(itertools.chain(begin, lines), delimiter, spaces)
     header: list[str] | None = None
     for row in rows:
-        if not row.sound:
-            continue  # already reported; the row that holds the undecodable line is left out
+        if not row.decoded:
+            continue  # the undecodable line is already reported
         if row.problem is not None:
             _add_problem(row, name, path, bad)
         elif row.fields:
@@ -362,9 +362,9 @@ def _table_records(
             break
     if header is None:
         return
-    while len(header) > 1 and not header[-1].strip():  # spreadsheets write empty columns behind the last one
+    while len(header) > 1 and not header[-1].strip():  # spreadsheets write empty columns after the last one
         header.pop()
-    counts = [len(_trimmed(row.fields, len(header))) for row in _rows(iter(begin), delimiter, blanks) if row.fields]
+    counts = [len(_trimmed(row.fields, len(header))) for row in _rows(iter(begin), delimiter, spaces) if row.fields]
     check_shape(header, counts[1:-1] if len(begin) > LOOKED_AT else counts[1:], name)
 
     def look(first: Sequence[RawRecord]) -> None:
@@ -372,22 +372,23 @@ def _table_records(
         if columns:
             columns(fields_of(first) or dict.fromkeys(header, Holds.TEXT))
 
-    records = looked_at(_sound_rows(rows, header, name, path, bad), look, bad)
+    records = looked_at(_valid_rows(rows, header, name, path, bad), look, bad)
     first = next(records, None)
     if first is None:
         look([])  # a header without records is checked too
         if not any(counts[1:]):
-            bad.add("the file holds a header and no records", file=name, fix="remove it or put its records in")
+            bad.add("the file has a header but no records", file=name, fix="remove it, or add its records")
         return
     yield first
     yield from records
 
 
-def _sound_rows(
+def _valid_rows(
     rows: Iterator[_Row], header: Sequence[str], name: str, path: Path | BinaryIO, bad: BadRecords
 ) -> Iterator[RawRecord]:
+    """The rows with as many fields as the header, as records. Others are reported."""
     for row in rows:
-        if not row.sound:
+        if not row.decoded:
             continue
         if row.problem is not None:
             _add_problem(row, name, path, bad)
@@ -396,35 +397,35 @@ def _sound_rows(
         if len(header) > 1 and not any(map(str.strip, fields)):
             continue  # a blank line, as spreadsheets write it
         if fields == header and len(header) > 1:
-            reason = "the record repeats the header, as where files are put together"
+            reason = "the record repeats the header, as in concatenated files"
             bad.add(reason, file=name, line=row.line, fix="remove the line")
         elif len(fields) == len(header):
             yield RawRecord(row.line, dict(zip(header, fields, strict=True)))
         elif fields:
             reason = f"the record has {len(fields)} fields, where the header has {len(header)}"
-            fix = "a field that holds the delimiter is put in double quotes, and an empty one still has its delimiter"
+            fix = "put a field with the delimiter in it in double quotes, and keep the delimiters of empty fields"
             bad.add(reason, file=name, line=row.line, fix=fix)
 
 
 def _add_problem(row: _Row, name: str, path: Path | BinaryIO, bad: BadRecords) -> None:
     kind = (path.suffix if isinstance(path, Path) else "") or "CSV"
-    covers = f" (the quotation in it goes on over {row.lines:,} lines, which are read again)" if row.lines > 1 else ""
-    fix = "a quotation mark within a quoted field is written twice; an opened quotation is closed"
-    bad.add(f"broken {kind} record: {row.problem}{covers}", file=name, line=row.line, fix=fix)
+    extent = f" (its quotation extends over {row.lines:,} lines; those after the first are read again)"
+    fix = "write a quotation mark inside a quoted field twice, and close each quotation"
+    bad.add(f"broken {kind} record: {row.problem}{extent if row.lines > 1 else ''}", file=name, line=row.line, fix=fix)
 
 
 def _trimmed(fields: Sequence[str], columns: int) -> list[str]:
-    """The fields without the empty ones after the last column, which spreadsheets write."""
+    """The fields without empty ones after the last of the `columns`, which spreadsheets write."""
     count = len(fields)
     while count > columns and not fields[count - 1].strip():
         count -= 1
     return list(fields[:count])
 
 
-def _rows(source: Iterator[_Line], delimiter: str, blanks: bool = False) -> Iterator[_Row]:
-    """The records of a table. Of a broken quotation only the first line is lost: the others are read again.
+def _rows(source: Iterator[_Line], delimiter: str, spaces: bool = False) -> Iterator[_Row]:
+    """The records of a table. Of a broken quotation, only the first line is lost: the others are read again.
 
-    `blanks`: whether to skip a blank after each delimiter.
+    `spaces`: whether to skip spaces after each delimiter.
     """
     again: deque[_Line] = deque()
     used: list[_Line] = []
@@ -438,7 +439,7 @@ def _rows(source: Iterator[_Line], delimiter: str, blanks: bool = False) -> Iter
             yield line.text
 
     columns = 0
-    reader = csv.reader(feed(), delimiter=delimiter, strict=True, skipinitialspace=blanks)
+    reader = csv.reader(feed(), delimiter=delimiter, strict=True, skipinitialspace=spaces)
     while True:
         used.clear()
         problem = None
@@ -448,19 +449,19 @@ def _rows(source: Iterator[_Line], delimiter: str, blanks: bool = False) -> Iter
             return
         except csv.Error as error:
             fields, problem = [], str(error)
-        first, sound, count = used[0].number, all(line.sound for line in used), len(used)
+        first, decoded, count = used[0].number, all(line.decoded for line in used), len(used)
         columns = columns or len(fields)
         if problem is None and count > _SWALLOWED and _swallows(used, fields, columns, delimiter):
             problem = "a quotation mark is not closed in its line, and the lines below look like records"
         if problem is not None:
             again.extendleft(reversed(used[1:]))
-            reader = csv.reader(feed(), delimiter=delimiter, strict=True, skipinitialspace=blanks)
-            sound = used[0].sound
-        yield _Row(first, fields, count, sound, problem)
+            reader = csv.reader(feed(), delimiter=delimiter, strict=True, skipinitialspace=spaces)
+            decoded = used[0].decoded
+        yield _Row(first, fields, count, decoded, problem)
 
 
 def _swallows(lines: Sequence[_Line], fields: Sequence[str], columns: int, delimiter: str) -> bool:
-    """Whether a record over many lines is likely to be many records, after a stray quotation mark."""
+    """Whether a record of many lines is probably several records after a stray quotation mark."""
     inner = lines[1:-1]
     if columns < 2 or len(inner) > _MOST_LINES:
         return False
@@ -470,20 +471,20 @@ def _swallows(lines: Sequence[_Line], fields: Sequence[str], columns: int, delim
 
 
 def _split(line: str, delimiter: str) -> list[str]:
-    """The fields of a single line; none if it is not a valid record."""
+    """The fields of a single line; empty if it is not a valid record."""
     with contextlib.suppress(csv.Error, StopIteration):
         return next(csv.reader([line], delimiter=delimiter, strict=True))
     return []
 
 
-def _has_blanks_behind(lines: Sequence[_Line], delimiter: str) -> bool:
-    """Whether a blank follows each delimiter of the header, as in `text, label`: a quotation may follow it."""
+def _has_spaces_after(lines: Sequence[_Line], delimiter: str) -> bool:
+    """Whether a space follows each delimiter of the header, as in `text, label`. It may come before a quotation."""
     header = _split(next((line.text for line in lines if line.text.strip()), ""), delimiter)
     return len(header) > 1 and all(name.startswith(" ") for name in header[1:])
 
 
 def _delimiter(lines: Sequence[_Line], delimiter: str) -> str:
-    """The delimiter: the usual one, unless another cuts the header and the first lines into equally many fields."""
+    """`delimiter`, unless only another one splits the header and most of the first rows into as many fields."""
     header = next((line.text for line in lines if line.text.strip()), "")
     if len(_split(header, delimiter)) > 1:
         return delimiter
@@ -498,7 +499,7 @@ def _delimiter(lines: Sequence[_Line], delimiter: str) -> str:
 
 
 def _text_lines(path: Path | BinaryIO, name: str, bad: BadRecords) -> Iterator[_Line]:
-    """The lines of a file as text. An undecodable line is reported, and kept for its quotation marks."""
+    """The lines of a file as text. An undecodable line is reported, but kept, because it may open a quotation."""
     for number, offset, raw in read_lines(path, name, bad):
         line = decode(raw, name, bad, offset=offset, line=number)
         yield _Line(number, raw.decode(text_encoding(bad), "replace") if line is None else line, line is not None)

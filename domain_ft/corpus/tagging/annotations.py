@@ -1,8 +1,8 @@
 """Converts the records of annotation tools to plain records: a text with spans, or words with tags.
 
-Prodigy, doccano, Label Studio, spaCy, BioC and lists of (word, tag) pairs are recognised by their fields. A record has
-one or more outcomes: plain records (`Plain`), skipped by its annotator (`Skipped`), or unreadable (`Refused`). `tag`
-and `data check` both read files with `outcomes`.
+Prodigy, doccano, Label Studio, spaCy, BioC and lists of (word, tag) pairs are recognised by their fields. Each record
+gives one or more outcomes: a plain record (`Plain`), or the reason why its annotator skipped it (`Skipped`) or why it
+cannot be read (`Refused`). `tag` and `data check` both read files with `outcomes`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ _CONTAINERS = ("documents", "PubTator3", "annotations")  # fields of a top-level
 
 
 def records_of(value: Any) -> list[Any] | None:
-    """The records of a parsed JSON file: a list, or an object that lists them or is one. None for other values."""
+    """The records in the value of a JSON file; None if it is neither a list nor an object.
+
+    A list holds records, or is one itself: a pair or a sentence. An object lists records, maps ids to records, or is a
+    record.
+    """
     if isinstance(value, list):
         return [value] if is_pair(value) or _is_sentence(value) else value
     if not isinstance(value, Mapping):
@@ -49,7 +53,7 @@ def records_of(value: Any) -> list[Any] | None:
 
 
 def _with_id(key: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The record with `key` as its id. The mark of a repeated field (`Doubled`) is kept."""
+    """The record with `key` as its id, unless it has one. A `Doubled` record, with a repeated field, stays one."""
     named = {"id": key, **record}
     if not isinstance(record, Doubled):
         return named
@@ -78,7 +82,7 @@ def outcomes(value: Any, text_field: str | None = None, spans_field: str | None 
     elif value is None:
         yield Skipped("the record is null: nothing was annotated")
     elif not isinstance(value, Mapping):
-        yield Refused(f"the record is {kind_of(value)}, where an object is wanted")
+        yield Refused(f"the record is {kind_of(value)}, where an object is expected")
     elif (rejected := rejected_by_annotator(value)) is not None:
         yield Skipped(rejected, VERDICT)
     elif is_label_studio(value):
@@ -87,13 +91,13 @@ def outcomes(value: Any, text_field: str | None = None, spans_field: str | None 
         yield from _bioc(value)
     elif "paragraphs" in value and "text" not in value:
         fix = "convert the file: python -m spacy convert FILE . --converter json, then write text and entities"
-        yield Refused("the record is of spaCy 2's training format, which is not read", "paragraphs", fix)
+        yield Refused("the record is in spaCy 2's training format, which is not supported", "paragraphs", fix)
     else:
         yield Plain(value) if spans_field in value else _plain(value)
 
 
 def is_annotated(record: Mapping[str, Any]) -> bool:
-    """Whether the fields of a record are those of text with entities, which `tag` reads."""
+    """Whether a record has the fields of a text with entities, so that `tag` can read it."""
     tokens = next((record[name] for name in ("tokens", "words") if name in record), None)
     if isinstance(tokens, list) and any(name in record for name in ("tags", "ner_tags", "labels")):
         return True
@@ -110,18 +114,18 @@ def is_annotated(record: Mapping[str, Any]) -> bool:
 
 
 def is_words(tokens: Any) -> bool:
-    """Whether the tokens of a record are words that have tags. Those of Prodigy and spaCy are objects with offsets."""
+    """Whether a record's tokens are words with tags, and not objects with offsets as in Prodigy and spaCy."""
     return not (isinstance(tokens, list) and tokens and all(isinstance(token, Mapping) for token in tokens))
 
 
 def with_spans(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The record of a table with cells of JSON spans parsed to lists."""
+    """The record of a table, with each cell of JSON spans parsed to a list."""
     parsed = {name: spans for name, cell in record.items() if (spans := spans_in(cell)) is not None}
     return {**record, **parsed} if parsed else record
 
 
 def _plain(value: Mapping[str, Any]) -> Plain:
-    """The record itself, with an empty list of spans if Prodigy left it out."""
+    """The record itself. An accepted record of Prodigy without spans gets an empty list of them."""
     if not isinstance(value.get("text"), str) or ("tokens" in value and is_words(value["tokens"])):
         return Plain(value)
     without = not any(isinstance(value.get(name), list) for name in SPANS_FIELDS)
@@ -168,7 +172,7 @@ def _label_studio(task: Mapping[str, Any], text_field: str | None) -> Outcome:
         return Refused("Label Studio: the result of an annotation is not a list of objects", name)
     if any(result.get("type") == "hypertextlabels" for result in _results(task)):
         fix = "label plain text (<Text>, not <HyperText>), or write text and entities as JSON lines"
-        return Refused("Label Studio: the entities are marked in HTML, whose offsets are not read", name, fix)
+        return Refused("Label Studio: the entities are marked in HTML, which is not supported", name, fix)
     chosen = next((annotation for annotation in kept if annotation.get("ground_truth")), kept[0])
     entities = _entities(chosen)
     if not chosen.get("ground_truth") and any(_span_keys(_entities(one)) != _span_keys(entities) for one in kept):
@@ -188,7 +192,7 @@ def _label_studio(task: Mapping[str, Any], text_field: str | None) -> Outcome:
 
 
 def _entities(annotation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The spans of an annotation; one with several labels is several spans."""
+    """The spans of an annotation. A span with several labels becomes one span per label."""
     spans = []
     for result in objects_in(annotation.get("result")):
         value = result.get("value")
@@ -206,7 +210,7 @@ def _span_keys(spans: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _text_field(data: Mapping[str, Any], entities: Sequence[Mapping[str, Any]]) -> str | None:
-    """`text`, or the only field of text, or the only one that contains the texts of all entities."""
+    """`text`, else the only string field, else the only one that contains the text of every entity; None if unclear."""
     texts = [name for name, value in data.items() if isinstance(value, str)]
     if "text" in texts or len(texts) == 1:
         return "text" if "text" in texts else texts[0]
@@ -227,11 +231,11 @@ def is_bioc(record: Mapping[str, Any]) -> bool:
 
 
 def _bioc(document: Mapping[str, Any]) -> Iterator[Outcome]:
-    """The outcome of each passage of a document, or of each sentence if its passages have no text."""
+    """The outcome of each passage of a document. A passage without text is read sentence by sentence."""
     group = str(document.get("id") or document.get("_id") or "")
     for place, passage in enumerate(document["passages"]):
         if not isinstance(passage, Mapping):
-            yield Refused(f"this is {kind_of(passage)}, where an object is wanted", f"passages[{place}]")
+            yield Refused(f"this is {kind_of(passage)}, where an object is expected", f"passages[{place}]")
             continue
         parts = [passage] if passage.get("text") else objects_in(passage.get("sentences"))
         for part in parts:

@@ -1,8 +1,8 @@
 """CoNLL columns: one word with its tag per line, and blank lines between sentences.
 
-The columns of the words and the tags are determined from the whole file (`Layout.of`). It distinguishes word numbers in
-the first column, comments, chunk tags and columns of only O from words and entity tags. The separator is determined the
-same way: tabs or blanks, otherwise runs of both, otherwise a sign such as the semicolon in `word;tag`.
+`Layout.of` detects the columns of words and tags from the whole file. Word numbers in the first column, comments, chunk
+tags and columns of only O are not taken for words or entity tags. The separator is detected too: a tab (runs of spaces
+in lines without tabs), else runs of tabs and spaces, else a character such as the semicolon in `word;tag`.
 """
 
 from __future__ import annotations
@@ -23,25 +23,27 @@ DOCUMENT = "-DOCSTART-"
 """The word of the line that begins a document."""
 
 _BLANKS = re.compile(r"[ \t]+")
-_ANY_BLANKS = "blanks"  # the separator of columns that are aligned with runs of tabs or blanks
-_SIGNS = (";", "|", ",", "/")  # separators in files without tabs and blanks
+_ANY_BLANKS = "blanks"  # columns aligned with runs of tabs and spaces
+_SIGNS = (";", "|", ",", "/")  # tried if tabs and spaces give no columns
 _DOCUMENT = re.compile(rf"\s*(?:\d+[\s;|,/]+)?{re.escape(DOCUMENT)}(?![\w-])")
 _COMMENT = re.compile(r"[#%](?:\s|$)|[#%]\s*\S+\s*=")
 _NUMBER = re.compile(r"(\d+)(?:[-.](\d+))?")  # CoNLL-U: a word, 3; a range of words, 3-4; an empty node, 3.1
 _MISC = re.compile(r"(?:^|\|)(?:NER|NE|ner|ne)=([^|]+)")  # in the last column of CoNLL-U
 _CONLLU_COLUMNS = 10
 
-_MOST = 0.9  # the share of a column's values that makes it a column of tags or of numbers
+_MOST = 0.9  # the minimum share of values or lines that have to fit
 _CHUNKS = frozenset(["NP", "VP", "PP", "ADJP", "ADVP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP", "VG", "PNP"])
 """The phrase types of chunk tags: B-NP is not an entity."""
 
 
 def columns_of(line: str, separator: str = "", count: int = 0) -> list[str]:
-    """The columns of a CoNLL line, separated by tabs, or by blanks if it has no tab.
+    """The columns of a CoNLL line.
 
     Args:
-        separator: another separator: "blanks" for runs of tabs and blanks, or a sign.
-        count: the number of columns for a sign, because the word in the first one may contain the sign; 0 for no limit.
+        separator: a character, or "blanks" for runs of tabs and spaces. If empty, the line is split at each tab, or at
+            runs of spaces if it has no tab.
+        count: the maximum number of columns, for a character: the word in the first column may contain it. 0 for no
+            maximum.
     """
     if separator == _ANY_BLANKS:
         return _BLANKS.split(line.strip(" \t"))
@@ -60,7 +62,7 @@ class Layout:
         columns: the number of columns.
         word, tag: the indices of their columns, from 0.
         numbered: whether the first column holds word numbers.
-        in_misc: whether the tag is `NER=` within the column, as in CoNLL-U's MISC.
+        in_misc: whether the column holds tags as `NER=TAG`, like MISC in CoNLL-U.
         note: a remark for the user on how the columns were chosen; may be empty.
         separator: see `columns_of`.
     """
@@ -80,7 +82,7 @@ class Layout:
         """The layout of a file, determined from all its lines.
 
         Args:
-            sentences: their lines, with comments.
+            sentences: the lines of each sentence, including comments.
             name: of the file, for messages.
             word, tag: the numbers of their columns, from 1, if the user named them.
 
@@ -112,7 +114,7 @@ class Layout:
         rows = [[row for row in sentence if len(row) == count] for sentence in rows]
         rows = [sentence for sentence in rows if sentence]
         values = [[row[place] for sentence in rows for row in sentence] for place in range(count)]
-        while count > 1 and not any(values[count - 1]):  # tabs at the ends of all lines
+        while count > 1 and not any(values[count - 1]):  # a tab at the end of every line
             count -= 1
         numbered = count > 1 and _are_numbers([[row[0] for row in sentence] for sentence in rows])
         if named and "FORM" in named and count == len(named) and not word:
@@ -133,7 +135,7 @@ class Layout:
         count = len(values)
         if numbered and count == 2:
             raise CorpusError(
-                "the first column holds word numbers, and there is no column of words, only one of tags",
+                "the first column holds word numbers and the other one tags: there is no column of words",
                 where=name,
                 fix="write the word and its tag in each line",
             )
@@ -186,8 +188,8 @@ class Layout:
     def is_comment(self, line: str) -> bool:
         """Whether a line is a comment: it begins with # or %, and is not a word with a tag.
 
-        The percent sign is a common word. So a line with only %, or with as many columns as the other lines, is not a
-        comment, and a missing tag is reported.
+        The percent sign is also a common word. So a line with only %, or a line that begins with % and has as many
+        columns as other lines, is a word, and its missing tag is reported.
         """
         if line.startswith("%"):
             return len(self.columns_of(line)) != self.columns and line.strip() != "%"
@@ -219,7 +221,7 @@ class Layout:
     def problem(self, parts: Sequence[str]) -> str | None:
         """What is wrong with a line; None if nothing is."""
         if len(parts) < 2:
-            return f"the line has {_counted(len(parts))}, where at least 2 are wanted"
+            return f"the line has {_counted(len(parts))}, where at least 2 are expected"
         if len(parts) != self.columns and any(parts[self.columns :]):
             return f"the line has {_counted(len(parts))}, where other lines have {self.columns}"
         if len(parts) < self.columns:
@@ -244,7 +246,7 @@ class Layout:
         elif "\t" in line and not self.separator:
             parts = re.split("(\t)", line)
             places = range(0, len(parts), 2)
-        else:  # leading and trailing blanks are not columns
+        else:  # leading and trailing spaces are not columns
             parts = re.split("([ \t]+)" if self.separator else "( +)", line)
             places = [place for place, part in enumerate(parts) if part.strip()]
         fixed = {self.tag % self.columns, *([0] if self.numbered else [])}
@@ -255,7 +257,7 @@ class Layout:
 
 
 def _separator_of(lines: Sequence[str], name: str) -> tuple[str, int]:
-    """The separator of a file's columns, and the number of columns if it is a sign (otherwise 0).
+    """The separator of a file's columns (see `columns_of`), and the number of columns, or 0 for the default.
 
     Raises:
         CorpusError: each line is a whole sentence of words with tags.
@@ -280,10 +282,10 @@ def _count_of(lines: Sequence[str], separator: str) -> int:
     rows = [columns_of(content, separator) for content in contents if not _COMMENT.match(content)]
     sizes = Counter(map(len, rows))
     count = min(sizes, key=lambda size: (-sizes[size], size), default=0)
-    # A word may contain the sign too: then its line seems to have more columns, and the first of them are the word.
+    # A word that contains the separator would give extra columns. With `count`, lines are split from the right.
     rows = [columns_of(content, separator, count) for content in contents if not _COMMENT.match(content)]
     even = [row for row in rows if len(row) == count]
-    if separator in _SIGNS:  # in running text with tags, a cell would hold the tag of one word and the next word
+    if separator in _SIGNS:  # in running text, a cell would hold the tag of one word and the next word
         even = [row for row in even if not any(_BLANKS.search(cell) for cell in row)]
     if count < 2 or len(even) < _MOST * len(rows):
         return 0
@@ -292,7 +294,7 @@ def _count_of(lines: Sequence[str], separator: str) -> int:
 
 
 def _are_pairs(line: str) -> bool:
-    """Whether a line holds several words, each followed by a sign and its tag."""
+    """Whether a line holds several words, each followed by a separator and its tag."""
     items = line.split()
     return len(items) > 1 and any(
         all(is_tag(item.rpartition(sign)[2]) and item.rpartition(sign)[0] for item in items) for sign in (*_SIGNS, "_")
@@ -313,7 +315,7 @@ def _refuse_quoted(layout: Layout, sentences: Sequence[Sequence[str]], name: str
 
 
 def _without_comments(lines: Iterable[str], separator: str = "", count: int = 0) -> list[list[str]]:
-    """The columns of a sentence's lines without comments."""
+    """The columns of each line of a sentence that is not a comment."""
     rows: list[list[str]] = []
     for line in lines:
         content = line.rstrip("\r\n")

@@ -79,10 +79,10 @@ class TaggingData:
     Attributes:
         name: for reports.
         types: the entity types in the training texts, sorted.
-        splits: all three, by the names in `SPLITS`.
+        splits: the texts of all three splits, by the names in `SPLITS`.
         scheme: of the training file's tags, as in `SPELLED`; None if the files give character spans.
         key: a hash of the content.
-        facts: for reports.
+        facts: for reports: `split` says how each split was made.
         notes: remarks for the user, in sentences.
     """
 
@@ -117,7 +117,7 @@ def keep_longest(found: Iterable[Span]) -> tuple[tuple[Span, ...], int]:
 
 
 def spelling_variants(names: Iterable[str]) -> list[list[str]]:
-    """Groups of two or more names that differ only in case, blanks, `_` or `-`.
+    """Groups of two or more names that differ only in case, spaces, `_` or `-`.
 
     >>> spelling_variants(["Drug", "DRUG ", "Dose"])
     [['DRUG ', 'Drug']]
@@ -131,7 +131,7 @@ def spelling_variants(names: Iterable[str]) -> list[list[str]]:
 
 
 class TagError(ValueError):
-    """An unknown tag, or one that is invalid at its position. `index` is its word, from 0."""
+    """An unknown tag, or one that is invalid at its position. `index` is the index of its word."""
 
     def __init__(self, message: str, index: int) -> None:
         super().__init__(message)
@@ -149,7 +149,7 @@ def split_tag(tag: str) -> tuple[str, str]:
         return tag, ONLY_TYPE
     if tag == OUTSIDE or (hyphen and name and prefix in _PREFIXES):
         return prefix, name
-    raise ValueError(f"'{shown(tag)}' is no tag: O, B-TYPE, I-TYPE, and in some schemes E-, S-, L-, U-TYPE are")
+    raise ValueError(f"'{shown(tag)}' is not a tag, such as O, B-TYPE, I-TYPE (or E-, S-, L-, U-TYPE in some schemes)")
 
 
 def is_tag(word: str) -> bool:
@@ -164,7 +164,8 @@ def is_tag(word: str) -> bool:
 def recognise(sentences: Iterable[Sequence[str]]) -> Scheme:
     """The scheme of a file from all its tags; IOB2 if they are ambiguous. Unknown tags are ignored.
 
-    IOB1 and IOB2 differ in how most entities begin that do not follow one of the same type.
+    IOB1 and IOB2 differ in the first tag of entities that do not follow one of the same type: I in IOB1, B in IOB2. The
+    more frequent one decides.
     """
     prefixes: set[str] = set()
     begins = Counter[str]()
@@ -202,15 +203,15 @@ def chunks(tags: Sequence[str], scheme: Scheme = "iob2") -> list[Span]:
         except ValueError as error:
             raise TagError(str(error), index) from None
         if name and prefix not in allowed:
-            raise TagError(f"{tag} is no tag of {SPELLED[scheme]}, which the file otherwise follows", index)
+            raise TagError(f"{tag} is not a tag of {SPELLED[scheme]}, which the file otherwise follows", index)
         continues = prefix == "I" or (name != "" and prefix == last)
         if continues and name != open_type and not (scheme == "iob1"):
             raise TagError(_without_beginning(tag, tags[index - 1] if index else None, scheme), index)
         if open_type and not (continues and name == open_type):
             if last:
                 raise TagError(
-                    f"{tags[index - 1]} is not ended: after it comes {_spelled(tags, index)}, where {SPELLED[scheme]} "
-                    f"has I-{open_type} or {last}-{open_type}",
+                    f"{tags[index - 1]} is not ended: it is followed by {_spelled(tags, index)}, but {SPELLED[scheme]} "
+                    f"requires I-{open_type} or {last}-{open_type}",
                     index - 1,
                 )
             found.append(Span(start, index, open_type))

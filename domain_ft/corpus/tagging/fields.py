@@ -1,4 +1,4 @@
-"""The fields of JSON records that hold text, words, tags and spans. All records of a file use the same ones."""
+"""The fields of JSON records that hold text, words, tags and spans. The field of spans is the same in a whole file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _USUAL: Mapping[Role, tuple[str, ...]] = {
     "spans": SPANS_FIELDS,
 }
 
-_NO_SPANS = ("tokens", "words", "relations", "sentences", "sents")  # lists with offsets that are not entities
+_NO_SPANS = ("tokens", "words", "relations", "sentences", "sents")  # fields with lists of offsets that are not entities
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,10 @@ class TagFields:
     usual_spans: str | None = None
 
     def name(self, role: Role, record: Mapping[str, Any]) -> str:
-        """The field of a role: the one that the user named, or the first usual name in the record, or the usual name.
+        """The field for a role: the one that the user named, else the first usual name that the record has.
 
-        For spans, a usual name whose field holds a list comes first.
+        For spans, `usual_spans` comes first, then usual names whose field holds a list. If the record has no such
+        field, it is the first usual name.
         """
         named: str | None = getattr(self, role)
         if named:
@@ -85,7 +86,7 @@ def choose_spans_field(fields: TagFields, records: Sequence[Entry]) -> tuple[Tag
     """The fields with `usual_spans` set for the whole file, and notes on other lists of spans.
 
     Records may have several lists of spans, such as those of two annotators, or of a model and an annotator. The same
-    one is read in all records: the first usual name under which any record has spans, or the only other field.
+    one is read in all records: the first usual name under which any record has spans, else the only field with spans.
     """
     counts = Counter(
         field

@@ -1,8 +1,8 @@
 """Converts the offsets of entities, and finds out why they do not fit the text.
 
 domain-ft counts Unicode characters (code points) from 0, with an exclusive end. Other tools count UTF-16 units
-(JavaScript, Java) or bytes, from 1, or with an inclusive end. If spans also give their text, a wrong count can be
-detected, and `likely_causes` finds the right one by trying.
+(JavaScript, Java) or bytes, count from 1, or use an inclusive end. If spans also give their text, wrong offsets can be
+detected, and `likely_causes` finds the right way to count by trying.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ _CAUSES = sorted(
 
 @dataclass(frozen=True)
 class Claim:
-    """A span that also gives its text, to compare with its offsets.
+    """The text that a span gives in the file, to compare with the text at its offsets.
 
     Attributes:
         text: the whole text.
@@ -134,11 +134,11 @@ def _normalised(text: str) -> str:
 def likely_causes(claims: Sequence[Claim], others: Sequence[Claim] = ()) -> tuple[list[Cause], int]:
     """The ways to count that explain most of the claims, the simplest first, and the number that they explain.
 
-    There are several only if the claims fit both a shift and another form of the text.
+    After the simplest one, only those without a shift that explain as many claims are listed.
 
     Args:
         claims: spans whose text differs from the text at their offsets.
-        others: spans that fit. Causes that fit them too are preferred.
+        others: spans whose text fits. Causes under which these fit too are preferred.
     """
     explained = Counter(cause for claim in claims for cause in _causes(claim))
     if not explained:
@@ -163,7 +163,7 @@ def _causes(claim: Claim) -> Iterator[Cause]:
             continue
         part = units[start:end]
         marked = part.decode(codec, "replace") if isinstance(part, bytes) else part
-        # White space at the ends has to agree too. Otherwise a shift by one would fit with the blank next to a word.
+        # White space at the ends has to agree too, or a shift by one could match a word with the space beside it.
         if agrees(claim.mention, marked) and _margin(marked) == _margin(claim.mention):
             yield cause
 
@@ -176,8 +176,10 @@ def contradiction(claim: Claim, causes: Sequence[Cause], explained: int, count: 
     """The message and the fix for a wrong claim. `causes` explain `explained` of all `count` wrong claims."""
     start, end = claim.start, claim.end
     inside = 0 <= start <= end <= len(claim.text)
-    marked = f"is '{_shortened(claim.text[start:end])}'" if inside else f"is no text ({len(claim.text)} characters)"
-    reason = f"a span says that it is '{_shortened(claim.mention)}', but at [{start}, {end}) {marked}"
+    found = f"[{start}, {end}) is outside the text, which has {len(claim.text)} characters"
+    if inside:
+        found = f"the text at [{start}, {end}) is '{_shortened(claim.text[start:end])}'"
+    reason = f"the text of a span is '{_shortened(claim.mention)}', but {found}"
     if causes:
         share = "" if count == 1 else f" (explains {'all' if explained == count else f'{explained:,} of'} {count:,})"
         words = "; or ".join(cause.words for cause in causes)

@@ -1,4 +1,4 @@
-"""Opens a tagging task: reads its files, checks them against each other, and makes the splits."""
+"""Opens a tagging task: reads its files, checks that they agree, and makes missing splits."""
 
 from __future__ import annotations
 
@@ -65,16 +65,16 @@ def open_tagging(
 ) -> TaggingData:
     """Read a tagging task and split it.
 
-    Without test or validation texts, a fraction of the training texts is held out, as in `classify`: whole documents,
-    if the file has them, and whole groups of copies and near copies, chosen by a hash of their content.
+    A missing test or validation split is taken from the training texts, as in `classify`: whole documents, if the file
+    has them, and whole groups of copies and near copies, chosen by a hash of their content.
 
     Args:
         rejects: receives each record that is left out.
         left: counts what is not read.
 
     Raises:
-        CorpusError: a file cannot be read, a split is empty, or it has no entities.
-        RecordError: a record is bad, and the source does not say to skip such records.
+        CorpusError: a file cannot be read, or a split has no texts or no entities.
+        RecordError: a record is bad, and `on_bad_record` is "stop".
     """
     bad = BadRecords(source.on_bad_record, rejects or (lambda _reject: None), source.encoding)
     paths = {split: path for split in SPLITS if (path := getattr(source, split)) is not None}
@@ -95,9 +95,7 @@ def open_tagging(
             }
         for part, (read, scheme) in parts.items():
             if not read:
-                raise CorpusError(
-                    f"'{path}' holds no text that can be read", fix="give a file with texts and their tags"
-                )
+                raise CorpusError(f"'{path}' has no readable text", fix="give a file with texts and their tags")
             texts[part], schemes[part] = read, scheme
     names = {split: names.get(split, names["train"]) for split in texts}
     _check_spelling(texts)
@@ -132,14 +130,14 @@ def _content_key(splits: Mapping[str, Sequence[TaggedText]]) -> str:
 
 
 def text_key(text: TaggedText) -> str:
-    """The text without case and with single blanks, to find copies."""
+    """The text in lower case and with single spaces, to find copies."""
     return " ".join(text.text.casefold().split())
 
 
 class TextExamples(Sequence[Example]):
     """Texts with entities as classification examples, for the search for leaks.
 
-    Their labels are the number of entities of each type, such as `2 Disease`.
+    Their labels are the counts of entities by type, such as `2 Disease`.
     """
 
     def __init__(self, texts: Sequence[TaggedText], key: str) -> None:
@@ -225,7 +223,7 @@ def _hub_splits(
 def _file(path: str) -> Path:
     file = Path(path)
     if not file.is_file() and not (file.is_dir() and is_brat(file)):
-        what = "is a folder without .ann files of BRAT" if file.is_dir() else "does not exist"
+        what = "is a folder without BRAT's .ann files" if file.is_dir() else "does not exist"
         raise CorpusError(
             f"'{path}' {what}", fix="give a CoNLL file, or JSON lines of words and tags or text and spans"
         )
@@ -239,7 +237,7 @@ def _short_names(paths: Mapping[str, str]) -> dict[str, str]:
 
 
 def _check_spelling(texts: Mapping[str, Sequence[TaggedText]]) -> None:
-    """Refuse entity types that differ only in case or blanks: they would be learned as different types."""
+    """Refuse entity types that differ only in spelling: they would be learned as different types."""
     every = list(itertools.chain.from_iterable(texts.values()))
     counts = type_counts(every)
     clashing = spelling_variants(counts)
@@ -248,7 +246,7 @@ def _check_spelling(texts: Mapping[str, Sequence[TaggedText]]) -> None:
     listed = "; ".join(", ".join(f"'{name}' ({counts[name]:,})" for name in group) for group in clashing[:5])
     first = next(text for text in every for span in text.spans if span.label == clashing[0][-1])
     raise CorpusError(
-        f"entity types differ in case, blanks, _ or - only: {listed}",
+        f"entity types differ only in case, spaces, _ or -: {listed}",
         where=f"{first.file}, line {first.line}",
         fix="spell each type the same way",
     )
@@ -268,11 +266,11 @@ def _complete(
     facts = dict.fromkeys(texts, "as given")
     split_notes: list[str] = []
     if "test" not in texts and source.test_ids is not None:
-        wanted = _read_ids(source.test_ids)
-        held_out = [text.id in wanted for text in texts["train"]]
+        test_ids = _read_ids(source.test_ids)
+        held_out = [text.id in test_ids for text in texts["train"]]
         if not any(held_out):
             raise CorpusError(
-                f"none of the {len(wanted):,} ids is the id of a training text, such as '{texts['train'][0].id}'",
+                f"none of the {len(test_ids):,} ids is the id of a training text, such as '{texts['train'][0].id}'",
                 where=str(source.test_ids),
                 fix="name the field of the ids: --id-field F",
             )
@@ -286,13 +284,13 @@ def _complete(
         )
     for split in made:
         fraction = source.test_fraction if split == "test" else source.validation_fraction
-        held_out, words, narrowed = _held_out(texts["train"], fraction, split, source.train, notes)
+        held_out, copies, narrowed = _held_out(texts["train"], fraction, split, source.train, notes)
         _part(texts, split, held_out)
-        facts[split] = f"{fraction:.0%} of the training texts, whole documents and groups of {words} at a time"
+        facts[split] = f"{fraction:.0%} of the training texts, whole documents and groups of {copies} at a time"
         if narrowed:
             split_notes.append(
-                f"copies or near copies connect most texts, so for the {split} split only {words} are kept "
-                "together: scores on copies of training texts are too good"
+                f"copies or near copies connect most texts, so for the {split} split only {copies} are kept "
+                "together: similar training texts may make the scores too good"
             )
     if not texts["train"]:
         raise CorpusError(
@@ -312,50 +310,51 @@ def _held_out(
 ) -> tuple[list[bool], str, bool]:
     """Which texts are held out, drawn in whole groups.
 
-    If the drawn texts have no entities, the group with entities whose size is nearest to the wanted one is added,
-    provided that another group with entities is left for training.
+    If the drawn texts have no entities, the group with entities whose size is nearest to `fraction` is added, if
+    another group with entities is left for training.
 
     Returns:
-        (texts,) True for those that are held out; a description of what was kept together; and whether that is less
-        than all copies and near copies.
+        (texts,) True for those that are held out; which copies were kept together; and whether these are fewer than all
+        copies and near copies.
 
     Raises:
         CorpusError: all texts belong together, so none can be held out.
     """
     types = [tuple(sorted({span.label for span in text.spans})) for text in texts]
     has_entities = np.array([bool(text.spans) for text in texts])
-    wanted = fraction * len(texts)
+    target = fraction * len(texts)
     drawn: list[tuple[str, Integers, npt.NDArray[np.uint64], npt.NDArray[np.bool_]]] = []
-    for words, groups, hashes in _groupings(texts):
+    for copies, groups, hashes in _groupings(texts):
         held = draw(groups, hashes, types, fraction)
         sizes = np.bincount(groups)
-        large = sizes[sizes > max(wanted, 1)].sum()
-        if held.sum() >= max(wanted / 2, 1) and large <= len(texts) / 2:
-            drawn.insert(0, (words, groups, hashes, held))
+        large = sizes[sizes > max(target, 1)].sum()
+        if held.sum() >= max(target / 2, 1) and large <= len(texts) / 2:
+            drawn.insert(0, (copies, groups, hashes, held))
             break
-        drawn.append((words, groups, hashes, held))  # the last resort with few texts, or few large documents
+        drawn.append((copies, groups, hashes, held))  # a fallback for few texts, or a few large documents
     widest = next(iter(JOINED))
-    for words, groups, hashes, held in drawn:
+    for copies, groups, hashes, held in drawn:
         if not (held & has_entities).any():
-            extra = nearest_group(groups, hashes, wanted, has_entities)
+            extra = nearest_group(groups, hashes, target, has_entities)
             if extra is None:
                 continue
             held = held | (groups == extra)
-        return held.tolist(), words, words != widest
+        return held.tolist(), copies, copies != widest
     raise CorpusError(_inseparable(texts, split, notes), where=train, fix=f"give a file: --{split} FILE")
 
 
 def _groupings(texts: Sequence[TaggedText]) -> Iterator[tuple[str, Integers, npt.NDArray[np.uint64]]]:
-    """Ways to group the texts, the widest first: a description, and the group and hash of each text (texts,).
+    """Ways to group the texts, those with the largest groups first.
 
-    Documents are never split. First, documents that share a copy or near copy of a text are joined too. Nearly all of
-    them may share a line such as "Methods", so whole documents are compared after that.
+    Each is a description of the copies that are joined, and the group and hash of each text (texts,). Documents are
+    never split. First, documents that share a copy or near copy of a text are joined too. But nearly all of them may
+    share a line such as "Methods", so the later ways compare whole documents.
     """
     signed = len(texts) <= MOST_COMPARED
     documents = [text.group if text.group != text.id else "" for text in texts]
     prints = text_fingerprints((text.text for text in texts), signed=signed)
-    for words, groups in groupings(prints, documents):
-        yield words, groups, prints.hashes
+    for copies, groups in groupings(prints, documents):
+        yield copies, groups, prints.hashes
         if any(documents):
             break
     else:
@@ -364,15 +363,15 @@ def _groupings(texts: Sequence[TaggedText]) -> Iterator[tuple[str, Integers, npt
     parts: list[list[str]] = [[] for _ in unit_of]
     for text in texts:
         parts[unit_of[text.group]].append(text.text)
-    # Sorted, so that the split does not depend on the order of the file.
+    # The parts are sorted, so that the split does not depend on the order of the file.
     prints = text_fingerprints(("\n".join(sorted(part)) for part in parts), signed=signed)
     units = np.array([unit_of[text.group] for text in texts])
-    for words, groups in groupings(prints):
-        yield f"{words} of whole documents", groups[units], prints.hashes[units]
+    for copies, groups in groupings(prints):
+        yield f"{copies} of whole documents", groups[units], prints.hashes[units]
 
 
 def _inseparable(texts: Sequence[TaggedText], split: str, notes: Sequence[str]) -> str:
-    """Why no text can be held out of the training texts."""
+    """The message if no text can be held out of the training texts."""
     if len(texts) == 1:
         why = "there is only one text"
     elif texts[0].group != texts[0].id and len({text.group for text in texts}) == 1:
@@ -393,7 +392,7 @@ def _read_ids(path: Path) -> Collection[str]:
     if text.lstrip()[:1] in ("[", "{"):
         try:
             return {str(value) for value in json.loads(text)}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CorpusError(f"'{path}' is broken JSON: {error}", fix="give a JSON list, or one id per line") from None
     return {line.strip() for line in text.splitlines() if line.strip()}
 

@@ -72,7 +72,7 @@ def file_kind(path: Path) -> FileKind:
     first = _first_line(path)
     if first.startswith("#FORMAT=WebAnno"):
         fix = "export CoNLL 2003 or BRAT from INCEpTION or WebAnno instead"
-        raise CorpusError("this is WebAnno's TSV, which is not supported", where=path.name, fix=fix)
+        raise CorpusError("this is WebAnno's TSV format, which is not supported", where=path.name, fix=fix)
     if end == ".tsv" and "annotation_id" in first.split("\t"):  # Label Studio's
         return "table"
     if end in (".pubtator",) or is_pubtator(first):
@@ -143,7 +143,7 @@ def read_tagged(
 
 
 def entries(path: Path, name: str, fields: TagFields, bad: BadRecords, left: LeftOut | None = None) -> Iterator[Entry]:
-    """The plain records of a file that is not columns. Skipped and unreadable records go to `bad`."""
+    """The plain records of a file of any kind except columns. Skipped and unreadable records go to `bad`."""
     for line, outcome in _outcomes(path, name, fields, bad, LeftOut() if left is None else left):
         if isinstance(outcome, Plain):
             yield Entry(line, outcome)
@@ -217,7 +217,7 @@ def _table(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iterato
         except RepeatedKeyError as error:
             yield record.line or 0, Refused(str(error), column, ONE_KEY)
             continue
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             yield record.line or 0, Refused(f"broken JSON: {error}", column)
             continue
         yield from ((record.line or 0, one) for one in outcomes({**rest, fields.spans or "entities": spans}))
@@ -229,7 +229,7 @@ def _table(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iterato
 def _conll_sentences(
     path: Path, name: str, fields: TagFields, bad: BadRecords, left: LeftOut, notes: list[str]
 ) -> list[Sentence]:
-    """The sentences of a file of columns. A blank line ends a sentence, a -DOCSTART- line a document."""
+    """The sentences of a file of columns. A blank line ends a sentence; a -DOCSTART- line begins a document."""
     documents = 0
     sentences = []
     blocks = list(conll_blocks(path, name, bad))
@@ -237,7 +237,7 @@ def _conll_sentences(
     notes += [layout.note] if layout.note else []
     for block in blocks:
         sentence = Sentence([], [], [], "", "")
-        unreadable = False  # whether a line could not be read, so that the whole sentence is left out
+        unreadable = False  # whether a line is unreadable, so that the sentence is left out
         ranges: list[tuple[int, range]] = []  # CoNLL-U range lines with an entity tag
         tagged: set[str] = set()  # the numbers of words with an entity tag
         for number, line in block.sentence:
@@ -283,7 +283,7 @@ def _conll_sentences(
 
 
 def tagged_values(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, Any]]:
-    """(line, record) of a file of JSON lines, or (number, record) of a JSON list."""
+    """(line, record) for each record of JSON lines, (number, record) for those of a JSON list."""
     fix = "write JSON lines, one object per line; CoNLL columns are read from .txt, .conll and other endings"
 
     def records_in(value: Any) -> list[Any] | None:
@@ -294,7 +294,7 @@ def tagged_values(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int,
 
 
 def _records_in(value: Any) -> list[Any] | None:
-    """The records that a value lists; None if it is a record itself."""
+    """The records in a parsed value; None if it is a record itself."""
     if isinstance(value, Mapping) and isinstance(value.get("text"), str):
         return None
     records = records_of(value)
@@ -304,7 +304,7 @@ def _records_in(value: Any) -> list[Any] | None:
 
 
 def named_classes(record: Mapping[str, Any], classes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """The record with class numbers replaced by names. A number without a name stays, and is refused as a tag later."""
+    """The record with class numbers replaced by names. A number without a name is kept, and later refused as a tag."""
     named = {
         field: [
             names[number] if isinstance(number, int) and 0 <= number < len(names) else number

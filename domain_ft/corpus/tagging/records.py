@@ -1,4 +1,4 @@
-"""Reads plain records to texts with entities: words with tags, text with spans, and passages.
+"""Converts plain records to texts with entities: words with tags, text with spans, and passages.
 
 Tags and spans are checked after the whole file is read: the scheme depends on all tags, and one cause may explain all
 wrong offsets. Offsets count Unicode characters (code points), unless `TagFields.offsets` says otherwise.
@@ -78,7 +78,7 @@ def read_tagged_records(
         raise CorpusError(
             "some records have words with tags, others text with spans",
             where=f"{name}: {len(sentences)} with words, {len(texts)} without, such as in line {texts[0].line}",
-            fix="write all records in one form, or give two files",
+            fix="write all records in the same way, or give two files",
         )
     return (texts, None) if texts else with_scheme(sentences, name, scheme, bad, without)
 
@@ -100,7 +100,7 @@ def _check_tags(sentences: Sequence[Sentence], name: str, scheme: Scheme, bad: B
         except TagError as error:
             line = sentence.lines[error.index]
             word = sentence.words[error.index]
-            fix = "fix the tag; or, if the wrong scheme was detected, name it: --scheme iob1|iob2|bioes"
+            fix = "fix the tag; or, if the wrong scheme was detected, name it: --scheme iob1|iob2|bioes|bilou"
             bad.add(f"{error}, at the word '{shown(word)}'", file=name, line=line, fix=fix)
             continue
         text, bounds = join_words(sentence.words)
@@ -140,8 +140,8 @@ class _Record:
         """Whether the record has such a field."""
         return self.name(role) in self.values
 
-    def find(self, role: Role, kind: type, wanted: str) -> Any:
-        """The value of a role's field; None, after a report, if it is missing or has another type."""
+    def find(self, role: Role, kind: type, expected: str) -> Any:
+        """The value of a role's field; None if it is missing or not of type `kind`, which is reported."""
         field = self.name(role)
         if field not in self.values:
             hint = nearest(field, map(str, self.values)) if self.values else "the record has no fields"
@@ -150,7 +150,7 @@ class _Record:
             return None
         value = self.values[field]
         if not isinstance(value, kind):
-            self.reject(f"the field holds {kind_of(value)}, where {wanted} is wanted", field)
+            self.reject(f"the field holds {kind_of(value)}, where {expected} is expected", field)
             return None
         return value
 
@@ -170,7 +170,7 @@ class _Record:
             if is_knowledge_base(self.values):
                 mention_keys = {*mention_keys, "id", "text"}  # `read_document` compares these
             unread = unread_keys(spans, mention_keys) if isinstance(spans, list) else []
-            # Our readers of tools' files give spans an id, which the file may not have.
+            # Converted spans have an id that the tool's file may lack.
             unread = unread if self.entry.plain.unread is None else [key for key in unread if key != "id"]
             left.fields.update(f"{self.name('spans')}[].{key}" for key in unread)
         if self.entry.plain.unread is not None:
@@ -215,7 +215,7 @@ def _tagged_words(record: _Record) -> Sentence | None:
         record.reject(f"word {empty[0] + 1} is empty or not a text", tokens_field)
     elif other := [tag for tag in tags if not isinstance(tag, str)]:
         fix = "write tag names such as B-Disease; numbers need a list of names"
-        record.reject(f"the tags hold {kind_of(other[0])}, where names are wanted", tags_field, fix)
+        record.reject(f"the tags hold {kind_of(other[0])}, where names are expected", tags_field, fix)
     else:
         return Sentence(words, tags, [record.line] * len(words), record.id, record.group)
     return None
@@ -226,7 +226,7 @@ class _Claims:
     """The claims of all spans in a file about their text.
 
     Attributes:
-        keys: the keys of spans that hold their text.
+        keys: the keys under which spans hold their text.
         fitting: correct claims.
         contradicted: (record, path of its first wrong span, key, wrong claims) of each record with wrong claims.
     """

@@ -1,13 +1,13 @@
 """Texts with entities as rows of tokens: assigns tags to tokens, and converts predicted tags back to entities.
 
 A text is tokenised unchanged, so that training and prediction have the same input. Tags belong to *units*: a unit is a
-word of `find_words`, or several words with a token across their border (such as characters of Chinese, Japanese or Thai
-that share a token, or the parts of an emoji). Only the first token of a unit has a label. So units are the same for
-files of words and for plain text: what the model learns from "U.S." in a CoNLL file applies to "U.S." in a text.
+word of `find_words`, or several words that share a token (such as characters of Chinese, Japanese or Thai, or the parts
+of an emoji). Only the first token of a unit has a label. Units do not depend on the words that a file gives, so what
+the model learns from "U.S." in a CoNLL file applies to "U.S." in plain text.
 
 If a file gives words, predictions are read word by word: the tag of a word is that of its first token.
 
-A text that is too long for the model is cut between units into windows of about equal length. Nothing is dropped. A row
+A text that is too long for the model is cut between units into windows of about equal length, without loss. Each row
 is a window; a short text has one.
 """
 
@@ -99,7 +99,7 @@ class TextEncoder:
         self._backend = plain_backend(tokenizer)
 
     def encode(self, texts: Iterable[tuple[str, Sequence[Bounds] | None]]) -> Iterator[EncodedText]:
-        """Encode each (text, words), in order. They are tokenised in batches of a thousand."""
+        """Encode each (text, words) in order, in batches of a thousand. `words` is None for plain text."""
         texts = iter(texts)
         while batch := list(itertools.islice(texts, _BATCH)):
             encodings = self._backend.encode_batch([text for text, _ in batch], add_special_tokens=False)
@@ -126,11 +126,11 @@ class TaggingRows(SequenceRows):
         texts: the texts.
         tags: the classes, in the order of the model's outputs.
         lengths: (rows,) int32, tokens of each window, special tokens included.
-        documents: (rows,) int64, the index in `texts` of the text that each is a window of; never falls.
-        targets: (rows,) int64, 1 where an entity begins in the window, else 0: what a part of the rows, or a balanced
-            draw of them, keeps in its share.
+        documents: (rows,) int64, the index in `texts` of each window's text; non-decreasing.
+        targets: (rows,) int64, 1 where an entity begins in the window, else 0. Subsets for --train-sizes keep the share
+            of each value; `--balance sampling` draws both equally often.
         cut: (texts,) bool, which texts have more than one window.
-        inexact: how many spans begin or end within a unit, so that no tags can say them exactly.
+        inexact: the number of spans that tags cannot represent exactly, because they begin or end within a unit.
     """
 
     PER_ROW: ClassVar[tuple[str, ...]] = ("lengths", "documents", "targets")
@@ -140,7 +140,7 @@ class TaggingRows(SequenceRows):
     ) -> None:
         self.texts, self.tags = texts, tuple(tags)
         numbers = {tag: number for number, tag in enumerate(self.tags)}
-        unknown = numbers[OUTSIDE]  # a type that was never seen in training cannot be asked for
+        unknown = numbers[OUTSIDE]  # a type that does not occur in training has no tags
         windows: list[npt.NDArray[np.void]] = []
         words: list[tuple[Unit, ...]] = []
         owners: list[int] = []
@@ -189,7 +189,10 @@ class TaggingRows(SequenceRows):
         return tokens["target"][tokens["target"] != IGNORED].astype(np.int64)
 
     def take(self, indices: npt.ArrayLike) -> TaggingRows:
-        """The windows with these indices, in that order; one may come twice. To train on: texts stay as they are."""
+        """A view of the windows with these indices, in that order, for training. Indices may repeat.
+
+        `texts` and the tokens that `entities` and `spans` expect remain those of all windows.
+        """
         return self._view(indices)
 
     def document_id(self, document: int) -> str:
@@ -219,7 +222,7 @@ class TaggingRows(SequenceRows):
 
     @property
     def tokens(self) -> int:
-        """Of all windows of the texts together, special tokens included; of a view as well."""
+        """The number of tokens in all windows, including special tokens. A view has the same number."""
         return len(self._all)
 
     def entities(
@@ -270,8 +273,8 @@ def _characters(units: Sequence[Unit], chunk: Span) -> Span:
 
 def _trimmed(text: str, start: int, end: int) -> Bounds:
     """The bounds of a token without white space: byte-level tokens include the space before a word."""
-    sequence = text[start:end]
-    return start + len(sequence) - len(sequence.lstrip()), start + len(sequence.rstrip())
+    covered = text[start:end]
+    return start + len(covered) - len(covered.lstrip()), start + len(covered.rstrip())
 
 
 def _units(words: Sequence[Bounds], offsets: Sequence[Bounds]) -> tuple[Unit, ...]:
@@ -301,10 +304,15 @@ def _units(words: Sequence[Bounds], offsets: Sequence[Bounds]) -> tuple[Unit, ..
 
 
 def _cuts(tokens: int, borders: Sequence[int], room: int) -> tuple[int, ...]:
-    """Where windows of at most `room` tokens begin, and the end of the last. They begin at borders of units and are
-    about equally long.
+    """The first token of each window of at most `room` tokens, and the end of the last window.
 
-    A unit of more than `room` tokens is cut anywhere. A text without tokens has no window.
+    Windows begin with a unit and are about equally long. A unit of more than `room` tokens is cut anywhere. A text
+    without tokens has no window.
+
+    Args:
+        tokens: their number.
+        borders: the first token of each unit.
+        room: the maximum number of tokens in a window, without special tokens.
     """
     if not tokens:
         return (0,)

@@ -1,8 +1,8 @@
-"""Reads the spans of a record: offsets, labels, and the text that they claim to mark.
+"""Reads the spans of a record: their offsets, labels, and own copies of the text that they mark.
 
-Spans often repeat the text that they mark, under a key whose name depends on the tool. The key is recognised by its
-values: for most spans of the file they are the text at their offsets, in one of the usual ways to count
-(`mention_keys`). Comparing them with the text reveals wrong offsets.
+Spans often repeat the text that they mark, under a key whose name depends on the tool. `mention_keys` recognises the
+key by its values: in most spans of the file, the value is the text at the offsets under one of the usual ways to count.
+Comparing the values with the text reveals wrong offsets.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def mention_keys(spans: Iterable[tuple[str, Any]], counting: Counting) -> frozen
 
     Args:
         spans: (text, span) of each span.
-        counting: how offsets are counted, as far as known.
+        counting: how offsets are counted, according to --span-offsets.
     """
     values: defaultdict[str, list[tuple[Claim, bool]]] = defaultdict(list)
     for text, span in spans:
@@ -86,7 +86,7 @@ def claim_of(span: Mapping[str, Any], key: str, text: str) -> Claim | None:
     """The claim of a span under a key; None if the value is no text, or the offsets are invalid."""
     mention = span.get(key)
     if isinstance(mention, list) and mention and all(isinstance(part, str) for part in mention):
-        mention = " ".join(mention)  # several parts, in BigBIO's form
+        mention = " ".join(mention)  # several parts, in BigBIO's format
     if not isinstance(mention, str) or not mention.strip():
         return None
     parts = parts_of(span)
@@ -129,7 +129,7 @@ def read_span(value: Any, text: str, counting: Counting = "characters") -> tuple
     """
     shown = _span_in_words(value)
     if isinstance(value, str):
-        raise ValueError(f"{shown} is a name, such as a label of the whole text, but a span is wanted: {_A_SPAN}")
+        raise ValueError(f"{shown} is a name, such as a label of the whole text, but a span is expected: {_A_SPAN}")
     if isinstance(value, Mapping):
         named = first_of(value, LABELS)
         parts = parts_of(value)
@@ -161,7 +161,7 @@ def read_span(value: Any, text: str, counting: Counting = "characters") -> tuple
 
 
 def _span_in_words(value: Any) -> str:
-    """A span for messages. Long texts are cut, because one may be a whole document."""
+    """A span for messages. Long values are cut, because one may be a whole document."""
     if isinstance(value, Mapping):
         value = {cut(key): cut(part) if isinstance(part, str) else part for key, part in list(value.items())[:8]}
     elif isinstance(value, list):

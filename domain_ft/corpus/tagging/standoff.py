@@ -36,7 +36,7 @@ _PUBTATOR = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)
 
 
 def brat_pairs(path: Path) -> list[tuple[Path, Path]]:
-    """The (text, annotations) files of a folder, of a .ann file, or of its .txt file; none without annotations."""
+    """(text file, .ann file) for each .ann file of a folder, for an .ann file, or for a .txt file that has one."""
     if path.is_dir():
         return [(ann.with_suffix(".txt"), ann) for ann in sorted(path.rglob("*.ann")) if ann.is_file()]
     if path.suffix.lower() == ".ann" or (path.suffix.lower() == ".txt" and path.with_suffix(".ann").is_file()):
@@ -48,7 +48,7 @@ def is_brat(path: Path) -> bool:
     """Whether a file or folder is BRAT's. In a folder, at least half of the texts must have annotations.
 
     Raises:
-        CorpusError: a folder has .ann files, but for fewer texts.
+        CorpusError: a folder has .ann files, but for less than half of its texts.
     """
     pairs = brat_pairs(path)
     if not path.is_dir() or not pairs:
@@ -80,7 +80,7 @@ def read_brat(path: Path, bad: BadRecords, left: LeftOut) -> Iterator[tuple[int,
     for number, (text_file, ann) in enumerate(pairs, 1):
         name = ann.relative_to(path).as_posix() if path.is_dir() else ann.name
         if not text_file.is_file():
-            bad.add("the folder has no .txt file of the same name", file=name, fix="put the text there")
+            bad.add("the folder has no .txt file of the same name", file=name, fix="add it, or remove the .ann file")
             continue
         text = _whole(text_file, text_file.name, bad)
         lines = _whole(ann, name, bad)
@@ -108,7 +108,7 @@ def _brat_document(text: str, annotations: str, name: str) -> Outcome:
         found = _BRAT.fullmatch(parts[1].strip()) if len(parts) > 1 else None
         if found is None:
             fix = "write ID, TAB, TYPE START END, TAB, the text of the entity"
-            return Refused(f"{name}, line {number}: this is not an entity of BRAT", parts[0].strip() or None, fix)
+            return Refused(f"{name}, line {number}: this is not a BRAT entity", parts[0].strip() or None, fix)
         offsets = [[int(place) for place in part.split()] for part in found[2].split(";")]
         mention = {"text": parts[2]} if len(parts) > 2 else {}
         spans.append({"id": parts[0], "label": found[1], "offsets": offsets, **mention})
@@ -205,7 +205,7 @@ def read_bioc_xml(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int,
 
 
 def _document(element: ET.Element) -> Mapping[str, Any]:
-    """A document in the form of BioC JSON."""
+    """A document in the format of BioC JSON."""
     return {
         "id": element.findtext("id", ""),
         "passages": [_part(passage) for passage in element.findall("passage")],
@@ -237,5 +237,5 @@ def _annotation(element: ET.Element) -> dict[str, Any]:
 
 
 def _number(text: str | None) -> int:
-    """A whole number; -1, which is outside any text, if it is none."""
+    """The number in a text; -1, an offset outside any text, if it is not a whole number."""
     return int(text) if text and text.strip().isdigit() else -1

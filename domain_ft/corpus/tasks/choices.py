@@ -1,8 +1,8 @@
 """Labelled examples exported from annotation tools: Label Studio, Prodigy and Argilla.
 
 Their records are converted to plain ones, with the label in one field. The choices of an annotator become
-`{"choices": [...]}`, Label Studio's own form for several of them: only all records of a file together show whether the
-task is multi-label (`labels.LabelSurvey`). Files from doccano and tables are plain already.
+`{"choices": [...]}`, Label Studio's format for several of them, even if there is only one: whether the task is
+multi-label is known only after all records (`labels.LabelSurvey`). Files from doccano and tables are plain already.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from domain_ft.corpus.readers.base import BadRecords, RawRecord, kind_of
 from domain_ft.quoting import listed, shown
 
 LABEL = "label"
-"""The field of a plain record that holds its choices, unless the user named another."""
+"""The field for the choices in a plain record, unless the user named another."""
 
 CHOICES = "choices"
 
@@ -121,10 +121,10 @@ def _label_studio(task: Mapping[str, Any], label: str | None, text: str | None) 
     kinds = sorted({str(result.get("type")) for result in objects_in(read.get("result"))} - {CHOICES})
     if not answers:
         if not kinds:
-            return Skipped("Label Studio: the annotation holds no choice", name)
+            return Skipped("Label Studio: the annotation has no choice", name)
         use = "; for entities use `domain-ft tag`" if "labels" in kinds else ""
         fix = f"export tasks with choices{use}"
-        return Refused(f"Label Studio: the results are of type {listed(kinds)}, and choices are wanted", name, fix)
+        return Refused(f"Label Studio: the results are of type {listed(kinds)}, but choices are expected", name, fix)
     question = label if label in answers else next(iter(answers))
     if len(answers) > 1 and label not in answers:
         fix = "name the question to learn: --label-field F"

@@ -6,10 +6,10 @@ as plain text. Long texts are handled in one of three ways:
 
     truncate    keep the first tokens; of a pair, the longer text is cut until both fit (longest first)
     head-tail   keep the same number of tokens, half from the beginning and half from the end
-    windows     split into windows of equal length without overlap, at most MOST_WINDOWS; each has the shorter text of
-                a pair
+    windows     split into windows of about equal length without overlap, at most MOST_WINDOWS; of a pair, the longer
+                text is split, and each window also has the shorter one
 
-Windows do not overlap, because each gets its own prediction and shared tokens would only count twice.
+Windows do not overlap, because each gets its own prediction, and shared tokens would count twice.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ TOKEN = np.dtype([("id", "<u4"), ("type", "u1")])
 
 @dataclass(frozen=True)
 class Segment:
-    """Special tokens between texts: their ids and types."""
+    """Adjacent special tokens: their ids and types."""
 
     ids: tuple[int, ...] = ()
     types: tuple[int, ...] = ()
@@ -93,7 +93,7 @@ class Templates:
 
     Attributes:
         single, pair: for one text, and for two.
-        empty: the tokens of an empty text if the layout adds none: a decoder's start token.
+        empty: the tokens for an empty text if the layout adds none: a decoder's start token, or else the token 0.
     """
 
     single: Template
@@ -102,7 +102,7 @@ class Templates:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> Templates:
-        """Derived from what the tokenizer's post-processor makes of short texts.
+        """The layouts that the tokenizer's post-processor gives short texts.
 
         Raises:
             CorpusError: the tokenizer gives no tokens for any text.
@@ -148,10 +148,10 @@ def _template(encoding: Encoding, texts: int) -> Template:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Tokenises examples to sequences. Can be sent to worker processes.
+    """Tokenises examples to sequences. It can be pickled for worker processes.
 
     Attributes:
-        backend: of the tokenizer, without truncation and special tokens.
+        backend: of the tokenizer, without truncation and padding.
         templates: the layouts with special tokens.
         labels: the classes of the task.
         max_length: maximum tokens of a sequence, with special tokens.
@@ -262,7 +262,7 @@ class Encoder:
 
 
 def _longest_first(lengths: Sequence[int], room: int) -> list[int]:
-    """The lengths of texts after the longer one is cut, token by token, until they fit into `room`."""
+    """The lengths of one or two texts after the longer one is cut, token by token, until they fit into `room`."""
     if len(lengths) == 1:
         return [min(lengths[0], room)]
     first, second = lengths

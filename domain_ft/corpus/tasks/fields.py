@@ -1,8 +1,8 @@
 """Converts records to examples: determines the fields of text, pair and label, and reads the labels.
 
 A label is a name. Numbers and truth values are names too: `1` and `"1"` are one class. A task is multi-label if records
-have lists of labels, or several columns of 0 and 1. Other forms of labels are recognised from all records of a file
-together, before examples are made (`survey`; see `labels`).
+have lists of labels, or several columns of 0 and 1. Other notations of labels are recognised from all records of a file
+before examples are made (`survey`; see `labels`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from domain_ft.errors import CorpusError, nearest
 from domain_ft.quoting import listed, shown
 
 TEXT_NAMES = ("text", "sentence", "sentence1", "document", "content", "body", "question", "premise", "text1")
-# By the field of the first text of a pair, the field of the second.
+# The field of the first text of a pair -> the field of the second.
 _SECOND_NAMES = {"sentence1": "sentence2", "premise": "hypothesis", "question": "context", "text1": "text2"}
 LABEL_NAMES = ("label", "labels", "category", "categories", "class", "classes", "target")
 _EMPTIES = frozenset({"nan", "<na>", "null", "#n/a", "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!"})
@@ -76,8 +76,8 @@ class ExampleFields:
 
     Attributes:
         names: the fields, complete after the first record.
-        multi_label: whether the task is multi-label; None before the first record.
-        kinds: the number of labels that were text, numbers, and truth values.
+        multi_label: whether the task is multi-label; None before the first label.
+        kinds: how often labels were written as `text`, `number` (without class names), `bool`, `columns`, `positions`.
         unread: a field that looks like the second text of pairs, but was not named.
         form: how labels are written.
         left_out: the fields that are not read.
@@ -119,7 +119,7 @@ class ExampleFields:
         return frozenset(name for name in names if name)
 
     def columns(self, file: str) -> Callable[[Mapping[str, int]], list[str]]:
-        """A function from the header of a file to the columns to read. It raises CorpusError if one is missing."""
+        """A function that gives the columns to read from a file's header. It raises CorpusError if one is missing."""
 
         def choose(fields: Mapping[str, int]) -> list[str]:
             self._resolve(fields, file)
@@ -138,7 +138,7 @@ class ExampleFields:
         return choose
 
     def example(self, record: RawRecord, file: str, bad: BadRecords) -> Example | None:
-        """The example of a record; None, after a report, if it has none."""
+        """The example of a record; None if it cannot be made, which is reported."""
         fields = record.fields
         self._resolve({} if self._resolved else what_fields_hold([fields]), file)
         rejected = rejected_by_annotator(fields) if self.labelled and VERDICT not in self.read else None
@@ -212,7 +212,7 @@ class ExampleFields:
                 answers = [name for name in answers if name not in taken]
                 label = answers[0] if len(answers) == 1 else None
             if label is None:
-                fix = "name it: --label-field F (label_field in a TOML), or the columns of 0 and 1: --label-field F,F"
+                fix = "name it: --label-field F (label_field in a TOML file), or columns of 0 and 1: --label-field F,F"
                 what = f"it is not clear which field holds the label; the fields are: {listed(fields)}"
                 if answers is not None:
                     what = f"this is an export of Label Studio, and {what}"
@@ -220,7 +220,7 @@ class ExampleFields:
         if label is not None and label in fields:
             label = join_names([label])  # a name with a comma is one name
         if not self.labelled and "text" not in self.required and not set(self._text.names) <= set(fields):
-            self._text.names = ()  # the text to predict may be in a field of another name than in training
+            self._text.names = ()  # the text to predict may have another field name than in training
         if not self.labelled and "id" not in self.required and self.names.id not in fields:
             self.names = replace(self.names, id=usual_id(fields))
         taken = {*field_names(label), *self._pair.names, self.names.id, self.names.group}
@@ -249,7 +249,7 @@ class ExampleFields:
             kind = f"the number {value}" if kind == "a number" else kind
             kind = "no choice" if chosen(value) == [] else kind
             hidden = " (-1 often marks a hidden or missing label)" if value == -1 else ""
-            reason = f"the field holds {kind}, where a label is wanted: there is no label{hidden}"
+            reason = f"the field holds {kind}, where a label is expected: there is no label{hidden}"
             fix = "give the record its label"
             fix += (
                 ""
@@ -267,8 +267,8 @@ class ExampleFields:
             self.multi_label = True
             held = self.form.held(value)
             if held is None:
-                wanted = f"a list of {len(self.form.positions)} zeros and ones"
-                reason = f"the field holds '{shown(original)}', where {wanted} is wanted"
+                expected = f"a list of {len(self.form.positions)} zeros and ones"
+                reason = f"the field holds '{shown(original)}', where {expected} is expected"
                 bad.add(reason, file=file, line=record.line, field=columns[0])
                 return None
             self.kinds["positions"] += 1
@@ -289,7 +289,7 @@ class ExampleFields:
             numbered = isinstance(wrong[0], str) and wrong[0].strip().isdecimal()
             what = "a number" if numbered else what
             what = f"the number {wrong[0]}, which has no class name{hidden}" if what == "a number" else what
-            reason = f"the field holds {what}, where a label is wanted"
+            reason = f"the field holds {what}, where a label is expected"
             fix = "give the record its label"
             if isinstance(wrong[0], Mapping | list):
                 fix = "write the name of the class, or a list of names"
@@ -303,7 +303,7 @@ class ExampleFields:
         for column in columns:
             truth = _TRUTH.get(str(record.fields[column]).strip().lower())
             if truth is None:
-                reason = f"the field holds '{shown(record.fields[column])}', where 0 or 1 is wanted"
+                reason = f"the field holds '{shown(record.fields[column])}', where 0 or 1 is expected"
                 bad.add(reason, file=file, line=record.line, field=column)
                 return None
             if truth:
@@ -347,23 +347,23 @@ class ExampleFields:
         key = as_id(record.fields.get(field)) if field else None
         if key is None and "id" in self.required:
             reason = "the field is missing" if field not in record.fields else "the field holds no name"
-            fix = "name the right one with --id-field, or leave that out: ids are then FILE:LINE"
-            bad.add(f"{reason}, where a name is wanted", file=file, line=record.line, field=field, fix=fix)
+            fix = "name the right one with --id-field, or leave out that option to have FILE:LINE as ids"
+            bad.add(f"{reason}, where a name is expected", file=file, line=record.line, field=field, fix=fix)
             return None
         return key if key is not None else record.key or f"{file}:{record.line}"
 
     def _plain(self, record: RawRecord, field: str, file: str, bad: BadRecords) -> str | None:
-        """The text of an id or group; None, after a report, if there is none."""
+        """The text of an id or group; None if there is none, which is reported."""
         value = record.fields.get(field)
         if isinstance(value, str | int | float) and str(value):
             return clean(str(value))
         reason = "the field is missing" if field not in record.fields else f"the field holds {kind_of(value)}"
-        bad.add(f"{reason}, where a name is wanted", file=file, line=record.line, field=field)
+        bad.add(f"{reason}, where a name is expected", file=file, line=record.line, field=field)
         return None
 
 
 class FieldSurvey(ExampleFields):
-    """Reads the records of a file like `ExampleFields`, but only to determine the fields and the form of labels."""
+    """Reads the records of a file like `ExampleFields`, but only to determine the fields and how labels are written."""
 
     def __init__(self, fields: ExampleFields) -> None:
         super().__init__(
@@ -407,5 +407,5 @@ class FieldSurvey(ExampleFields):
 
 
 def _is_accepted(name: str, record: RawRecord) -> bool:
-    """Whether a field is an annotator's verdict `accept`. It is used, so it counts as read."""
+    """Whether a field is an annotator's verdict `accept`. It is checked, so it counts as read."""
     return name == VERDICT and record.fields.get(name) == "accept"

@@ -1,4 +1,4 @@
-"""Fingerprints of labelled examples, kept in the cache. They are used to find copies: see `near_copies`."""
+"""Fingerprints of labelled examples, kept in the cache, by which copies are found: see `near_copies`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from domain_ft.storage import cache_folder, creation_lock, new_folder
 
 
 def fingerprints(examples: Examples, progress: Progress | None = None) -> Fingerprints:
-    """The fingerprints of examples, made on all cores. Those of a table are kept in the cache."""
+    """The fingerprints of examples. Those of a table are kept in the cache."""
     if not isinstance(examples, ExampleTable):
         return text_fingerprints(map(content, examples))
     whole = ExampleTable(examples.folder)

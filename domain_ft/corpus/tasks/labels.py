@@ -1,7 +1,7 @@
-"""Detects how labels are written: one name, a list, a list as text, names with a separator, or 0 and 1 by position.
+"""Detects how labels are written: a name, a list, a list as text, names with a separator, or 0 and 1 by position.
 
 All labels of a file are surveyed before examples are made (`LabelSurvey`), because a single label is ambiguous: `-1`
-may be a class or a missing label, `a|b` may be one name or two. If the form is clear, labels are read accordingly
+may be a class or a missing label, `a|b` may be one name or two. If the notation is clear, labels are read accordingly
 (`LabelForm`). If they would be learned wrongly, such as scores as classes, the survey gives a `LabelProblem`.
 """
 
@@ -42,15 +42,15 @@ _BETWEEN = (*SEPARATORS, "&", "\t", " and ", " - ", "_", "-", ":", " ")
 """Separators that count only if each part is the label of another record."""
 
 _TREES = ("/",)  # these also separate the levels of one name, such as law/civil
-_LISTED = 8  # names in a message at most
+_LISTED = 8  # the most names in a message
 _RECURRING = 0.8  # labels are taken to be joined if this share of their parts recurs
-_MOST = 0.5
-_FEW_SCORES = 20  # up to so many different whole numbers are always taken for classes
-_FEW_OF_EACH = 5  # fewer records per whole number look like scores
+_MOST = 0.5  # the share from which "most" of something is meant
+_FEW_SCORES = 20  # up to this many different whole numbers are always taken for classes
+_FEW_OF_EACH = 5  # numbers with fewer records each look like scores
 _WITHOUT_GAPS = 0.9  # numbers of classes cover at least this share of the range from the lowest to the highest
-_UNIQUE_FROM = 20  # if so many records have only unique labels, the field is not a label
-_KEPT = 100_000  # different labels that are counted
-_LONGEST_LIST = 100_000  # characters of a list as text
+_UNIQUE_FROM = 20  # if at least this many records all have different labels, the field is not a label
+_KEPT = 100_000  # the most different labels that are counted
+_LONGEST_LIST = 100_000  # the most characters of a list as text
 _NUMPY = re.compile(r"""\[\s*((?:'[^']*'|"[^"]*"|-?\d+\.?\d*)(?:\s+(?:'[^']*'|"[^"]*"|-?\d+\.?\d*))*)\s*\]""")
 _NUMPY_ITEM = re.compile(r"""'([^']*)'|"([^"]*)"|(-?\d+\.?\d*)""")
 _BITS = re.compile(r"[01](?:\s*[ ,;|]\s*[01])+")
@@ -84,7 +84,7 @@ class LabelProblem:
     """A reason why the labels would be learned wrongly.
 
     Attributes:
-        kind: a slug, such as `multi-hot`.
+        kind: such as `multi-hot`.
         what: what is wrong, in a sentence.
         fix: what to do.
         file, line: of the first occurrence.
@@ -112,7 +112,7 @@ class LabelForm:
         positions: the class of each position in lists of 0 and 1; empty for other labels.
         minus_one: whether -1 means a missing label.
         literal: whether words such as `NA` are class names too.
-        choices: for labels from an annotation tool, whether records have one choice or any number.
+        choices: for labels from an annotation tool, whether a record has one choice or any number of them.
     """
 
     lists: bool = False
@@ -136,7 +136,7 @@ class LabelForm:
         return text == "" if self.literal else text.casefold() in NO_LABEL
 
     def parts(self, value: Any) -> Any:
-        """The labels in a value: a list, or one label. None for a text that is not a list where lists are wanted."""
+        """The labels in a value: a list, or one label. None for a text that should be a list but is not."""
         if self.choices is not None:
             choices = chosen(value)
             choices = [value] if choices is None and not isinstance(value, list) else choices
@@ -148,7 +148,7 @@ class LabelForm:
         return [value] if self.separator is not None and not isinstance(value, list) else value
 
     def held(self, bits: Any) -> tuple[str, ...] | None:
-        """The classes with 1 in a list of 0 and 1; None if it is not such a list, or has the wrong length."""
+        """The classes whose position is 1 in a list of 0 and 1; None for other values or lists of another length."""
         if not isinstance(bits, list) or len(bits) != len(self.positions):
             return None
         truths = [truth_of(bit) for bit in bits]
@@ -158,7 +158,7 @@ class LabelForm:
 
 
 def listed_in(text: str) -> list[Any] | None:
-    """The list in a text, in the notation of JSON, Python or numpy, or as a row of 0 and 1; None if there is none.
+    """The list that a text is, in the notation of JSON, Python or numpy, or as a row of 0 and 1; None for other texts.
 
     >>> listed_in("['a', 'b']"), listed_in('["a"]'), listed_in("['a' 'b']"), listed_in("0 1 1"), listed_in("[sic]")
     (['a', 'b'], ['a'], ['a', 'b'], [0, 1, 1], None)
@@ -173,7 +173,7 @@ def listed_in(text: str) -> list[Any] | None:
         value = json.loads(text)
     except (ValueError, RecursionError):
         numpy = _NUMPY.fullmatch(text)
-        if numpy:  # before Python's notation, in which two strings with a blank between are one
+        if numpy:  # tried before Python's notation, in which adjacent strings are one
             items = _NUMPY_ITEM.findall(numpy[1])
             if len(items) > 1:
                 return [_item(*parts) for parts in items]
@@ -213,7 +213,7 @@ def number_in(value: Any) -> float | None:
 
 
 def spelling_key(name: str) -> str:
-    """Equal for names that differ only in case, blanks or Unicode form, or in how a number is written."""
+    """A key that is equal for names that differ only in case, spaces, Unicode form, or the notation of a number."""
     number = number_in(name)
     if number is not None:
         return str(number)
@@ -251,7 +251,7 @@ class LabelSurvey:
         self._lists: Counter[tuple[Any, ...]] = Counter()
         self._first: dict[Any, tuple[str, int | None]] = {}
         self._entities: tuple[str, int | None] | None = None  # file and line where the field first lists entities
-        self._most_chosen: int | None = None  # choices of a record at most, if an annotation tool wrote them
+        self._most_chosen: int | None = None  # the most choices of a record, if an annotation tool wrote them
 
     def add(self, value: Any, file: str, line: int | None, *, from_tool: bool = False) -> None:
         """Add a label. `from_tool`: whether an annotation tool wrote it, so that a single choice is just a name."""
@@ -281,7 +281,7 @@ class LabelSurvey:
             self._first.setdefault(key, (file, line))
 
     def decide(self) -> tuple[LabelForm, list[str], list[LabelProblem]]:
-        """The form of the labels, notes for the user, and reasons why they would be learned wrongly."""
+        """How the labels are written, notes for the user, and reasons why they would be learned wrongly."""
         if self._entities is not None:
             what = "the field lists entities (spans with a start and an end), not the labels of whole texts"
             fix = "use `domain-ft tag` for them; or name the field that holds the label: --label-field F"
@@ -309,8 +309,8 @@ class LabelSurvey:
         problems: list[LabelProblem] = []
         positions: tuple[str, ...] = ()
         listed = sum(self._lists.get(key) or self._values.get(key, 0) for _, key in lists)
-        formed = lists and not literal and self._most_chosen is None
-        if formed and listed >= sum(values.values()):  # a few lists among texts are mistakes
+        may_be_positions = lists and not literal and self._most_chosen is None
+        if may_be_positions and listed >= sum(values.values()):  # a few lists among texts are mistakes
             positions, problems = self._positions(lists)
         minus_one = not literal and not positions and self._minus_one(values)
         choices: Literal["one", "many"] | None = None
@@ -346,7 +346,7 @@ class LabelSurvey:
             return (), [
                 self._problem(
                     "multi-hot",
-                    f"the field holds a list of 0 or 1 for each of {length:,} classes, and {names}",
+                    f"the field holds lists of {length:,} zeros and ones, one for each class, and {names}",
                     f"name the classes in the order of the lists: --label-names NAME,NAME,... ({length:,} of them); or "
                     "write the names of the example's classes in each list",
                     first,
@@ -366,7 +366,7 @@ class LabelSurvey:
         return (), []
 
     def _minus_one(self, values: Mapping[Any, int]) -> bool:
-        """Whether -1 means a missing label: it does among whole numbers from 0, and if all labels are -1.
+        """Whether -1 means a missing label: if all other labels are whole numbers from 0 on, or if there are no others.
 
         If the labels are only -1 and 1, it is a class.
         """
@@ -430,7 +430,7 @@ class LabelSurvey:
         return []
 
     def _joined(self, values: Mapping[Any, int]) -> list[LabelProblem]:
-        """The problem of texts that seem to be several labels with a separator between."""
+        """The problem of texts that seem to be several labels with a separator between them."""
         texts = {key[1]: count for key, count in values.items() if key[0] == "str"}
         if self._are_known(values):
             return []
@@ -443,7 +443,7 @@ class LabelSurvey:
             names = {part for text in certain or split for part in split[text]}
             joined = certain or list(split)
             what = (
-                f"labels look like several names with {_spelled(separator)} between, such as {_quoted(joined[0])}: "
+                f"labels look like several names separated by {_spelled(separator)}, such as {_quoted(joined[0])}: "
                 f"{len(joined):,} of {len(texts):,} different labels are made of {len(names):,} names"
             )
             if certain:
@@ -463,14 +463,14 @@ class LabelSurvey:
         of_joined = {part for parts in split.values() for part in parts}
         recurring = sum(counts[part] > 1 for part in of_joined) / len(of_joined)
         often = sum(texts[text] for text in split) > _MOST * sum(texts.values())
-        if separator in _TREES:  # in a tree, no part is both the first level of one name and a later one of another
+        if separator in _TREES:  # in a tree, no name is both a first level and a lower one
             later = {part for parts in split.values() for part in parts[1:]}
             if not later & {parts[0] for parts in split.values()}:
                 return False
         return recurring >= _RECURRING or (often and recurring >= _MOST)
 
     def _notes(self, values: Mapping[Any, int], lists: Sequence[tuple[list[Any], Any]], is_certain: bool) -> list[str]:
-        """Notes on labels that may be meant in another way than they are read."""
+        """Notes on labels that may mean something else than how they are read."""
         notes = []
         for key, count in values.items():
             name = str(key[1]).strip()
@@ -498,7 +498,7 @@ class LabelSurvey:
         return [self._problem("unique-labels", what, fix, next(iter(values)))]
 
     def _variants(self, values: Mapping[Any, int], lists: Sequence[tuple[list[Any], Any]]) -> list[LabelProblem]:
-        """The problems of names that differ only in case, blanks or Unicode form."""
+        """The problems of names that differ only in case, spaces or Unicode form."""
         seen: dict[str, Any] = {}
         for key in values:
             if key[0] == "str":
@@ -510,7 +510,7 @@ class LabelSurvey:
         return [
             self._problem(
                 "label-variants",
-                f"labels differ in case, blanks or Unicode form only: {_listed(group)}",
+                f"labels differ only in case, spaces or Unicode form: {_listed(group)}",
                 "spell them the same way; or, if they are different classes: --label-kind names",
                 next(seen[name] for name in reversed(group) if name in seen),
             )
@@ -540,7 +540,7 @@ def _parts(text: str, separator: str) -> list[str]:
 
 
 def _spelled(separator: str) -> str:
-    return {"\n": "a newline", "\t": "a tab", " ": "a blank"}.get(separator, f"'{separator}'")
+    return {"\n": "a newline", "\t": "a tab", " ": "a space"}.get(separator, f"'{separator}'")
 
 
 def _as_option(separator: str) -> str:

@@ -1,8 +1,8 @@
 """Finds leaks: test examples with a copy in the training data, and copies with different labels.
 
-Copies are exact if they differ only in case and white space, and near from a MinHash similarity of 0.85. In the corpus
-that a model was adapted to, documents are much longer than test texts, so the measure is containment: the share of a
-test text that is in one document.
+Copies are exact if they differ only in case, white space and Unicode form, and near if their MinHash similarity is 0.85
+or more. Documents of the corpus that a model was adapted to are much longer than test texts. So for these, the measure
+is containment: the share of a test text that is in one document.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from domain_ft.errors import CorpusError
 from domain_ft.progress import Progress
 from domain_ft.storage import cache_folder, write_atomic
 
-# (split with the copy, split whose scores the copy would inflate)
+# (split with the copy, split whose scores the copy inflates)
 BETWEEN = (("train", "test"), ("train", "validation"), ("validation", "test"))
 KINDS = (
     *(f"{kind}_{first}_{second}" for first, second in BETWEEN for kind in ("exact", "near")),
@@ -54,12 +54,12 @@ KIND_WORDS = {
 }
 """The kinds in words, for reports."""
 
-_BATCH = 1_000_000  # characters of a corpus that are compared at a time
+_BATCH = 1_000_000  # characters of a corpus compared at a time
 
 
 @dataclass(frozen=True)
 class Leak:
-    """An example and its copy. It contains no text, so the list can be shown even if the data cannot.
+    """An example and its copy. It has no text, so the list of leaks can be shared even if the data cannot.
 
     Attributes:
         kind: one of `KINDS`.
@@ -83,10 +83,10 @@ class Leaks:
 
     Attributes:
         found: all leaks, in the order of `KINDS`.
-        counts: by kind: test (or validation) examples with a copy, where `near` excludes those with an exact copy; or
-            texts, or pairs of near copies, with different labels.
+        counts: by kind, test or validation examples with a copy, where `near` excludes those with an exact copy; for
+            label conflicts, texts or pairs of near copies with different labels.
         removals: by split, the indices of the examples that `remove_leaks` removes.
-        notes: what was not searched for, in sentences.
+        notes: sentences about what was not searched for.
     """
 
     found: Sequence[Leak]
@@ -104,20 +104,20 @@ class Leaks:
 
 
 def find_leaks(task: TaskData, corpora: Sequence[PreparedCorpus] = (), progress: Progress | None = None) -> Leaks:
-    """Find copies between the splits, and between the training text of adaptation corpora and the test texts.
+    """Find copies between the splits, and test texts in the training text of corpora.
 
     Args:
         task: from `open_task`.
         corpora: those that the model was adapted to.
-        progress: called with (label, done, all or None).
+        progress: called with (label, done, total or None).
     """
     return _Search(task, progress).run(corpora)
 
 
 def remove_leaks(task: TaskData, leaks: Leaks) -> TaskData:
-    """The task without training examples that are also in validation or test, and validation examples also in test.
+    """The task without examples that have a copy or near copy in a later split: training, validation, test.
 
-    Test examples in a corpus that the model was adapted to stay, and so do examples with conflicting labels.
+    Test examples in a corpus that the model was adapted to are kept, and so are examples with conflicting labels.
 
     Raises:
         CorpusError: a split would be empty.
@@ -152,7 +152,7 @@ class _Search:
     """One call of `find_leaks`. Examples are numbered across all splits, in the order of `SPLITS`.
 
     Attributes:
-        of_text: the examples of each text. Exact copies are one text.
+        of_text: by text, the examples with it. Exact copies are one text.
     """
 
     def __init__(self, task: TaskData, progress: Progress | None) -> None:
@@ -170,7 +170,7 @@ class _Search:
         self.found: dict[str, list[Leak]] = defaultdict(list)
         self.counts: Counter[str] = Counter()
         self.exact: dict[str, set[int]] = defaultdict(set)  # by kind, the examples with an exact copy
-        self.contained: set[int] = set()  # test examples in a corpus
+        self.contained: set[int] = set()  # the test examples in a corpus
         self.leaking: set[int] = set()  # examples to remove
         self.notes: list[str] = []
 
@@ -212,7 +212,7 @@ class _Search:
             return
         whole = np.concatenate([part for part in signatures if part is not None])
         pairs, similarity = all_similar_pairs(whole[self.first], NEAR)
-        # By kind, for each example with a copy and for each copy: (similarity, nearest on the other side).
+        # By kind, for each example with a copy and for each copy: (similarity, the most similar one on the other side).
         harmed: dict[str, dict[int, tuple[float, int]]] = defaultdict(dict)
         harming: dict[str, dict[int, tuple[float, int]]] = defaultdict(dict)
         for (one, other), share in zip(pairs.tolist(), similarity.tolist(), strict=True):
@@ -236,7 +236,7 @@ class _Search:
                 self._add(kind, copy, example, share)
 
     def _corpus(self, corpus: PreparedCorpus) -> None:
-        """Add test texts that are contained in one document of a corpus, at least to the share `CONTAINED`."""
+        """Add the test texts of which at least the share `CONTAINED` is in one document of a corpus."""
         test = self.splits[SPLITS.index("test")]
         start = int(self.starts[SPLITS.index("test")])
         best: dict[int, tuple[float, str]] = {}

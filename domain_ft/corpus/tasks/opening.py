@@ -35,8 +35,8 @@ from domain_ft.quoting import shown
 from domain_ft.wording import counted
 
 _MANY_CLASSES = 1_000
-_MAJORITY = 0.8  # share of the training examples from which a class is reported as a majority
-_LISTED = 8  # names in a message or note at most
+_MAJORITY = 0.8  # a class with at least this share of the training examples is noted
+_LISTED = 8  # the most names in a message or note
 
 
 def open_task(
@@ -45,12 +45,12 @@ def open_task(
     rejects: Callable[[Reject], None] | None = None,
     progress: Progress | None = None,
 ) -> TaskData:
-    """Read a task's examples into the cache, unless they are there, and split them.
+    """Read a task's examples, or find them in the cache, and split them.
 
     Args:
         source: where the task is and how to read it.
         rejects: receives each record that is left out.
-        progress: called with (label, examples done, all or None).
+        progress: called with (label, examples done, total or None).
 
     Raises:
         CorpusError: a file, field or label is missing or wrong, or there are too few examples.
@@ -67,7 +67,7 @@ class _Opening:
         self.source, self.progress = source, progress
         self.left_out = LeftOut()
         self._rejects = rejects
-        self._verdicts = False  # whether any record was left out because its annotator rejected it
+        self._verdicts = False  # whether a record was left out because its annotator rejected it
         self.notes: list[str] = []
         self.facts: dict[str, Any] = {}
 
@@ -138,7 +138,7 @@ class _Opening:
         return table
 
     def _name(self) -> str:
-        """The task's name for reports: its own, or that of the training file without its endings."""
+        """The task's name for reports: that in the recipe, or one made from the training file."""
         if self.source.task:
             return self.source.task
         return name_of(str(self.source.train))
@@ -146,7 +146,7 @@ class _Opening:
     # --- splits ---
 
     def _split(self, tables: dict[str, ExampleTable]) -> dict[str, ExampleTable]:
-        """All three splits. Those that are not given are taken from the training examples."""
+        """All three splits. Missing ones are taken from the training examples."""
         source, train = self.source, tables["train"]
         if source.test_ids and "test" in tables:
             raise CorpusError("--test and --test-ids are both given", fix="give one of them")
@@ -201,7 +201,7 @@ class _Opening:
         text = decode(data, path.name, bad) or ""
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = [line.strip() for line in text.splitlines()]
         values = value if isinstance(value, list | dict) else [value]
         return {str(item) for item in values if item != ""}
@@ -223,7 +223,7 @@ class _Opening:
     # --- classes ---
 
     def _labels(self, train: ExampleTable, multi_label: bool) -> Labels:
-        """The classes of the training examples, in an order that does not depend on that of the examples."""
+        """The classes of the training examples, sorted."""
         names = sorted(set(itertools.chain.from_iterable(train.labels())), key=_natural)
         if len(names) < 2 and not (multi_label and names):
             reason = (
@@ -240,7 +240,7 @@ class _Opening:
         return Labels(tuple(names), multi_label)
 
     def _known_only(self, splits: dict[str, ExampleTable], labels: Labels) -> dict[str, ExampleTable]:
-        """The splits without examples that have a label unknown in training. Raises unless such records are skipped."""
+        """The splits without examples whose labels are not all in training. Raises unless bad records are skipped."""
         known = set(labels.names)
         for split in SPLITS[1:]:
             table = splits[split]
@@ -319,20 +319,20 @@ class _Opening:
             )
 
     def _note_ids(self, splits: Mapping[str, ExampleTable]) -> None:
-        """Note repeated ids. Those from a field need not be unique; those made of file and line are."""
+        """Note repeated ids, which only a field of ids can have: those made of file and line are unique."""
         if not self.source.id_field:
             return
         for split, table in splits.items():
             repeated = len(table) - len(set(table.ids()))
             if repeated:
                 self.notes.append(
-                    f"{repeated:,} of the {len(table):,} {split} examples have the same id as another in "
+                    f"{repeated:,} of the {len(table):,} {split} examples repeat the id of another one in "
                     f"'{self.source.id_field}': ids in that field are not unique."
                 )
 
 
 def _natural(name: str) -> tuple[int, float, str]:
-    """The key to sort numbers by size, then names alphabetically."""
+    """A sort key: numbers by value, then names alphabetically."""
     return (0, float(name), name) if _is_number(name) else (1, 0.0, name)
 
 

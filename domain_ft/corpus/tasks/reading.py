@@ -1,4 +1,4 @@
-"""Locates and reads labelled examples in files, folders of class folders, hubs and assets; and the input of `predict`.
+"""Locates and reads labelled examples in files, folders of class folders, hubs and assets; reads inputs of `predict`.
 
 `places` lists the splits of a source. Their examples are read only when `Place.read` is called.
 """
@@ -41,7 +41,7 @@ class Place:
         name: for messages.
         content: plain values that identify the content: equal values mean equal examples.
         read: gives the examples, in a fixed order.
-        unread: files of the source that are not read.
+        unread: files and splits of the source that are not read.
     """
 
     name: str
@@ -65,15 +65,15 @@ class RowReader:
 
 
 def flat_record(row: RawRecord, name: str, bad: BadRecords) -> Iterator[RawRecord]:
-    """The row as one `flat` record. This is the default."""
+    """The row as one `flat` record: the default for `RowReader.records`."""
     del name, bad
     yield row._replace(fields=flat(row.fields))
 
 
 def single_label(field: str) -> RowReader:
-    """Reads rows of a single-label task that has lists of one label: the label becomes the item of the list.
+    """Reads rows of a single-label task whose label `field` has lists of one label: each list is replaced by its item.
 
-    Longer lists are unchanged, and refused when the labels are read.
+    Other lists are unchanged, and refused when the labels are read.
     """
 
     def records(row: RawRecord, name: str, bad: BadRecords) -> Iterator[RawRecord]:
@@ -89,7 +89,7 @@ def places(spec: str) -> dict[str, Place]:
     """The splits of a file, a folder or `hf:ID[:config]`, by the names in `SPLITS`. A source without splits is `train`.
 
     Raises:
-        CorpusError: the file, folder or data set does not exist, or holds no examples.
+        CorpusError: the file, folder or data set does not exist, or has no examples.
     """
     if spec.startswith("hf:"):
         identifier, _, config = spec.removeprefix("hf:").partition(":")
@@ -175,7 +175,7 @@ def hub_places(
 
 
 def _folder_places(path: Path) -> dict[str, Place]:
-    """The splits of a folder: its folders are the classes, or they are splits that contain folders of classes."""
+    """The splits of a folder with a folder for each class, or for each split with a folder for each class in it."""
     inside = {folder.name.lower(): folder for folder in path.iterdir() if folder.is_dir()}
     folders = {
         split: next((inside[name] for name in names if name in inside), None) for split, names in SPLIT_NAMES.items()
@@ -189,7 +189,7 @@ def _folder_places(path: Path) -> dict[str, Place]:
 
 
 def _class_folders(folder: Path, root: Path) -> Place:
-    """The examples in a folder with a folder for each class: each file is an example, its folder's name the label."""
+    """The examples in a folder with a folder for each class, whose name is the label. Each file is an example."""
     listing = walk(folder)
     prefix = folder.relative_to(root)
     files: list[tuple[Path, str, str]] = []
@@ -198,7 +198,7 @@ def _class_folders(folder: Path, root: Path) -> Place:
         name = (prefix / inside).as_posix()
         reason = why_left_out(file)
         if reason is None and ENDINGS[ending(file)] in RECORDS:
-            reason = "a file of records, where each file is one example"
+            reason = "a file of records, but each file must be one example"
         if reason is None and "/" not in inside:
             reason = "not in a folder of a class"
         if reason is None:
@@ -255,18 +255,19 @@ def iterate_inputs(
     """The texts to predict, one at a time and in the order of the file, with constant memory. Labels are ignored.
 
     Args:
-        spec: a file of records; a file with another ending, which has one text per line; or a binary stream, whose
-            first character tells whether it is JSON lines or one text per line.
-        fields: the names of text and pair in training. If the file has no such text field, it is determined as in
-            training.
-        id_field: the field of ids. By default the field used in training if present, or one with a usual name, or
+        spec: a file of records; a file with another ending, which has one text per line; or a stream, which is JSON
+            lines if it begins with a brace, and otherwise has one text per line.
+        fields: the names of the fields in training. If the file does not have this text field, another is determined as
+            in training.
+        id_field: the field of ids. If None, the field used in training if present, or one with a usual name, or
             `file:line`.
         bad: receives each record that cannot be read.
         left_out: counts the fields that are not read.
         text_required: whether the text must be in the field that `fields` names.
 
     Raises:
-        CorpusError: the file does not exist, or it is not clear which field is the text; RecordError if `bad` stops.
+        CorpusError: the file does not exist, or it is not clear which field is the text.
+        RecordError: a record cannot be read, and the policy of `bad` is `stop`.
     """
     names = FieldNames(text=fields.text, pair=fields.pair, id=id_field or fields.id)
     required = [kind for kind, is_required in (("id", id_field is not None), ("text", text_required)) if is_required]
@@ -284,7 +285,7 @@ def iterate_inputs(
 
     records: Iterator[RawRecord] = (record for record, _ in input_records(spec, bad, columns))
     name = spec.name if isinstance(spec, Path) else STREAM
-    if isinstance(spec, Path) and not is_stream(spec):  # a stream is predicted line by line, without looking ahead
+    if isinstance(spec, Path) and not is_stream(spec):  # each line of a stream is predicted before the next is read
         records = looked_at(records, functools.partial(maker.look, file=name), bad)
     for record in records:
         example = maker.example(record, name, bad)

@@ -3,7 +3,7 @@
 A row is an example. It has one sequence of tokens, or several if a long text is split into windows (see `encoding`).
 
 Scale: examples are tokenised in batches, on all cores if there are many, and appended to files, from which rows are
-read. So memory is constant for any number of examples. An interrupted run is resumed.
+read. So texts and tokens are never all in memory. An interrupted run is resumed.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ BATCH_EXAMPLES = 10_000
 COMMIT_BATCHES = 64
 
 UNLABELLED = IGNORED
-"""The target of an example that has no label, as those have that are to be predicted."""
+"""The target of an example without a label, such as an input of `predict`."""
 
-# The records of the files: where a sequence begins in tokens.bin, and its length; where the sequences, labels
-# (labels.bin) and id (names.txt) of an example end.
+# The records of the files: where a sequence begins in tokens.bin, and its length; where the sequences
+# (sequences.bin), labels (labels.bin) and id (names.txt) of an example end.
 SEQUENCE = np.dtype([("start", "<i8"), ("length", "<i4")])
 EXAMPLE = np.dtype([("sequence_end", "<i8"), ("label_end", "<i8"), ("name_end", "<i8")])
 _FILES = ("tokens.bin", "sequences.bin", "lengths.bin", "cut.bin", "examples.bin", "labels.bin", "names.txt")
@@ -62,7 +62,7 @@ class _Stored:
 
     @classmethod
     def in_folder(cls, folder: Path, key: str) -> _Stored:
-        """The files written by `encode`. Those with a record per example are mapped, the others are read on demand."""
+        """The files written by `encode`. Those with a record per example are memory-mapped, others read in parts."""
 
         def mapped(name: str, kind: npt.DTypeLike) -> npt.NDArray[Any]:
             return np.memmap(folder / name, dtype=kind, mode="r")
@@ -80,17 +80,20 @@ class _Stored:
 
     @classmethod
     def in_memory(cls, encoded: Encoded) -> _Stored:
-        """A batch that is not kept."""
+        """One batch, which is not written to files."""
         data, _ = _file_parts(encoded, _NOTHING)
         records = {name: RecordsInMemory(data[f"{name}.bin"]) for name in ("tokens", "sequences", "labels")}
         names = RecordsInMemory(data["names.txt"])
         return cls("", data["lengths.bin"], data["cut.bin"], data["examples.bin"], names=names, **records)
 
     def read(self, file: Records, field: str, places: Indices) -> tuple[npt.NDArray[Any], Indices]:
-        """The records of the examples at `places`, end to end, and how many there are of each."""
+        """The records of the examples at `places` in a file, end to end, and how many each example has.
+
+        `field` is that of the ends in EXAMPLE.
+        """
         ends = self.examples[field][places]
         starts = np.where(places > 0, self.examples[field][np.maximum(places - 1, 0)], 0)
-        if len(places) and (np.diff(places) == 1).all():  # usually a whole split
+        if len(places) and (np.diff(places) == 1).all():  # consecutive, usually a whole split: a single read
             return file.read(starts[:1], ends[-1:] - starts[:1]), ends - starts
         return file.read(starts, ends - starts), ends - starts
 
@@ -134,7 +137,7 @@ class ExampleRows(StoredRows):
         return [text[first:last].decode("utf-8") for first, last in itertools.pairwise([0, *ends])]
 
     def take(self, indices: npt.ArrayLike) -> ExampleRows:
-        """A view of the examples with these indices, in that order; one may come several times."""
+        """A view of the examples with these indices, in that order. Indices may repeat."""
         view = self._view(indices)
         digest = hashlib.blake2b(view._at(np.arange(len(view))).tobytes(), digest_size=16).hexdigest()
         view.key = f"{self._stored.key}-{digest}"
@@ -177,7 +180,7 @@ def encode(
     long_text: LongText,
     progress: Progress | None = None,
 ) -> ExampleRows:
-    """The rows of `examples` under `tokenizer`, from the cache or made now.
+    """Tokenise `examples`, or find their rows in the cache.
 
     Args:
         examples: a split, whose key identifies its content.
@@ -185,7 +188,7 @@ def encode(
         tokenizer: any fast tokenizer.
         max_length: maximum tokens of a sequence, with special tokens.
         long_text: how longer texts are handled.
-        progress: called with ("tokenising", examples done, all examples).
+        progress: called with ("tokenising", examples done, examples in total).
 
     Raises:
         SettingsError: `max_length` leaves no room for text.
@@ -217,7 +220,7 @@ def _write(folder: Path, encoder: Encoder, examples: Examples, progress: Progres
 
 
 def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """The examples in batches of about BATCH_CHARACTERS."""
+    """The examples in batches of about BATCH_CHARACTERS, and at most BATCH_EXAMPLES."""
     batch: list[Example] = []
     characters = 0
     for example in examples:
@@ -231,7 +234,7 @@ def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
 
 
 def _file_parts(encoded: Encoded, before: dict[str, int]) -> tuple[dict[str, npt.NDArray[Any]], dict[str, int]]:
-    """The data to append to each file, and the counts after it. `before` has the counts of what is written already."""
+    """The data to append to each file, and the counts after that. `before` has the counts before."""
     sequences = np.empty(len(encoded.lengths), dtype=SEQUENCE)
     sequences["start"] = before["tokens"] + np.cumsum(encoded.lengths) - encoded.lengths
     sequences["length"] = encoded.lengths

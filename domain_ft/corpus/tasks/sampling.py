@@ -1,4 +1,4 @@
-"""Samples training examples: subsets for a learning curve, and balanced draws of classes."""
+"""Samples training examples: subsets for learning curves, and draws with balanced classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Indices = npt.NDArray[np.int64]
 
 
 def strata(targets: npt.NDArray[Any]) -> Indices:
-    """(examples,) the class of each example. In a multi-label task its rarest class, or `classes` if it has none."""
+    """(examples,) the class of each example; in a multi-label task its rarest, or the number of classes if none."""
     if targets.ndim == 1:
         return targets.astype(np.int64)
     counts = targets.sum(axis=0)
@@ -22,18 +22,18 @@ def strata(targets: npt.NDArray[Any]) -> Indices:
 
 
 def subset(targets: npt.NDArray[Any], size: int, seed: int) -> Indices:
-    """(size,) indices of examples drawn without replacement, stratified by class, with every class if they fit.
+    """(size,) the indices of a stratified sample of examples, without replacement. It has every class if `size` allows.
 
-    A smaller subset with the same seed is part of a larger one.
+    With the same seed, a smaller subset is part of a larger one.
 
     Args:
         targets: (examples,) classes, or (examples, classes) of 0 and 1.
-        size: the number of examples, at most all.
+        size: the number of examples; all if there are fewer.
         seed: of the draw.
     """
     classes = strata(targets)
     order = generator(seed, "subset").permutation(len(classes))
-    # The rank of each example within its class, as a share of the class: the first examples of all classes come first.
+    # The rank of each example within its class, as a share of the class: the first examples of all classes have 0.
     shares = np.empty(len(classes))
     for name in np.unique(classes):
         members = order[classes[order] == name]
@@ -43,9 +43,9 @@ def subset(targets: npt.NDArray[Any], size: int, seed: int) -> Indices:
 
 
 def balanced(targets: npt.NDArray[Any], seed: int) -> Indices:
-    """(draws,) indices that draw every class as often as the largest one. Examples of rarer classes repeat.
+    """(draws,) indices of examples, with every class as often as the largest one. Examples of smaller classes repeat.
 
-    Within a class, the numbers of draws of two examples differ by one at most.
+    Within a class, the numbers of repeats of two examples differ by at most one.
     """
     classes = strata(targets)
     names, counts = np.unique(classes, return_counts=True)

@@ -69,7 +69,7 @@ def find_task(name: str) -> tuple[Recipe, Task]:
     """The task `RECIPE/TASK` of a recipe in this package, or `FILE.toml/TASK`.
 
     Raises:
-        CorpusError: the recipe or task does not exist. The message has the nearest names.
+        CorpusError: the recipe or task does not exist. The message has similar names.
     """
     corpus, _, wanted = name.rpartition("/")
     path = user_path(corpus)
@@ -99,12 +99,12 @@ def find_places(source: TaskSource, progress: Progress | None) -> tuple[TaskSour
 
     Args:
         source: a task or files.
-        progress: reports assets that are fetched.
+        progress: called while an asset is fetched.
 
     Returns:
         source: with the fields that the recipe names.
-        places: by split: always `train`, the others if given.
-        facts: what the recipe says about the task.
+        places: by split; `train`, and the others that the source has.
+        facts: the recipe's description of the task; empty for files.
 
     Raises:
         CorpusError: no examples are given, both a task and files are given, or they do not exist.
@@ -122,7 +122,7 @@ def find_places(source: TaskSource, progress: Progress | None) -> tuple[TaskSour
 
 
 def _file_places(files: TaskSource | Task, folder: Path) -> dict[str, Place]:
-    """The splits in the training file or folder, and those with separate files."""
+    """The splits in the training source, and those with sources of their own. Relative paths start at `folder`."""
     by_split: dict[str, Place] = {}
     for split in SPLITS:
         spec = getattr(files, split)

@@ -1,4 +1,4 @@
-"""Examples in an Arrow file in the cache. It is memory-mapped, so memory is constant for any number of examples."""
+"""Examples in an Arrow file in the cache. It is memory-mapped, so that the texts are never all in memory."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.progress import Progress
 from domain_ft.storage import cache_folder, creation_lock, new_folder, write_json
 
-# Increase this with every change to reading or cleaning, so that files of older versions are not used.
+# Increase this with every change to reading or cleaning, so that older cached files are not used.
 VERSION = 5
-
 
 _SCHEMA = pa.schema(
     [
@@ -42,7 +41,7 @@ _SCHEMA = pa.schema(
     ]
 )
 _BATCH = 1_000_000  # characters of a batch in the file
-_BLOCK = 256  # examples that are read at a time from a part of a table
+_BLOCK = 256  # examples read at a time if a table has only some of the rows of its file
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class TableFacts:
     Attributes:
         fields: the names of the fields.
         multi_label: whether the task is multi-label.
-        kinds: the number of labels that were text, numbers, and truth values.
+        kinds: as `ExampleFields.kinds`.
         counts: examples by label, in the order of first occurrence.
         examples: the number of examples.
         rejects: records that were left out.
@@ -143,7 +142,7 @@ class ExampleTable:
         return dataclasses.replace(self, rows=np.arange(len(self))[wanted] if self.rows is None else self.rows[wanted])
 
     def grouped(self, origins: Integers) -> ExampleTable:
-        """The same examples with new groups: that of a row is the id of row `origins[row]`."""
+        """The same examples with new groups: the group of a row of the file is the id of row `origins[row]`."""
         return dataclasses.replace(self, origins=origins)
 
     def labels(self) -> Iterator[tuple[str, ...]]:
@@ -155,7 +154,7 @@ class ExampleTable:
         yield from (row["id"] for _, values in self._values(["id"]) for row in values)
 
     def groups(self) -> Iterator[str]:
-        """The group of each example as in the file; empty if unknown."""
+        """The group of each example in the file, ignoring `origins`; empty if it has none."""
         yield from (row["group"] for _, values in self._values(["group"]) for row in values)
 
     def _values(self, columns: list[str]) -> Iterator[tuple[Integers, list[dict[str, Any]]]]:
@@ -191,7 +190,7 @@ def tabulate(
     progress: Progress | None = None,
     label: str = "reading examples",
 ) -> ExampleTable:
-    """The table of the examples that `read` gives, from the cache or made now.
+    """Write the examples that `read` gives to a table, or find it in the cache.
 
     Args:
         content: plain values that identify the content: equal values mean equal examples.
@@ -280,7 +279,7 @@ def _write(
 def _survey(
     read: Callable[[ExampleFields, BadRecords], Iterable[Example]], fields: ExampleFields, encoding: str | None
 ) -> list[str]:
-    """Determine the fields and how labels are written from all records. Returns notes for the user.
+    """Determine from all records the fields and how labels are written. Returns notes for the user.
 
     Raises:
         CorpusError: the labels would be learned wrongly.

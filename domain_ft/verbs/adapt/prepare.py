@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 DEFAULT_TOKENS = 250_000
 
 MANY_EPOCHS = 4
-"""Beyond this many epochs, repeated text is worth less than new text (Muennighoff et al. 2023), which a warning says.
-The default budget is not limited to it, because small corpora still improve on held-out text."""
+"""Beyond this many epochs, repeated text is worth less than new text (Muennighoff et al. 2023), and the user is warned.
+The default --max-tokens may exceed it, because the loss on held-out text still falls on small corpora."""
 
 
 @dataclass(frozen=True)
 class AdaptJob(TextJob):
-    """A corpus, read and encoded, and the model to be adapted to it.
+    """A corpus, read and tokenised, and the model to be adapted to it.
 
     Attributes:
         corpora: by role (`domain`, `control`); `held_out` has the same roles.
@@ -57,7 +57,7 @@ class AdaptJob(TextJob):
 
     @property
     def warnings(self) -> list[str]:
-        """What makes the run less useful than its numbers suggest, in sentences."""
+        """Reasons why the run may be less useful than its numbers suggest, in sentences."""
         warnings = self.fit.warnings(self.base.name)
         if self.epochs > MANY_EPOCHS:
             warnings.append(
@@ -93,7 +93,7 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
         }
         fit = VocabularyFit.of(train_rows["domain"], base.tokenizer.unk_token_id)
         fit.check(base.name, corpora["domain"].name)
-        if base.head_is_random:  # on domain and control, so that neither is favoured
+        if base.head_is_random:  # fitted on both domain and control, to favour neither
             base = making.with_fitted_head(base, list(train_rows.values()), display.job)
         held_out = {
             role: hold_out(

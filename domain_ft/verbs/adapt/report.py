@@ -16,10 +16,10 @@ class AdaptReport:
     Attributes:
         result: the run's result.json.
         base: the base model.
-        corpus: the field's corpus.
+        corpus: the corpus that the model was adapted to.
         control: the corpus that forgetting was measured on, if any.
         differences: from `evaluation.bootstrap`: `domain`, and with a control also `control` and `beyond_control`.
-        settings: as resolved.
+        settings: with every default resolved.
         provenance: versions, device, hashes.
         metrics: the lines of metrics.jsonl.
         samples: from `evaluation.samples.side_by_side`; may be empty.

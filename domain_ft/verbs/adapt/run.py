@@ -1,4 +1,4 @@
-"""`domain-ft adapt`: continued pretraining on a field's text, with measures of what was gained and forgotten.
+"""`domain-ft adapt`: continue pretraining on a field's text, and measure what the model gained and forgot.
 
 corpus -> split -> rows of tokens -> score before -> train -> score after -> run folder
 
@@ -66,7 +66,11 @@ def adapt(settings: AdaptSettings) -> AdaptRun:
         log_notes(job, display)
         probes = _choose_probes(job)
         measured = measure_and_train(
-            job, folder, display, lambda _: answer(job.base, probes), known=lambda held_out: _base_scores(job, held_out)
+            job,
+            folder,
+            display,
+            lambda _: answer(job.base, probes),
+            cache_file=lambda held_out: _base_scores(job, held_out),
         )
         samples = side_by_side(probes, measured.samples_before, measured.samples_after)
         report = _report(job, folder, measured, samples, time.perf_counter() - began)
@@ -76,7 +80,7 @@ def adapt(settings: AdaptSettings) -> AdaptRun:
 
 
 def run(settings: AdaptSettings) -> dict[str, Any]:
-    """The verb: adapt, or with --dry-run say what would be done; print the table."""
+    """The verb: adapt and print the table, or with --dry-run print the plan."""
     return runs.run_or_plan(settings, adapt, _plan, print_adapt)
 
 
@@ -101,15 +105,15 @@ def log_notes(job: AdaptJob, display: ProgressDisplay) -> None:
         display.say(f"warning: {warning}")
     if job.base.objective == "mlm" and job.settings.whole_word and mostly_without_words(job.train_rows):
         display.say(
-            "note: this tokenizer marks few word boundaries in this text (no spaces?), so tokens are masked, not words"
+            "note: this tokenizer marks few word boundaries in this text (no spaces?), so single tokens are masked"
         )
 
 
 def _base_scores(job: AdaptJob, held_out: HeldOut) -> Path | None:
     """The cache file of an embedded base model's scores on `held_out`, named by a hash of all that they depend on.
 
-    Every run of `adapt` needs the same scores first, and computing them takes some ten seconds. None for any other base
-    model, whose weights may change, and with several processes, which must all score or none.
+    Runs of `adapt` on one corpus start with the same scores, which take some ten seconds to compute. None for any other
+    base model, whose weights may change, and for several processes, which must all score or all read the file.
     """
     if job.base.source not in EMBEDDED or job.machine.processes > 1:
         return None

@@ -1,7 +1,6 @@
 """The report on an adapted model in words.
 
-A claim is made only if the interval excludes zero. What the model also gained on the control is not specific to the
-field.
+A claim is made only if the interval excludes zero. A gain that the control shows too is not specific to the field.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ STATISTICS = {
 
 
 def headline(report: AdaptReport) -> str:
-    """The result, in one sentence for everybody."""
+    """The result in one plain sentence."""
     name, corpus = report.base.short_name, report.corpus.name
     if too_few(report.differences["domain"]):
         return f"Too few documents were held out to show whether {name} reads {corpus} text better."
@@ -51,7 +50,7 @@ def headline(report: AdaptReport) -> str:
 
 
 def findings(report: AdaptReport) -> list[str]:
-    """The evidence: domain, control, the gain that is specific to the field, and caveats."""
+    """The evidence: results on domain and control, the gain specific to the field, and caveats."""
     sentences = [_domain_finding(report)]
     if report.control is None:
         sentences.append("What the model forgot was not measured: there was no control corpus.")
@@ -67,8 +66,8 @@ def _domain_finding(report: AdaptReport) -> str:
     choices = [number(one["perplexity"], 0) for one in (before, after)]
     return (
         f"On held-out {report.corpus.name} text the loss went from {change(report, 'domain')}. "
-        f"On average the model was as uncertain about a token as between {choices[0]} equally likely tokens before, "
-        f"and {choices[1]} after (perplexity)."
+        f"On average, the model was as uncertain as if it chose among {choices[0]} equally likely tokens before, and "
+        f"among {choices[1]} after (perplexity)."
     )
 
 
@@ -93,11 +92,11 @@ def limits(report: AdaptReport) -> list[str]:
     held_out = report.differences["domain"]["documents"]
     sentences = [
         f"Measured on {held_out:,} held-out documents of one corpus, with one seed. The interval covers other "
-        "documents of the same kind, but not another seed or another source.",
+        "documents from the same source, but not another source or another seed.",
         "A lower loss means that the model predicts the field's language better, not that a classifier or a tagger "
         "based on it is better: measure that on the task.",
         "Losses can be compared only between models with the same tokenizer, bits per byte between all models.",
-        "The model repeats its training text, including mistakes and bias. Do not rely on it for legal or medical "
+        "The model may repeat its training text, including mistakes and bias. Do not rely on it for legal or medical "
         "advice.",
     ]
     if report.result["objective"] == "mlm":
@@ -122,8 +121,17 @@ def statistics(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def right_guesses(samples: Sequence[Mapping[str, Any]], when: str) -> int:
-    """In how many samples the model's first guess was the document's word."""
+    """The number of samples in which the model's first guess was the masked word."""
     return sum(sample[when]["answer_rank"] == 1 for sample in samples)
+
+
+def packages(report: AdaptReport) -> str:
+    """The packages that `loading_code` needs, as pip takes them."""
+    if report.full:
+        return "transformers"
+    if report.base.is_run:  # the adapter is merged first
+        return "domain-ft transformers"
+    return "peft transformers domain-ft" if report.base.embedded else "peft transformers"
 
 
 def loading_code(report: AdaptReport) -> str:

@@ -1,4 +1,4 @@
-"""`domain-ft bench`: the benchmarks, from the top of the repository or, in a wheel, from inside the package."""
+"""`domain-ft bench`: run a benchmark from the top of the repository or, in a wheel, from inside the package."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def classify_card_data(report: ClassifyReport) -> ModelCardData:
                 dataset_type=report.task.name,
                 dataset_name=f"{report.task.name}, test examples",
                 metric_type=kind,
-                metric_name=task_words.METRICS[metric],
+                metric_name=task_words.METRIC_WORDS[metric],
                 metric_value=round(float(report.test[metric]), 6),
             )
             for metric, kind in (("macro_f1", "f1"), ("accuracy", "accuracy"), ("mcc", "matthews_correlation"))

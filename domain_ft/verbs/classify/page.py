@@ -25,8 +25,8 @@ def render_classify(report: ClassifyReport) -> str:
 def _classify_figures(report: ClassifyReport) -> list[tuple[str, str]]:
     scored = sum(bool(scores["interval"]) for scores in report.test["per_class"].values())
     shown = (
-        f"The {task_plots.MOST_CLASSES} weakest of {scored:,} classes"
-        if scored > task_plots.MOST_CLASSES
+        f"The {task_plots.MOST_CLASSES_DRAWN} weakest of {scored:,} classes"
+        if scored > task_plots.MOST_CLASSES_DRAWN
         else "Classes"
     )
     figures = [
@@ -40,7 +40,7 @@ def _classify_figures(report: ClassifyReport) -> list[tuple[str, str]]:
         caption = "Scores on the same test examples, by number of training examples."
         figures.append((caption, task_plots.learning_curve(report)))
     if report.metrics:
-        caption = "Single steps pale, their running mean dark. The ring marks the model that was kept."
+        caption = "Loss of single steps (pale) and running mean (dark). The ring marks the model that was kept."
         figures.append((caption, task_plots.training(report)))
     if any(report.reliability.values()):
         figures.append((_calibration_caption(report), plots.calibration(report)))
@@ -49,10 +49,10 @@ def _classify_figures(report: ClassifyReport) -> list[tuple[str, str]]:
 
 def _calibration_caption(report: ClassifyReport) -> str:
     found = report.test.get("calibration")
-    caption = "On the dashed line, probabilities are exact; larger points hold more predictions."
+    caption = "On the dashed line, probabilities are right; larger points hold more predictions."
     if not found:
         return caption
     before, after = (numbers.points(found[name]) for name in ("ece_before", "ece_after"))
     if found.get("temperature", 1.0) == 1.0:
-        return f"{caption} Expected calibration error: {before} points as trained; no temperature is used."
-    return f"{caption} Expected calibration error: {before} points as trained, {after} with the temperature."
+        return f"{caption} Expected calibration error: {before} points; no temperature is used."
+    return f"{caption} Expected calibration error: {before} points without the temperature, {after} with it."

@@ -16,16 +16,16 @@ from domain_ft.verbs.classify.report import ClassifyReport
 def calibration(report: ClassifyReport) -> str:
     """Accuracy by confidence, before and after the temperature."""
     found = report.test.get("calibration") or {}
-    spoken = "Accuracy by predicted probability."
+    description = "Accuracy by predicted probability."
     if found.get("temperature", 1.0) != 1.0:
-        spoken += (
+        description += (
             f" The expected calibration error went from {numbers.points(found['ece_before'])} to "
             f"{numbers.points(found['ece_after'])} points."
         )
-    with drawing("calibration", 3.9, spoken) as (figure, rendered):
+    with drawing("calibration", 3.9, description) as (figure, rendered):
         axes = figure.subplots()
         axes.plot([0, 100], [0, 100], color=INK, linewidth=1, linestyle=(0, (4, 2)))
-        _draw_bins(axes, report.reliability["before"], CONTROL, "s", "as trained")
+        _draw_bins(axes, report.reliability["before"], CONTROL, "s", "no temperature")
         if found.get("temperature", 1.0) != 1.0:
             _draw_bins(axes, report.reliability["after"], DOMAIN, "o", f"temperature {found['temperature']:.2f}")
         axes.set_xlim(0, 102)

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from domain_ft.verbs.shared.facts import BaseFacts
+from domain_ft.verbs.shared.task_facts import WORST, TaskSummary
 
 if TYPE_CHECKING:
     from domain_ft.corpus.examples import Examples, TaskData
     from domain_ft.evaluation.predictions import Predictions
-from domain_ft.verbs.shared.task_facts import WORST, TaskSummary
 
 LARGEST_MATRIX = 30
 """The most classes of a readable confusion matrix; with more, only the most frequent confusions are shown."""
 
-CONFUSIONS = 20
+CONFUSIONS = 20  # of the most frequent confusions, kept in a report
 _SHOWN = 600  # characters of a text that a report shows
 
 
@@ -28,7 +28,7 @@ class ClassifyReport:
         result: the run's result.json.
         base: the base model.
         task: the task.
-        settings: as resolved.
+        settings: with every default resolved.
         provenance: versions, device, hashes.
         metrics: the lines of metrics.jsonl; a held-out point has `evaluation` with `macro_f1`.
         notes: what the user should know about the run, in sentences.
@@ -75,7 +75,7 @@ class ClassifyReport:
             base: the base model.
             task: the task.
             test: with the temperature and threshold fitted on the validation examples.
-            settings: as resolved.
+            settings: with every default resolved.
             provenance: versions, device, hashes.
             metrics: the lines of metrics.jsonl.
             notes: on the run, in sentences.
@@ -133,6 +133,6 @@ def shown_errors(test: Predictions, examples: Examples) -> list[dict[str, Any]]:
 
 
 def _clipped(text: str) -> str:
-    """The beginning of a text, and its end if it is long: the evidence may be in either."""
+    """A text; if it is long, only its beginning and its end, since either may hold the evidence."""
     text = " ".join(text.split())
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN * 2 // 3]} … {text[-_SHOWN // 3 :]}"

@@ -31,8 +31,8 @@ class ClassifySettings(
     """Fine-tune a classifier, and measure how well it does.
 
     Examples have one label or several, and are single texts or pairs. The best model is chosen by macro F1 on
-    validation examples and scored on test examples, beside two baselines: the majority class, and TF-IDF with a linear
-    SVM.
+    validation examples and scored on test examples, together with two baselines: the majority class, and TF-IDF with a
+    linear SVM.
     """
 
     calibrate: bool = True

@@ -1,4 +1,4 @@
-"""The report on a classifier in words. A claim goes no further than its interval: see `task_words`."""
+"""The report on a classifier in words. Claims follow from intervals: see `task_words`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BASELINES = {"majority": "majority class", "tfidf_svm": "TF-IDF + linear SVM"}
 
 
 def headline(report: ClassifyReport) -> str:
-    """The result, in one sentence for everybody."""
+    """The result in one plain sentence."""
     classes = counted(len(report.task.labels), "class")
     return (
         f"{report.base.short_name} reaches a macro F1 of {points(report.test['macro_f1'])} on the {classes} of "
@@ -38,7 +38,7 @@ def findings(report: ClassifyReport) -> list[str]:
             f"{points(of_seeds['sd'])}. The model that is kept was the best on the validation examples."
         )
     else:
-        sentences.append("It was trained with one seed; the spread over seeds was not measured (--seeds 5 does).")
+        sentences.append("The model was trained with one seed only; --seeds 5 would measure the spread over seeds.")
     return sentences + doubts(report)
 
 
@@ -73,11 +73,10 @@ def limits(report: ClassifyReport) -> list[str]:
     """What the run does not show."""
     task = report.task
     return [
-        f"The scores hold for texts like those of {task.name}. They will be lower on texts from another source or "
-        "time.",
-        "It always chooses a class, for any text: it cannot answer 'none of these'."
+        f"The scores hold for texts like those of {task.name}. Expect lower ones on texts from another source or time.",
+        "The model chooses a class for any text: it cannot answer 'none of these'."
         if not task.multi_label
-        else "It knows only these classes: it says nothing about anything else in a text.",
+        else "The model knows only these classes: it cannot find anything else in a text.",
         probabilities(report),
         "The test examples were used for measuring only. If you choose among many runs by their test scores, the best "
         "score is too high.",
@@ -85,7 +84,7 @@ def limits(report: ClassifyReport) -> list[str]:
 
 
 def probabilities(report: ClassifyReport) -> str:
-    """How far the probabilities can be trusted, and how they were calibrated."""
+    """How the probabilities were calibrated, and whether it helped."""
     calibration, chosen = report.test.get("calibration") or {}, report.result.get("calibration")
     temperature = calibration.get("temperature", 1.0)
     if temperature == 1.0:
@@ -93,7 +92,7 @@ def probabilities(report: ClassifyReport) -> str:
             return "Probabilities are not calibrated."
         return (
             f"Probabilities are not calibrated: a temperature of {chosen['fitted']:.2f} was fitted on the validation "
-            "examples, but was no clear improvement on examples that it was not fitted on, so it is not used."
+            "examples, but did not clearly help on examples that it was not fitted on, so it is not used."
         )
     before, after = (points(calibration[name]) for name in ("ece_before", "ece_after"))
     calibrated = f"Probabilities are calibrated on the validation examples, with a temperature of {temperature:.2f}."
@@ -102,7 +101,7 @@ def probabilities(report: ClassifyReport) -> str:
             f"{calibrated} On the test examples this did not help: the expected calibration error went from {before} "
             f"to {after} points. Do not rely on them."
         )
-    return f"{calibrated} They are off where classes are more or less frequent than in these examples."
+    return f"{calibrated} They are wrong where classes are more or less frequent than in these examples."
 
 
 def _against_baselines(report: ClassifyReport) -> list[str]:

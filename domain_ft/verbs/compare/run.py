@@ -1,9 +1,9 @@
-"""`domain-ft compare`: compare finished runs. Is one better than the first, worse, or is no difference shown?
+"""`domain-ft compare`: compare finished runs with the first. Is each better or worse, or is no difference shown?
 
 report = domain_ft.compare(CompareSettings(runs=("runs/base", "runs/adapted")))
 
-No model is run: each run has saved its predictions for every test example (its losses for every held-out document), and
-the differences are taken over the same ones.
+No model is run: each run has saved its predictions for every test example, or its losses on every held-out document,
+and differences are computed on those that the runs share.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
+from domain_ft.checking import tomllib
 from domain_ft.errors import CheckpointError, SettingsError
 from domain_ft.evaluation import classification
 from domain_ft.evaluation.bootstrap import difference
@@ -53,7 +54,8 @@ def compare(settings: CompareSettings) -> CompareReport:
     """
     if len(settings.runs) < 2:
         raise SettingsError(
-            "compare needs two runs or more", fix="domain-ft compare RUN RUN, the one to compare with first"
+            "compare needs two runs or more",
+            fix="domain-ft compare FIRST OTHER: the others are compared with the first",
         )
     runs = []
     for name in settings.runs:
@@ -69,7 +71,7 @@ def run(settings: CompareSettings) -> dict[str, Any]:
 
 
 def _run(settings: CompareSettings, folder: RunFolder | None) -> dict[str, Any]:
-    """`run` with the folder to write to, if any."""
+    """`run`, with the folder to write to, if any."""
     report = compare(settings)
     result = {
         "command": "compare",
@@ -108,9 +110,7 @@ def _kind(runs: Sequence[_Run]) -> str:
             )
     if len(set(kinds.values())) > 1:
         made = ", ".join(f"'{name}' by `{kind}`" for name, kind in kinds.items())
-        raise SettingsError(
-            f"the runs were made by different verbs: {made}", fix="compare runs of one verb with each other"
-        )
+        raise SettingsError(f"the runs were made by different verbs: {made}", fix="compare runs of the same verb")
     return next(iter(kinds.values()))
 
 
@@ -146,7 +146,7 @@ def _compare_classify(runs: Sequence[_Run], settings: CompareSettings) -> Compar
         kind="classify",
         subject=str(runs[0].result.get("task", "")),
         runs=_adjusted(compared),
-        # With a single label, micro F1 equals accuracy.
+        # For single-label tasks, micro F1 equals accuracy.
         metrics=[name for name in classification.METRICS if name != "micro_f1" or first[0].labels.multi_label],
         notes=_notes(compared),
     )
@@ -159,7 +159,7 @@ def _kept(run: _Run, seeds: Mapping[int, Predictions]) -> Predictions:
 
 
 def _answers(first: Predictions, other: Predictions) -> tuple[dict[str, int], list[Disagreement]]:
-    """How often each of two models is right when the other is or is not; and the examples where they differ."""
+    """Counts of examples by which of the two models got them right, and the examples that only one got right."""
     predicted = [_names(one, one.predicted()) for one in (first, other)]
     truth = _names(first, first.targets)
     right = [[answer == true for answer, true in zip(one, truth, strict=True)] for one in predicted]
@@ -179,14 +179,14 @@ def _answers(first: Predictions, other: Predictions) -> tuple[dict[str, int], li
 
 
 def _names(predictions: Predictions, answers: Any) -> list[tuple[str, ...]]:
-    """The class names in (n,) or (n, L) answers, for each example."""
+    """The class names of each example, from answers of shape (n,), or (n, L) if multi-label."""
     names = predictions.labels.names
     if not predictions.labels.multi_label:
         return [(names[answer],) for answer in answers]
     return [tuple(sorted(names[place] for place in answer.nonzero()[0])) for answer in answers]
 
 
-_ENTITY_METRICS = ("f1", "macro_f1", "precision", "recall")  # over all entities first, as the field reports it
+_ENTITY_METRICS = ("f1", "macro_f1", "precision", "recall")  # F1 over all entities first, as usual in the literature
 
 
 def _compare_tag(runs: Sequence[_Run], settings: CompareSettings) -> CompareReport:
@@ -201,7 +201,7 @@ def _compare_tag(runs: Sequence[_Run], settings: CompareSettings) -> CompareRepo
             raise SettingsError(
                 "the runs were tested on different texts, or on other entities of the same ones",
                 where=f"{runs[0].name}, {run.name}",
-                fix="train both with the same --test, or with the same --task and its own splits",
+                fix="train both with the same --test, or with the same --train and --test-fraction",
             ) from error
         found = entity_metrics(seeds, seed=settings.seed)
         compared.append(
@@ -227,7 +227,7 @@ def _compare_tag(runs: Sequence[_Run], settings: CompareSettings) -> CompareRepo
 
 def _compare_adapt(runs: Sequence[_Run], settings: CompareSettings) -> CompareReport:
     fix = (
-        "compare runs of one --corpus and --seed, or measure them together: domain-ft evaluate --model RUN "
+        "compare runs with the same --corpus and --seed, or score them together: domain-ft evaluate --model RUN "
         "--model RUN --corpus C"
     )
     return _compare_losses(runs, settings, "domain", "held-out text", fix)
@@ -241,11 +241,11 @@ def _compare_instruct(runs: Sequence[_Run], settings: CompareSettings) -> Compar
 def _compare_losses(
     runs: Sequence[_Run], settings: CompareSettings, main: str, subject: str, fix: str
 ) -> CompareReport:
-    """Held-out losses after training, on the documents that all runs have read.
+    """Compare held-out losses after training, on the documents that all runs were scored on.
 
     Args:
         main: the role that is compared first; the other is `control`.
-        subject: what the main role is, for people.
+        subject: the text of the main role, for the report.
         fix: what to do if the runs share no documents.
     """
     objectives = {run.name: run.result.get("objective") for run in runs}
@@ -277,12 +277,20 @@ def _compare_losses(
         for place, run in enumerate(runs)
     ]
     notes = []
-    if runs[0].result["objective"] == "mlm":
-        notes.append("Runs with another --seed have masked other words, so their differences are less precise.")
+    if runs[0].result["objective"] == "mlm" and len({_seed(run) for run in runs}) > 1:
+        notes.append("The runs have different --seed: they masked different words, so differences are less precise.")
     whole = [len(Scores.load(run.folder.scores("after", main))) for run in runs]
     if len(scores[main][0]) < max(whole):
-        notes.append(f"Compared on the {len(scores[main][0]):,} held-out documents that all runs have read.")
+        notes.append(f"Compared on the {len(scores[main][0]):,} held-out documents that all runs were scored on.")
     return CompareReport(str(runs[0].result["command"]), subject, compared, roles, notes)
+
+
+def _seed(run: _Run) -> int | None:
+    """The --seed of a run; None if its config.toml is missing or damaged."""
+    try:
+        return tomllib.loads(run.folder.config.read_text(encoding="utf-8")).get("seed")
+    except (OSError, ValueError):
+        return None
 
 
 def _of_seeds(run: _Run, load: Callable[[Path], Kept]) -> dict[int, Kept]:
@@ -329,7 +337,7 @@ def _notes(runs: Sequence[ComparedRun]) -> list[str]:
         )
     few = [found["units"] for run in runs for found in run.differences.values() if found.get("few_units")]
     if few:
-        notes.append(few_units(min(few), "test examples"))
+        notes.append(few_units(min(few), "test examples or texts"))
     if len(runs) > 2:
         notes.append(
             f"{len(runs) - 1} runs are compared with the first, so the p-values are adjusted (Holm); the intervals "

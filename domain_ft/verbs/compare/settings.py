@@ -12,12 +12,12 @@ from domain_ft.verbs.groups import ScreenOptions, Seed
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings(ScreenOptions, group="Runs"):
-    """Compare finished runs: is one better than the first, worse, or is no difference shown?"""
+    """Compare finished runs with the first: is each better or worse, or is no difference shown?"""
 
     positional: ClassVar[tuple[str, ...]] = ("runs",)
 
     runs: tuple[str, ...] = REQUIRED
-    """The run folders. The others are compared with the first."""
+    """The run folders. The first is the one that the others are compared with."""
 
     output: Path | None = None
     """A folder for result.json and report.html."""

@@ -1,4 +1,4 @@
-"""`domain-ft data check`: find everything that is wrong with a file, before it costs anything.
+"""`domain-ft data check`: find everything that is wrong with a file, before training on it.
 
 checked = check(DataCheckSettings(data="chat.jsonl"))
 checked.result.errors, checked.result.statistics["answer_characters"]["p95"]
@@ -45,14 +45,13 @@ from domain_ft.wording import counted
 SHOWN = 3
 """Findings of each kind on the screen; --json has all."""
 
-_READERS: dict[str, type[Settings]] = {
+_SETTINGS: dict[str, type[Settings]] = {
     "conversations": InstructSettings,
     "examples": ClassifySettings,
     "tags": TagSettings,
     "text": TokenOptions,
 }
 """For each kind of file, the settings whose --max-length is the default."""
-
 
 _EVERY = 500  # records between updates of progress
 _MEASURES = {
@@ -64,8 +63,6 @@ _MEASURES = {
     "answer_characters": "characters of the answers",
     "text_characters": "characters of the text",
 }
-
-
 _COLUMNS = ("mean", "min", "p5", "p50", "p95", "p99", "max")
 
 
@@ -101,7 +98,7 @@ def check(settings: DataCheckSettings, progress: Progress | None = None) -> Chec
     """Check every record of a file, and with --fix write a cleaned copy.
 
     Raises:
-        UserError: the file cannot be found, its purpose is unclear, or an option does not fit.
+        UserError: the file cannot be found, its kind is unclear, or options contradict each other.
     """
     if settings.max_length and not settings.model:
         raise SettingsError("--max-length counts tokens, which needs --model", fix="give --model M")
@@ -146,7 +143,7 @@ def _measure(settings: DataCheckSettings, file: CheckedFile, progress: Progress 
     from domain_ft.verbs.data.show import find_tokenizer  # imports transformers when it is called
 
     tokenizer = find_tokenizer(str(settings.model), progress)
-    default = next(option.default for option in options(_READERS[file.kind]) if option.name == "max_length")
+    default = next(option.default for option in options(_SETTINGS[file.kind]) if option.name == "max_length")
     longest = settings.max_length or min(default, tokenizer.model_max_length)
     return TokenLengths(tokenizer, longest, cuts=file.kind in ("conversations", "examples"))
 
@@ -159,7 +156,7 @@ def _counted(items: Iterable[Item], label: str, progress: Progress | None) -> It
 
 
 def run(settings: DataCheckSettings) -> dict[str, Any]:
-    """The verb: check, and print the findings, worst first."""
+    """The verb: check, and print the findings, errors first."""
     with ProgressDisplay() as display:
         checked = check(settings, display.job)
     if not settings.json:
@@ -168,7 +165,7 @@ def run(settings: DataCheckSettings) -> dict[str, Any]:
 
 
 def print_checked(checked: Checked, console: Console) -> None:
-    """Print what the file is, the distribution of lengths, and the findings by kind, each with its first lines."""
+    """Print what the file is, the distribution of lengths, and the first findings of each kind."""
     result, numbers = checked.result, checked.result.statistics
     console.print(plain(checked.file.name, style="bold cyan"), plain(_about(checked)), soft_wrap=False)
     console.print()
@@ -259,6 +256,6 @@ def _print_repaired(repaired: Repaired, console: Console) -> None:
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    """Such as `en 190, ja 3`, the most frequent first."""
+    """Counts on one line, the most frequent first, such as `en 190, ja 3`."""
     ordered = sorted(counts.items(), key=lambda pair: -pair[1])
     return ", ".join(f"{name} {count:,}" for name, count in ordered)

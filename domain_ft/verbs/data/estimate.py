@@ -1,4 +1,4 @@
-"""`domain-ft data estimate`: what `adapt` or `instruct` would cost here, measured by training a few steps.
+"""`domain-ft data estimate`: the cost of `adapt` or `instruct` on this machine, measured by training a few steps.
 
 estimate(EstimateSettings(corpus="legal")).minutes
 """
@@ -51,10 +51,10 @@ TextJob: TypeAlias = "adapt_prepare.AdaptJob | instruct_prepare.InstructJob"
 
 
 PROBE_STEPS = 4
-"""Optimiser steps to measure the setting that the verb would use; the first one, which warms up, is not counted."""
+"""Optimiser steps to measure the setting that the verb would use. The first one warms up and is not counted."""
 
 COMPARED_STEPS = 2
-"""Optimiser steps to measure the alternative."""
+"""Optimiser steps to measure the other setting of activation checkpointing."""
 
 OPTIMIZER_COPIES = 3
 """A checkpoint holds each trained parameter and AdamW's two moments."""
@@ -66,11 +66,11 @@ class Way:
 
     Attributes:
         activation_checkpointing: whether it is on.
-        tokens_per_micro_batch: the largest micro-batch that fits into memory, unless one was given.
-        tokens_per_second: measured; None if it does not fit into memory, and so was not tried.
+        tokens_per_micro_batch: the given size, or the one that the verb would choose with this setting.
+        tokens_per_second: measured; None if it probably does not fit into memory, so that it was not tried.
         training_minutes: at that speed.
-        peak_memory_bytes: on a GPU the peak allocation. On a CPU the resident memory plus what training needs, counted
-            from the tensors of a micro-batch, because the process's peak cannot be attributed to either setting.
+        peak_memory_bytes: on a GPU the measured peak allocation. On a CPU, or if not tried, the resident memory plus
+            what a micro-batch needs by the sizes of its tensors: a CPU process has one peak for both settings.
     """
 
     activation_checkpointing: bool
@@ -88,7 +88,7 @@ class Estimate:
         verb: `adapt` or `instruct`.
         corpus_tokens: tokens of the training split, including special tokens.
         epochs: the number of epochs.
-        tokens: training tokens of the run.
+        tokens: training tokens of the run, over all epochs.
         steps: optimiser steps.
         tokens_per_second: measured in training, with the settings of the run.
         training_minutes: at that speed.
@@ -98,13 +98,13 @@ class Estimate:
         trainable_parameters: the number of trained parameters.
         tokens_per_micro_batch: the size that the verb would choose.
         activation_checkpointing: whether the verb would use it.
-        reason: why.
-        ways: without and with activation checkpointing; only one if the model has no layers for it.
+        reason: why the verb would use this size and setting.
+        ways: without and with activation checkpointing; only without if the model has no layers for it.
         examples: the conversations, for `instruct`.
-        machine_cost: of the whole run, by --price-per-hour.
-        service_cost: of the training tokens, by --price-per-token.
+        machine_cost: of the whole run at --price-per-hour; None if that is not given.
+        service_cost: of the training tokens at --price-per-token; None if that is not given.
         warnings: what the user should fix or know before the run, in sentences.
-        text: how the text was read, as in result.json of `adapt`; None for conversations.
+        text: how the text was read, as in the result.json file of `adapt`; None for conversations.
     """
 
     verb: str
@@ -130,7 +130,7 @@ class Estimate:
 
     @property
     def minutes(self) -> float:
-        """Total minutes, without reading and tokenising, which this estimate has done and cached."""
+        """Minutes of training and evaluation, without reading and tokenising. For `adapt` these are now cached."""
         return self.training_minutes + self.evaluation_minutes
 
 
@@ -181,7 +181,7 @@ def estimate(settings: EstimateSettings) -> Estimate:
 
 
 def run(settings: EstimateSettings) -> dict[str, Any]:
-    """The verb: estimate and print."""
+    """The verb: estimate, and print the result."""
     found = estimate(settings)
     console = Console(quiet=settings.json)
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -236,7 +236,7 @@ def _fit(fit: Mapping[str, Any]) -> str:
 
 
 def _costs(found: Estimate) -> str:
-    """The cost of the run at the given prices; small sums with two digits."""
+    """The cost of the run at the given prices; sums below 1 with two significant digits."""
     costs = {"here": found.machine_cost, "for the same tokens at the service": found.service_cost}
     return ", ".join(
         f"{f'{cost:,.2f}' if cost >= 1 else f'{cost:.2g}'} {where}" for where, cost in costs.items() if cost
@@ -266,7 +266,7 @@ def _comparison(found: Estimate) -> Table:
 
 
 def _set_up(settings: EstimateSettings, machine: Machine, display: ProgressDisplay) -> TextJob:
-    """Set the run up as its verb would."""
+    """Set up the run as its verb would."""
     if not holds_conversations(settings):
         return adapt_prepare.set_up(AdaptSettings(**_given(settings, AdaptSettings)), machine, display)
     from domain_ft.verbs.instruct import prepare as instruct_prepare
@@ -276,7 +276,7 @@ def _set_up(settings: EstimateSettings, machine: Machine, display: ProgressDispl
 
 
 def _given(settings: EstimateSettings, verb: type[Settings]) -> dict[str, Any]:
-    """The settings that a verb shares. Unset values are left to the verb."""
+    """The settings that the verb has too. Unset ones are left to its defaults."""
     known = {option.name for option in options(verb)}
     return {name: value for name, value in settings.to_dict().items() if name in known and value is not None}
 
@@ -301,7 +301,7 @@ def _way(job: TextJob, on: bool, limits: MicroBatchLimits, resident: int, tokens
 
 
 def _training_rate(job: TextJob, on: bool, tokens_per_micro_batch: int, steps: int, display: ProgressDisplay) -> float:
-    """Tokens per second in training: the median over `steps` steps except the first."""
+    """Tokens per second in training: the median of up to `steps` steps, without the first if there are several."""
     lines: list[Mapping[str, Any]] = []
     loop = dataclasses.replace(
         job.loop,

@@ -1,4 +1,4 @@
-"""`data estimate` for conversations: detecting them, counting their tokens, and warnings."""
+"""`data estimate` for conversations: detects them, counts their tokens, and warns."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Examples:
         format: their format.
         train: training rows: one per conversation, or more if the template cannot render it in one.
         test: held-out rows.
-        dropped: conversations without an answer within the length.
-        cut: rows whose end is cut.
+        dropped: conversations without an answer within --max-length.
+        cut: training rows of conversations whose end is cut.
         trained_tokens: the tokens of `train` that are trained on: answers, and the ends of their turns.
-        run_trained_tokens: the same over the whole run, counted in each epoch.
-        rejected: records that are left out: unusable, marked by an annotator, or without an answer within the length.
-        unread_fields: by name, the records with a field that nothing reads.
+        run_trained_tokens: the same over the whole run, counted once per epoch.
+        rejected: records that are left out: unusable, marked as excluded, or without an answer within --max-length.
+        unread_fields: for each field that is not read, the number of records that have it.
     """
 
     format: str
@@ -57,7 +57,7 @@ class Examples:
 
 
 def holds_conversations(settings: EstimateSettings) -> bool:
-    """Whether `instruct` is meant: by --kind, by options that only one verb has, or by the file's first record."""
+    """Whether to estimate `instruct`: by --kind, by options that only one verb has, or by the file's first record."""
     if settings.kind != "auto":
         return settings.kind == "conversations"
     if settings.text_field:
@@ -123,7 +123,7 @@ def answering_minutes(job: InstructJob) -> float:
     prompts = [question.prompt for question in job.questions[:ANSWERED_AT_ONCE]]
 
     def write(tokens: int) -> tuple[float, int]:
-        """Seconds for answers of this many tokens, and the tokens of the longest: a model may end earlier."""
+        """The seconds to generate at most `tokens` tokens per prompt, and the length of the longest answer."""
         began = time.perf_counter()
         with job.machine.accelerator.autocast():
             sampling = Sampling(max_new_tokens=tokens)

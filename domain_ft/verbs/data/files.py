@@ -1,4 +1,4 @@
-"""What the verbs on data files share: strict reading of records, JSON lines, and outputs that do not exist yet."""
+"""Shared by the verbs on data files: strict reading of records, writing JSON lines, and refusing to overwrite."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from domain_ft.storage import user_path
 
 
 class Refusing(BadRecords):
-    """Stops at the first record that cannot be read, and names its line: no record is silently skipped."""
+    """Raises an error at the first unreadable record, with its line, so that no record is silently skipped."""
 
     def __init__(self, encoding: str | None = None) -> None:
         super().__init__("stop", lambda _: None, encoding)
@@ -34,7 +34,7 @@ class Refusing(BadRecords):
 
 
 def record_file(given: str) -> tuple[Path, str]:
-    """A file of records, and the key of `readers.RECORDS` for its ending.
+    """The path of a file of records, and the key of its reader in `readers.RECORDS`.
 
     Raises:
         CorpusError: there is no such file, or its format has no records.
@@ -54,7 +54,7 @@ def record_file(given: str) -> tuple[Path, str]:
 
 
 def refuse_existing(output: Path, option: str = "--output") -> None:
-    """Check that nothing is overwritten, and that a file or folder can be created.
+    """Check that a new file or folder can be created at `output`.
 
     Raises:
         SettingsError: `output` exists, or is below a file.
@@ -69,7 +69,7 @@ def json_line(record: Mapping[str, Any], place: str) -> bytes:
     """A record as a line of JSON in UTF-8. Dates and decimals, which Parquet has but JSON lacks, become text.
 
     Raises:
-        CorpusError: with `place`, for a value that JSON cannot represent, such as bytes.
+        CorpusError: a value cannot be written as JSON, such as bytes. The error has `place`.
     """
     try:
         text = json.dumps(record, ensure_ascii=False, default=_as_text)
@@ -77,7 +77,7 @@ def json_line(record: Mapping[str, Any], place: str) -> bytes:
         raise CorpusError(f"the record cannot be written as JSON: {error}", where=place) from error
     try:
         return text.encode("utf-8") + b"\n"
-    except UnicodeEncodeError:  # a lone surrogate, as from a truncated JSON escape: keep it as an escape
+    except UnicodeEncodeError:  # a lone surrogate, such as a truncated JSON escape, is written as an escape
         return json.dumps(record, default=_as_text).encode("ascii") + b"\n"
 
 

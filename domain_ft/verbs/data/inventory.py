@@ -18,7 +18,7 @@ class SourceEntry:
 
     Attributes:
         kind: `asset`, `files` or `hub`.
-        name: the asset and its version, the path, or the id on the Hub.
+        name: the asset and its version, the path, or `hf:` and the id on the Hub.
         bytes: of the download; None if unknown.
         cached: whether it is on this machine; None if unknown.
     """
@@ -34,7 +34,7 @@ class TaskEntry:
     """A task that belongs to a corpus.
 
     Attributes:
-        name: as for `--task`.
+        name: the value for --task.
         description, licence, citation, split, weaknesses, scores: from its card in the recipe.
         classes: the number of classes; None if the recipe does not say.
         source: where the examples come from.
@@ -75,7 +75,7 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class Inventory:
-    """Everything with a built-in name."""
+    """All corpora and models with a built-in name."""
 
     corpora: tuple[CorpusEntry, ...]
     models: tuple[ModelEntry, ...]

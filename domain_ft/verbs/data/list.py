@@ -27,7 +27,7 @@ def print_inventory(inventory: Inventory, console: Console) -> None:
     console.print("--task takes a task of a corpus, such as legal/license-category.")
     console.print("--corpus also takes a file, a folder, a recipe (.toml) or hf:ID.")
     console.print("--model also takes a folder, a run or a Hub id.")
-    console.print("domain-ft data show CORPUS shows what is in one.")
+    console.print("domain-ft data show CORPUS shows what a corpus contains.")
 
 
 def _print_entry(
@@ -40,8 +40,8 @@ def _print_entry(
 ) -> None:
     facts = {
         "licence": licence,
-        "from": "\n".join(map(_source_line, sources)),
-        "tasks": "\n".join(map(_task_line, tasks)),
+        "from": "\n".join(map(source_line, sources)),
+        "tasks": "\n".join(map(task_line, tasks)),
     }
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold cyan", min_width=7, no_wrap=True)
@@ -50,13 +50,15 @@ def _print_entry(
     console.print(Padding(table, (0, 0, 1, 2)))
 
 
-def _task_line(task: TaskEntry) -> str:
+def task_line(task: TaskEntry) -> str:
+    """A task on one line, such as `legal/license-category (3 classes)`."""
     remarks = [f"{task.classes} classes"] if task.classes else []
     remarks += ["from the Hub"] if task.source.kind == "hub" else []
     return f"{task.name} ({', '.join(remarks)})" if remarks else task.name
 
 
-def _source_line(source: SourceEntry) -> str:
+def source_line(source: SourceEntry) -> str:
+    """A source on one line, with its size and whether it is on this machine."""
     state = {True: "on this machine", False: "not downloaded yet" if source.kind == "asset" else "missing", None: ""}
     remarks = ", ".join(part for part in (megabytes(source.bytes), state[source.cached]) if part)
     return f"{source.name} ({remarks})" if remarks else source.name

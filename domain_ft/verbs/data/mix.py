@@ -1,4 +1,4 @@
-"""`domain-ft data mix`: mix files of conversations by weight, for example your own with general ones against
+"""`domain-ft data mix`: mix files of conversations by weight, for example your own with general ones to reduce
 forgetting.
 
 mix(DataMixSettings(data=("mine.jsonl:0.8", "general.jsonl:0.2"), output=Path("mixed.jsonl"))).files
@@ -32,11 +32,10 @@ from domain_ft.verbs.data.settings import DataMixSettings
 from domain_ft.wording import counted
 
 SMALLEST, LARGEST = 1e-6, 1e6
-"""The limits of a weight. Only their ratios count, so that none beyond them is of use."""
-
+"""The limits of a weight. Only the ratios of weights matter, so no others are needed."""
 
 MOST = 10_000_000
-"""The most conversations in a mixture: all are held in memory."""
+"""The maximum number of conversations in a mixture with repeats: all are held in memory."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +77,11 @@ class Mixture:
 def mix(settings: DataMixSettings) -> Mixture:
     """Write all conversations of the first file, and of each other file as many as its weight relative to the first.
 
-    Which conversations are drawn, and their order, depend on the seed and the position of the file. A larger weight
-    draws the same ones and more.
+    Which conversations are drawn from a file depends on the seed and the position of the file. A larger weight adds
+    conversations to those that a smaller one draws.
 
     Raises:
-        SettingsError: a weight is missing or not above 0, or the output exists already or is not .jsonl.
+        SettingsError: a weight is missing or outside its limits, or the output exists already or is not .jsonl.
         RecordError: a line is not a conversation.
         CorpusError: a file is missing, or holds no conversations.
     """
@@ -93,15 +92,15 @@ def mix(settings: DataMixSettings) -> Mixture:
     left_out = {file: LeftOut() for file in weights}
     lines = [list(_chat_lines(file, settings, left_out[file])) for file in weights]
     first, *_ = weights.values()
-    wanted = [round(len(lines[0]) * weight / first) for weight in weights.values()]
-    if settings.repeat and sum(wanted) > MOST:
+    sizes = [round(len(lines[0]) * weight / first) for weight in weights.values()]
+    if settings.repeat and sum(sizes) > MOST:
         raise SettingsError(
-            f"the mixture would have {counted(sum(wanted), 'conversation')}, and at most {MOST:,} are written",
-            where="the weights beside the first file's",
+            f"the mixture would have {counted(sum(sizes), 'conversation')}, but at most {MOST:,} are supported",
+            where="the weights relative to the first file's",
             fix="give the first file a larger weight, or the others smaller ones",
         )
     drawn = [
-        _draw(len(own), count, settings, number) for number, (own, count) in enumerate(zip(lines, wanted, strict=True))
+        _draw(len(own), count, settings, number) for number, (own, count) in enumerate(zip(lines, sizes, strict=True))
     ]
     mixed = [own[index] for own, indices in zip(lines, drawn, strict=True) for index in indices]
     order = generator(settings.seed, "order of a mixture").permutation(len(mixed))
@@ -112,7 +111,7 @@ def mix(settings: DataMixSettings) -> Mixture:
         Taken(file, weight / math.fsum(weights.values()), len(own), len(indices), len(indices) / len(mixed))
         for (file, weight), own, indices in zip(weights.items(), lines, drawn, strict=True)
     )
-    return Mixture(settings.output, len(mixed), taken, (*_notes(taken, wanted), *_left_out_notes(left_out)))
+    return Mixture(settings.output, len(mixed), taken, (*_notes(taken, sizes), *_left_out_notes(left_out)))
 
 
 def run(settings: DataMixSettings) -> dict[str, Any]:
@@ -169,19 +168,23 @@ def _chat_lines(file: str, settings: DataMixSettings, left_out: LeftOut) -> Iter
         yield json_line(to_chat(conversation), conversation.place)
     if not found:
         marked = left_out.records
-        why = f": {'its one record is' if marked == 1 else f'all {marked:,} records are'} marked as not to be learned"
+        records = "its one record is" if marked == 1 else f"all {marked:,} records are"
+        why = f"{records} marked as excluded from training" if marked else "it has no records"
         raise CorpusError(
-            f"the file holds no conversation{why if marked else ', since it has no records'}",
+            f"the file holds no conversation: {why}",
             where=file,
             fix="leave the file out, or give one with conversations; domain-ft data check lists what is in it",
         )
 
 
-def _draw(count: int, wanted: int, settings: DataMixSettings, number: int) -> npt.NDArray[np.int64]:
-    """Which of the `count` conversations of a file are taken: all of them in each epoch, the last one in part."""
-    readings = -(-wanted // count) if settings.repeat else 1
-    orders = [generator(settings.seed, "mixture", number, reading).permutation(count) for reading in range(readings)]
-    return np.concatenate([*orders, np.zeros(0, np.int64)])[:wanted]
+def _draw(count: int, size: int, settings: DataMixSettings, number: int) -> npt.NDArray[np.int64]:
+    """The indices of the conversations to take from a file with `count`: `size` of them, or all without --repeat.
+
+    Each pass over the file has its own order; the last pass ends early.
+    """
+    passes = -(-size // count) if settings.repeat else 1
+    orders = [generator(settings.seed, "mixture", number, one).permutation(count) for one in range(passes)]
+    return np.concatenate([*orders, np.zeros(0, np.int64)])[:size]
 
 
 def _left_out_notes(left_out: Mapping[str, LeftOut]) -> Iterator[str]:
@@ -189,13 +192,13 @@ def _left_out_notes(left_out: Mapping[str, LeftOut]) -> Iterator[str]:
     for file, own in left_out.items():
         if own.records:
             marked = counted(own.records, "record is", "records are")
-            yield f"of {file}, {marked} marked as not to be learned, and not in the mixture"
+            yield f"of {file}, {marked} marked as excluded from training, and not in the mixture"
         for sentence in sentences({"unread_fields": own.to_result()["unread_fields"]}):
             yield f"{file}: {sentence}; they are not in the mixture"
 
 
-def _notes(taken: Sequence[Taken], wanted: Sequence[int]) -> Iterator[str]:
-    for own, count in zip(taken, wanted, strict=True):
+def _notes(taken: Sequence[Taken], sizes: Sequence[int]) -> Iterator[str]:
+    for own, count in zip(taken, sizes, strict=True):
         if own.taken < count:
             yield (
                 f"{own.file} holds {counted(own.conversations, 'conversation')}, and its weight asks for {count:,}; "

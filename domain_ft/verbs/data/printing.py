@@ -1,4 +1,4 @@
-"""Small tables and words for the verbs under `data`."""
+"""Tables and number formats that the verbs under `data` share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def facts_table(facts: Mapping[str, str]) -> RenderableType:
 
 
 def spell_counts(counts: Mapping[str, int]) -> str:
-    """Such as `12 exact copies, 3 empty`; zeros are left out."""
+    """Counts on one line without zeros, such as `12 exact copies, 3 empty`."""
     return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 
 

@@ -31,20 +31,20 @@ def pull(settings: DataPullSettings, progress: Progress | None = None) -> dict[s
 
 
 def _assets_of(names: Sequence[str]) -> list[str]:
-    """The assets behind names of assets, corpora and models, without repeats; all assets for no name."""
+    """The assets that the named assets, corpora and models need, each once; all assets if no name is given."""
     if not names:
         return list(ASSETS)
-    stands_for = {asset: [asset] for asset in ASSETS}
-    stands_for |= {name: [model.asset] for name, model in EMBEDDED.items()}
+    assets_of = {asset: [asset] for asset in ASSETS}
+    assets_of |= {name: [model.asset] for name, model in EMBEDDED.items()}
     for recipe in list_recipes():
-        wanted = [source.asset for source in recipe.sources] + [task.asset for task in recipe.tasks]
-        stands_for[recipe.name] = [asset for asset in wanted if asset]
+        needed = [source.asset for source in recipe.sources] + [task.asset for task in recipe.tasks]
+        assets_of[recipe.name] = [asset for asset in needed if asset]
     for name in names:
-        if name not in stands_for:
+        if name not in assets_of:
             raise AssetError(
-                f"there is no corpus, embedded model or asset named '{name}'", fix=nearest(name, stands_for)
+                f"there is no corpus, embedded model or asset named '{name}'", fix=nearest(name, assets_of)
             )
-    return list(dict.fromkeys(asset for name in names for asset in stands_for[name]))
+    return list(dict.fromkeys(asset for name in names for asset in assets_of[name]))
 
 
 def print_pulled(folders: Mapping[str, Path], console: Console) -> None:

@@ -37,18 +37,18 @@ from domain_ft.wording import counted
 
 STYLES = {"trained": "bold green", "read": "dim", "cut": "red strike"}
 MARKS = {"trained": "⟦{}⟧", "read": "{}", "cut": "⟨{}⟩"}
-"""Marks around the parts of a text where there are no colours, as in a file or a pipe."""
+"""Marks around the parts of a text if the output has no colours, such as a file or a pipe."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation as a model reads it, or one answer of it if the template cannot render all of them in one text.
+    """A conversation as a model reads it, or a part of it if the template renders it in several texts.
 
     Attributes:
         id, file, line: the conversation's.
-        text: with the template's special tokens.
-        spans: the characters (first, end) that are trained on.
-        cut_at: the character from which on the text is cut; None if it is not.
+        text: including the template's special tokens.
+        spans: (first, end) in characters of each part that is trained on.
+        cut_at: the index of the first character that is cut; None if none is.
         tokens: the number that is read.
         trained_tokens: the number that is trained on.
         cut_tokens: the number that is cut.
@@ -82,11 +82,11 @@ class Samples:
     """A few conversations of a file.
 
     Attributes:
-        template: `model`, or `plain` if the model has none.
+        template: `model` for the model's own chat template, `plain` if it has none.
         conversations: the number in the file.
-        rejects: records that are not conversations, or that an annotator rejected.
+        rejects: records that are not conversations, or that are marked as excluded from training.
         samples: in the order of the file.
-        unread_fields: by name, the records with a field that nothing reads.
+        unread_fields: for each field that is not read, the number of records that have it.
     """
 
     template: str
@@ -142,26 +142,20 @@ def run(settings: DataSampleSettings) -> dict[str, Any]:
         console.print()
     console.print(_legend(found, settings, coloured))
     if found.rejects:
-        first, amount = found.rejects[0], len(found.rejects)
-        counted = "1 record is" if amount == 1 else f"{amount:,} records are"
-        console.print(
-            plain(
-                f"note: {counted} left out, such as line {first.line}: {first.reason}",
-                style="yellow",
-            )
-        )
+        first, records = found.rejects[0], counted(len(found.rejects), "record is", "records are")
+        console.print(plain(f"note: {records} left out, such as line {first.line}: {first.reason}", style="yellow"))
     for sentence in sentences({"unread_fields": found.unread_fields}):
         console.print(plain(f"note: {sentence}", style="yellow"))
     return {"command": "data sample", "model": settings.model} | dataclasses.asdict(found)
 
 
 def _sample(conversation: Conversation, rendered: Rendered, backend: Tokenizer, max_length: int) -> Sample:
-    """A rendered conversation with its tokens, counted as in `instruct`: none after the last trained one."""
+    """A rendered conversation, with its tokens counted as in `instruct`: only those up to the last trained one."""
     encoding = backend.encode(rendered.text, add_special_tokens=False)
     learned = np.flatnonzero(trained_mask(rendered, encoding))
     kept = learned[learned < max_length]
-    wanted, tokens = (int(places[-1]) + 1 if len(places) else 0 for places in (learned, kept))
-    cut_at = int(encoding.offsets[max_length][0]) if wanted > max_length else None
+    uncut, tokens = (int(places[-1]) + 1 if len(places) else 0 for places in (learned, kept))
+    cut_at = int(encoding.offsets[max_length][0]) if uncut > max_length else None
     end = len(rendered.text) if cut_at is None else cut_at
     return Sample(
         conversation.id,
@@ -172,7 +166,7 @@ def _sample(conversation: Conversation, rendered: Rendered, backend: Tokenizer, 
         cut_at=cut_at,
         tokens=tokens,
         trained_tokens=len(kept),
-        cut_tokens=max(0, wanted - max_length),
+        cut_tokens=max(0, uncut - max_length),
     )
 
 

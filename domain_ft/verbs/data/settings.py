@@ -68,7 +68,7 @@ class EstimateSettings(
     ScreenOptions,
     group="Estimate",
 ):
-    """Estimate what `adapt` or `instruct` would cost here with the same options: tokens, steps, minutes, memory."""
+    """Estimate the cost of `adapt` or `instruct` with the same options: tokens, steps, minutes, memory."""
 
     positional: ClassVar[tuple[str, ...]] = ("corpus",)
 
@@ -76,7 +76,7 @@ class EstimateSettings(
     """The text for `adapt --corpus`, or the file of conversations for `instruct --data`."""
 
     kind: Literal["auto", "text", "conversations"] = "auto"
-    """What the corpus is. auto checks whether the first record of the file is a conversation."""
+    """What the corpus is. auto decides by the options and by the first record of the file."""
 
     model: str | None = None  # type: ignore[assignment]
     """The model. By default minilm for text and smollm2 for conversations."""
@@ -88,10 +88,10 @@ class EstimateSettings(
     """Tokens in an optimiser step. By default that of the verb."""
 
     test: str | None = None
-    """The conversations that would be measured before and after training. By default a part of the data."""
+    """The conversations to measure before and after training. By default a part of the data."""
 
     test_fraction: HeldOutShare = 0.1
-    """The fraction of the conversations that would be held out if --test is not given."""
+    """The fraction of the conversations to hold out if --test is not given."""
 
     price_per_hour: PositiveFloat | None = None
     """The price of an hour on this machine, in any currency, to estimate the cost of the run."""
@@ -104,8 +104,8 @@ class EstimateSettings(
 class DataCheckSettings(ConversationOptions, LabelOptions, JsonOptions, group="Checks"):
     """Find everything that is wrong with a file of conversations, labelled examples, entities or text.
 
-    Errors are what a verb would refuse, or would train on wrongly; warnings are worth a look. The exit status is 1 if
-    there are errors. No text of the file is printed in full.
+    Errors are what a verb would refuse or learn wrongly; warnings should be reviewed. The exit status is 1 if there are
+    errors. No text of the file is printed in full.
     """
 
     positional: ClassVar[tuple[str, ...]] = ("data",)
@@ -118,14 +118,14 @@ class DataCheckSettings(ConversationOptions, LabelOptions, JsonOptions, group="C
     from the fields of the first record."""
 
     model: str | None = None
-    """A model, to count its tokens and to check that its chat template can render every conversation."""
+    """A model. Its tokenizer counts tokens, and its chat template is checked to render every conversation."""
 
     max_length: Length | None = None
-    """The maximum number of tokens in an example: longer ones are listed with what would be cut. By default that of the
-    verb. Needs --model."""
+    """The maximum number of tokens in an example. Longer ones are listed, with how much would be cut. By default that
+    of the verb. Needs --model."""
 
     test: str | None = None
-    """A file of test records. Test records that are also in the data are errors."""
+    """A file of test records. Records of the data that are also in it are errors."""
 
     language: tuple[str, ...] = ()
     """A language that texts may be in, such as en or ja (ISO 639-1); texts in other languages are listed. Can be given
@@ -135,8 +135,8 @@ class DataCheckSettings(ConversationOptions, LabelOptions, JsonOptions, group="C
     """Look for personal data and secrets: e-mail addresses, telephone numbers, identity numbers, keys and passwords."""
 
     region: str | None = None
-    """The country of telephone numbers without a country code, such as US or JP (ISO 3166). By default the countries
-    where the file's language is mostly written."""
+    """The country of telephone numbers without a country code, such as US or JP (ISO 3166). By default the main
+    countries of the file's language."""
 
     names: str | None = None
     """A spaCy pipeline (a package or a folder) to find names of persons; needs `pip install domain-ft[names]`."""
@@ -164,15 +164,15 @@ class DataCheckSettings(ConversationOptions, LabelOptions, JsonOptions, group="C
     """How span offsets count, as for `tag`. The copy that --fix writes uses characters."""
 
     fix: Path | None = None
-    """Write a cleaned copy to this file (.jsonl, or for plain text and CoNLL columns the same ending), and beside it a
-    list of all changes."""
+    """Write a cleaned copy to this file (.jsonl, or for plain text and CoNLL columns the same ending), and a list of
+    all changes beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSplitSettings(ConversationOptions, JsonOptions, group="Parts"):
     """Split a file into training, validation and test files. Copies and near copies stay together.
 
-    The part of a record depends on its content alone, so the same file always gives the same parts.
+    The parts depend on the content alone, so the same file always gives the same parts.
     """
 
     positional: ClassVar[tuple[str, ...]] = ("data",)
@@ -193,13 +193,13 @@ class DataSplitSettings(ConversationOptions, JsonOptions, group="Parts"):
     """The field that names the source of a record. Records with the same source stay together."""
 
     text_field: str | None = None
-    """The field in which copies are looked for. By default the prompts and answers of a conversation, the text of a
+    """The field that is compared to find copies. By default the prompts and answers of a conversation, the text of a
     labelled example, or all text of a record."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataMixSettings(ConversationOptions, JsonOptions, group="Mixture"):
-    """Mix files of conversations by weight, for example your own with some general ones against forgetting.
+    """Mix files of conversations by weight, for example your own with some general ones to reduce forgetting.
 
     The first file is used once in full, and sets the size of the mixture; the others are sampled by their weights, and
     repeated only with --repeat. A single file is converted to OpenAI's chat format: use this first for files that need
@@ -240,4 +240,4 @@ class DataSampleSettings(ConversationOptions, ModelOptions, JsonOptions, group="
     """The maximum number of tokens in an example; the rest is shown as cut."""
 
     seed: Seed = 0
-    """The seed of the choice."""
+    """The seed for choosing the conversations."""

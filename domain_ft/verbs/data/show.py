@@ -1,4 +1,4 @@
-"""`domain-ft data show`: what is in a corpus.
+"""`domain-ft data show`: the contents of a corpus.
 
 show(DataShowSettings(corpus="legal")).statistics["near_duplicates"]
 """
@@ -18,10 +18,13 @@ from rich.table import Table
 from domain_ft.corpus import assets, left_out
 from domain_ft.corpus.left_out import fields_read
 from domain_ft.errors import AssetError
+from domain_ft.models.catalogue import EMBEDDED
 from domain_ft.progress import Progress
 from domain_ft.report.plain import plain
 from domain_ft.training.progress import ProgressDisplay
-from domain_ft.verbs.data.printing import new_console
+from domain_ft.verbs.data.inventory import SourceEntry, TaskEntry, corpus_entry
+from domain_ft.verbs.data.list import source_line, task_line
+from domain_ft.verbs.data.printing import facts_table, new_console, spell_counts
 from domain_ft.verbs.data.settings import DataShowSettings
 from domain_ft.verbs.groups import TokenOptions
 
@@ -30,10 +33,6 @@ if TYPE_CHECKING:
 
     from domain_ft.corpus.prepared import PreparedCorpus
     from domain_ft.corpus.vocabulary_fit import VocabularyFit
-from domain_ft.models.catalogue import EMBEDDED
-from domain_ft.verbs.data.inventory import SourceEntry, TaskEntry, corpus_entry
-from domain_ft.verbs.data.list import _source_line, _task_line
-from domain_ft.verbs.data.printing import facts_table, spell_counts
 
 SAMPLES = 3
 SAMPLE_CHARACTERS = 240
@@ -42,10 +41,10 @@ BAR_WIDTH = 32  # characters of the longest bar of a histogram
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """A corpus in tokens.
+    """The size of a corpus in tokens.
 
     Attributes:
-        model: whose tokenizer.
+        model: the model of the tokenizer.
         max_length: the maximum number of tokens in a sequence.
         train, evaluation: tokens of each split, including special tokens.
         train_sequences, evaluation_sequences: sequences of each split.
@@ -61,7 +60,7 @@ class TokenCounts:
 
 @dataclass(frozen=True)
 class CorpusView:
-    """What is in a corpus.
+    """The contents of a corpus.
 
     Attributes:
         name, description, licence, citation, language, sources, tasks: from its recipe.
@@ -69,7 +68,7 @@ class CorpusView:
         tokens: None if the tokenizer is not available.
         notes: what the user should know, in sentences.
         samples: the beginnings of a few documents, as (id, text).
-        rejects: the file that lists the records left out, if any.
+        rejects: the file that lists the records left out; None without such records.
         tokenizer: how well the tokenizer's vocabulary fits the text; None if it is not available.
         rejected, unread_fields, unread_files: what was not read, as from `LeftOut.to_result`.
     """
@@ -93,7 +92,7 @@ class CorpusView:
 
 
 def show(settings: DataShowSettings, progress: Progress | None = None) -> CorpusView:
-    """What is in a corpus, after reading, cleaning and splitting it, or from the cache.
+    """Read, clean and split a corpus, or take it from the cache, and describe its contents.
 
     Raises:
         CorpusError: the corpus cannot be found or read.
@@ -137,7 +136,7 @@ def show(settings: DataShowSettings, progress: Progress | None = None) -> Corpus
 
 
 def _count_tokens(prepared: PreparedCorpus, model: str, progress: Progress | None) -> tuple[TokenCounts, VocabularyFit]:
-    """Tokenise both splits as `adapt` does by default, which then finds them in the cache."""
+    """Tokenise both splits as `adapt` does by default. `adapt` then finds the tokens in the cache."""
     from domain_ft.corpus.tokens import tokenize
     from domain_ft.corpus.vocabulary_fit import VocabularyFit
 
@@ -150,7 +149,7 @@ def _count_tokens(prepared: PreparedCorpus, model: str, progress: Progress | Non
 
 
 def find_tokenizer(model: str, progress: Progress | None) -> PreTrainedTokenizerFast:
-    """The tokenizer of a model, without preparing the rest of the model."""
+    """The tokenizer of a model. An embedded model is not converted if its asset has the tokenizer as a file."""
     from domain_ft.embedded.loading import find
     from domain_ft.models.model_files import load_tokenizer, read_tokenizer
     from domain_ft.models.sources import quiet
@@ -163,14 +162,14 @@ def find_tokenizer(model: str, progress: Progress | None) -> PreTrainedTokenizer
 
 
 def print_view(view: CorpusView, console: Console) -> None:
-    """Print the origin, the counts, the lengths of the documents, and the beginnings of a few."""
+    """Print a corpus's origin, counts, document lengths, and the beginnings of a few documents."""
     console.print(plain(view.name, style="bold cyan"))
     console.print(plain(view.description))
     console.print(Padding(_origin(view), (1, 0, 1, 2)))
     if view.tasks:
         console.print(plain("Tasks", style="bold"))
         for task in view.tasks:
-            console.print(Padding(Group(plain(_task_line(task)), _task_card(task)), (0, 0, 1, 2)))
+            console.print(Padding(Group(plain(task_line(task)), _task_card(task)), (0, 0, 1, 2)))
     console.print(plain("Documents", style="bold"))
     console.print(Padding(_reading(view), (0, 0, 0, 2)))
     console.print(Padding(_splits(view), (0, 0, 0, 2)))  # the table begins and ends with an empty line
@@ -191,7 +190,7 @@ def _origin(view: CorpusView) -> RenderableType:
             "licence": view.licence,
             "cite": view.citation,
             "language": "" if view.language == "und" else view.language,
-            "from": "\n".join(map(_source_line, view.sources)),
+            "from": "\n".join(map(source_line, view.sources)),
         }
     )
 
@@ -202,7 +201,7 @@ def _task_card(task: TaskEntry) -> RenderableType:
             "asks": task.description,
             "licence": task.licence,
             "cite": task.citation,
-            "from": _source_line(task.source),
+            "from": source_line(task.source),
             "split": task.split,
             "weak": task.weaknesses,
             "scores": task.scores,
@@ -211,7 +210,7 @@ def _task_card(task: TaskEntry) -> RenderableType:
 
 
 def _reading(view: CorpusView) -> RenderableType:
-    """What happened to the documents."""
+    """How many documents were read, left out and kept."""
     numbers = view.statistics
     lost = {
         "exact copies": numbers["exact_duplicates"],
@@ -225,7 +224,7 @@ def _reading(view: CorpusView) -> RenderableType:
             "left out": spell_counts(lost) or "none",
             "listed in": view.rejects or "",
             "kept": f"{numbers['kept']:,} in {numbers['groups']:,} groups of similar ones, the largest of "
-            f"{numbers['largest_group']:,}; a group is in one split whole",
+            f"{numbers['largest_group']:,}; splits do not divide groups",
             "languages": spell_counts(numbers["languages"]),
         }
     )
@@ -264,13 +263,13 @@ def _histogram(bins: Sequence[tuple[int, int, int]]) -> Table:
 
 
 def _bar(share: float) -> str:
-    """A bar of `share` of the full width, in eighths of a character; at least one eighth for anything above zero."""
+    """A bar of `share` of the full width, in eighths of a character; at least one eighth if `share` is above 0."""
     eighths = max(round(share * BAR_WIDTH * 8), 1 if share > 0 else 0)
     return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
 
 
 def run(settings: DataShowSettings) -> dict[str, Any]:
-    """The verb: prepare the corpus and show what is in it."""
+    """The verb: prepare the corpus and print its contents."""
     with ProgressDisplay(quiet=settings.quiet) as display:
         view = show(settings, display.job)
     if not settings.json:

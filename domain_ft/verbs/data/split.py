@@ -1,4 +1,4 @@
-"""`domain-ft data split`: split a file of records into training, validation and test files; copies stay together.
+"""`domain-ft data split`: split a file of records into training, validation and test files, with copies in one part.
 
 split(DataSplitSettings(data="all.jsonl", output=Path("parts"), test_fraction=0.2)).parts["test"].records
 """
@@ -42,12 +42,10 @@ PARTS = ("train", "validation", "test")
 MOST_IN_LARGE = 0.5
 """If more than this share of the records is in families too large to split off, only nearer copies are joined."""
 
-
 Integers = npt.NDArray[np.int64]
 
-
-# Mixed into the hashes by which other verbs hold text out. With the same hashes, a later split of the training part
-# would look for exactly the records that were split off here.
+# Changes the hashes by which other verbs hold text out. With the same hashes, a verb that holds out a part of the
+# training file would choose exactly the records that were split off here.
 _PURPOSE = np.uint64(0x5DA7A5B117)
 
 
@@ -61,15 +59,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Split:
-    """A file in parts.
+    """The result of a split. A family is a group of copies, or of records of one source.
 
     Attributes:
         records: the number of all records.
-        compared_by: what copies were found by.
-        joined: which copies count: near copies, nearest copies or copies.
-        families: the number of groups of two or more such copies or records of one source.
-        in_families: the records in them.
-        parts: by names in `PARTS`, as far as requested.
+        compared_by: the text by which copies were found.
+        joined: which copies form families: near copies, nearest copies or copies.
+        families: the number of families of two or more records.
+        in_families: the records in these families.
+        parts: by the names in `PARTS`; only those that were requested.
     """
 
     records: int
@@ -83,11 +81,11 @@ class Split:
 def split(settings: DataSplitSettings) -> Split:
     """Write the parts of a file to a new folder: its JSON lines unchanged, other records as JSON lines.
 
-    The part of a record depends only on a hash of its family's content, so more records do not move existing ones. The
-    fractions are therefore met on average, not exactly. A family larger than its part's fraction goes to training.
+    The part of a record depends on a hash of its family's content, so adding unrelated records usually does not move
+    it. So fractions are met on average, not exactly. A family larger than its part's fraction goes to training.
 
     Raises:
-        SettingsError: nothing is left to train on, nothing is to be split off, or the folder is not empty.
+        SettingsError: the fractions leave nothing to train on or split off nothing, or the folder is not empty.
         RecordError: a record cannot be read, is not a conversation although the first is, or lacks its text or group.
         CorpusError: there is no such file, or it has too few records for a part.
     """
@@ -96,9 +94,9 @@ def split(settings: DataSplitSettings) -> Split:
     path, kind = record_file(settings.data)
     if kind == "tsv" and is_tagged_text(path, path.name):
         raise CorpusError(
-            "this is a file of words and tags in columns, and not a table of records",
+            "this is a file of words and tags in columns, not a table of records",
             where=settings.data,
-            fix="give it to tag as it is, which splits it by whole documents or sentences",
+            fix="give it to tag unsplit: tag splits it by whole documents or sentences",
         )
     reading = _Reading(path, kind, settings)
     prints = text_fingerprints(reading)
@@ -135,8 +133,8 @@ def run(settings: DataSplitSettings) -> dict[str, Any]:
     if found.families:
         source = "" if settings.group_field is None else f" or of one {settings.group_field}"
         console.print(
-            f"\n{found.in_families:,} of {counted(found.records, 'record')} are {found.joined}{source}, "
-            f"by {found.compared_by}: {counted(found.families, 'family', 'families')}, each whole in one part."
+            f"\n{found.in_families:,} of {counted(found.records, 'record')} are {found.joined}{source}, compared by "
+            f"{found.compared_by}: {counted(found.families, 'family', 'families')}, each kept in one part."
         )
     parts = {name: {"file": str(part.file), "records": part.records} for name, part in found.parts.items()}
     return {"command": "data split", "data": settings.data} | dataclasses.asdict(found) | {"parts": parts}
@@ -158,7 +156,7 @@ def _shares(settings: DataSplitSettings) -> dict[str, float]:
 
 
 def _families(reading: _Reading, prints: Fingerprints, share: float) -> tuple[str, Integers]:
-    """Which copies are joined, and the (records,) family number of each record.
+    """Which copies form families, and the (records,) family number of each record.
 
     If most records are similar, such as prompts with one long instruction, near copies would form a single family, and
     nothing could be split off.
@@ -174,7 +172,7 @@ def _families(reading: _Reading, prints: Fingerprints, share: float) -> tuple[st
 def _parts_of(groups: Integers, hashes: npt.ArrayLike, shares: Mapping[str, float]) -> Integers:
     """(records,) the index in `PARTS` of each record's part.
 
-    A family's position between 0 and 1 is a hash of the smallest hash in it, not that hash: the minimum of many is
+    A family's position between 0 and 1 is not its smallest hash but a hash of that: the minimum of many hashes is
     small, so large families would be held out too often.
     """
     keys = scramble(lowest_hashes(groups, hashes) ^ _PURPOSE)
@@ -183,20 +181,20 @@ def _parts_of(groups: Integers, hashes: npt.ArrayLike, shares: Mapping[str, floa
 
 
 class _Compared(NamedTuple):
-    """What a record is compared by: all of its text, and the first prompt of a conversation."""
+    """What is compared to find copies of a record: its text, and the first prompt of a conversation."""
 
     text: str
     asked: str = ""
 
 
 class _Reading:
-    """The records of a file, read once, each as the text that copies are found by.
+    """Iterates over the records of a file, once, as the texts by which copies are found.
 
     Attributes:
         lines: the line of each record.
         sources: the value of the group field of each record; empty strings without --group-field.
         asked: the first prompt of each conversation; empty strings for other records.
-        compared_by: what copies are found by.
+        compared_by: what these texts are, for the user.
     """
 
     def __init__(self, path: Path, kind: str, settings: DataSplitSettings) -> None:
@@ -221,7 +219,7 @@ class _Reading:
             yield clean(compared.text)
 
     def _comparison_by(self, first: RawRecord) -> Callable[[RawRecord], _Compared]:
-        """How records are compared, as decided by the first one."""
+        """The function that gives the text of a record, chosen by the first record."""
         settings, name = self._settings, self._path.name
         foreign = bool(settings.text_field) or is_preference(first.fields)
         format_ = None if foreign else recognise(first.fields, FieldChoice.of(settings))
@@ -254,7 +252,7 @@ class _Reading:
         value = record.fields.get(field)
         if not isinstance(value, str | int | float) or not str(value):
             reason = "the field is missing" if field not in record.fields else f"the field holds {kind_of(value)}"
-            self._bad.add(f"{reason}, where a name is wanted", file=self._path.name, line=record.line, field=field)
+            self._bad.add(f"{reason}, where a name is expected", file=self._path.name, line=record.line, field=field)
         return str(value)
 
 
@@ -269,21 +267,21 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _lines(path: Path, kind: str, numbers: Sequence[int | None], encoding: str | None) -> Iterator[bytes]:
     """The records as lines: JSON lines in UTF-8 are copied byte for byte."""
-    if kind != "jsonl" or encoding is not None or not _is_a_record_a_line(path):
+    if kind != "jsonl" or encoding is not None or not _has_an_object_per_line(path):
         for record in raw_records(path, path.name, kind, Refusing(encoding)):
             yield json_line(record.fields, f"{path.name}, line {record.line}")
         return
-    wanted = set(numbers)
+    record_lines = set(numbers)
     for number, _, content in read_lines(path, path.name, Refusing()):
-        if number in wanted:
+        if number in record_lines:
             yield content.rstrip(b"\r\n") + b"\n"
 
 
-def _is_a_record_a_line(path: Path) -> bool:
-    """Whether a .jsonl file has one object a line, instead of a list or objects over several lines."""
+def _has_an_object_per_line(path: Path) -> bool:
+    """Whether a .jsonl file has one object per line, by its first line; it may be a list or have multi-line objects."""
     for _, _, content in read_lines(path, path.name, Refusing()):
         if content.strip():
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 return isinstance(json.loads(content), dict)
             return False
     return False

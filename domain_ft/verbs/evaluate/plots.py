@@ -17,8 +17,8 @@ def comparison(report: EvaluationReport) -> str:
         for role, difference in model.differences.items()
         if difference["loss"] is not None
     ]
-    spoken = "; ".join(f"{row.name}: {numbers.signed(row.value)}" for row in rows)
-    with drawing("comparison", 1.0 + 0.5 * len(rows), f"Loss against {report.models[0].name}: {spoken}") as (
+    description = "; ".join(f"{row.name}: {numbers.signed(row.value)}" for row in rows)
+    with drawing("comparison", 1.0 + 0.5 * len(rows), f"Loss against {report.models[0].name}: {description}") as (
         figure,
         rendered,
     ):

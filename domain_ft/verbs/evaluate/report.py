@@ -30,7 +30,7 @@ class EvaluationReport:
     Attributes:
         models: in the order given.
         corpora: the corpus's name by role.
-        text: how the corpus was read, for result.json: what was not read, and the fields that were.
+        text: the keys of result.json on what was not read from the corpus, and on the fields that were.
         rejects: the file that lists the records left out, if any.
         provenance: versions, device, hashes.
     """

@@ -50,7 +50,7 @@ def evaluate(settings: EvaluateSettings) -> EvaluationReport:
     machine = choose_machine(settings)
     with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
         with machine.main_first():
-            # First, because reading text and loading weights can take long.
+            # Checked first, because reading text and loading weights can take long.
             _refuse_mixture({name: objective_of(name, progress=display.job) for name in settings.model})
             corpora = prepare_corpora(settings, display)
         scores: list[dict[str, Scores]] = []
@@ -117,7 +117,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
 
 
 def _run(settings: EvaluateSettings, folder: RunFolder | None) -> dict[str, Any]:
-    """`run` with the folder to write to, if any."""
+    """`run`, with the folder to write to, if any."""
     began = time.perf_counter()
     main = is_main_process()
     report = evaluate(settings)
@@ -156,13 +156,13 @@ def _refuse_mixture(objectives: Mapping[str, str]) -> None:
 
 
 def _keep_shared(scores: Sequence[dict[str, Scores]], corpora: Mapping[str, PreparedCorpus]) -> None:
-    """Reduce all scores to the documents that every model has read: tokenizers fill the budget with different
-    documents."""
+    """Reduce all scores to the documents that every model was scored on: with another tokenizer, others fit into
+    --evaluation-tokens."""
     for role, prepared in corpora.items():
         common = shared(*(own[role] for own in scores))
         if not len(common[0]):
             raise CorpusError(
-                f"within --evaluation-tokens the models' tokenizers share no held-out document of '{prepared.name}'",
+                f"within --evaluation-tokens, no held-out document of '{prepared.name}' was read by all models",
                 fix="give a larger --evaluation-tokens",
             )
         for own, kept in zip(scores, common, strict=True):

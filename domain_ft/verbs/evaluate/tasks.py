@@ -1,6 +1,6 @@
 """`domain-ft evaluate --task` or `--test`: compare runs of `classify` on the same labelled examples.
 
-Unlike `compare`, which reads the predictions that runs have saved, this predicts any examples anew.
+Unlike `compare`, which reads saved predictions, this runs the models, on any examples.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def evaluate_task(settings: EvaluateSettings) -> tuple[CompareReport, list[Predi
 
     Raises:
         ModelError: a model is not a finished run of `classify`.
-        SettingsError: a run has other classes.
+        SettingsError: a run is of `tag`, or has other classes.
         CorpusError: the examples cannot be read.
     """
     machine = choose_machine(settings)
@@ -60,7 +60,7 @@ def evaluate_task(settings: EvaluateSettings) -> tuple[CompareReport, list[Predi
             )
         if set(own.labels) != set(facts[0].labels) or own.multi_label != facts[0].multi_label:
             raise SettingsError(
-                f"'{run}' has other classes than '{runs[0]}'", fix="evaluate runs of one task with each other"
+                f"'{run}' has other classes than '{runs[0]}'", fix="evaluate only runs of the same task together"
             )
     with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
         subject, examples, left_out, rejects = _examples(settings, runs[0], facts[0], display)
@@ -71,7 +71,7 @@ def evaluate_task(settings: EvaluateSettings) -> tuple[CompareReport, list[Predi
         others = paired_difference(predicted[:1], [predictions], seed=settings.seed) if compared else {}
         compared.append(ComparedRun(name, own.base, seeds=int(scores.pop("n")), scores=scores, differences=others))
     shown = [metric for metric in METRICS if metric != "micro_f1" or facts[0].multi_label]
-    note = "Each run's kept model, of a single seed: the intervals do not cover other seeds."
+    note = "Only each run's kept model, of a single seed, is scored: the intervals do not cover other seeds."
     notes = [note, *sentences(left_out.to_result()), *_listed(rejects)]
     return CompareReport("classify", subject, compared, shown, notes, left_out, rejects), predicted
 
@@ -83,7 +83,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
 
 
 def _run(settings: EvaluateSettings, folder: RunFolder | None) -> dict[str, Any]:
-    """`run` with the folder to write to, if any."""
+    """`run`, with the folder to write to, if any."""
     began = time.perf_counter()
     main = is_main_process()
     report, predicted = evaluate_task(settings)
@@ -131,7 +131,7 @@ def _examples(
     Returns:
         name: of the examples.
         examples: to score.
-        left_out: what was not read.
+        left_out: what was not read from them.
         rejects: the records that could not be read.
     """
     trained = ClassifySettings.from_toml(first / "config.toml")

@@ -15,11 +15,11 @@ from domain_ft.verbs.export.settings import ExportSettings
 
 
 def export(settings: ExportSettings) -> Path:
-    """Write the merged model to `settings.output` and return that folder. Its logits are checked before it appears.
+    """Write the merged model to `settings.output` and return that folder, which appears once its logits are checked.
 
     Raises:
         ModelError: the run cannot be loaded, or the merged model has other logits.
-        SettingsError: the folder is not empty.
+        SettingsError: the folder is not empty, or cannot be created.
     """
     _refuse_taken(settings.output)
     with ProgressDisplay(quiet=settings.quiet) as display:
@@ -34,12 +34,12 @@ def _refuse_taken(output: Path) -> None:
     """Check that the folder can be created, before a model is loaded."""
     refuse_below_file(output)
     if output.is_symlink() or (output.exists() and not (output.is_dir() and not any(output.iterdir()))):
-        what = "is not empty" if output.is_dir() else "is a file"
+        what = "is a link" if output.is_symlink() else "is not empty" if output.is_dir() else "is a file"
         raise SettingsError(f"--output {output} {what}", fix="give a new or empty folder; nothing was changed")
 
 
 def _load(name: str, display: ProgressDisplay) -> Exportable:
-    """A model, a run of adapt, or a run of classify or tag with its head."""
+    """A language model or run, or a run of `classify` or `tag` with its head."""
     if not (Path(name) / TASK_NAME).is_file():
         return load(name, progress=display.job)
     task = load_task_run(name, progress=display.job)
@@ -52,8 +52,8 @@ def _load(name: str, display: ProgressDisplay) -> Exportable:
 
 
 def run(settings: ExportSettings) -> dict[str, Any]:
-    """The verb: export, and print where."""
+    """The verb: export, and print the folder."""
     folder = export(settings)
     with ProgressDisplay(quiet=settings.quiet) as display:
-        display.say(f"merged model written to {folder}, its logits equal to the run's")
+        display.say(f"merged model written to {folder}; its logits match the run's")
     return {"command": "export", "model": settings.model, "output": str(folder)}

@@ -1,6 +1,6 @@
 """`domain-ft generate` in the terminal: an answer that appears as it is generated, and a chat.
 
-With a second model (--against) both answer side by side, and each remembers only its own answers. If the lines come
+With a second model (--against) both answer side by side, and each sees only its own earlier answers. If the lines come
 from a pipe, only the answers are written.
 """
 
@@ -30,10 +30,10 @@ from domain_ft.verbs.shared.chat_model import ChatModel
 from domain_ft.verbs.shared.streams import bad_records
 
 WIDEST = 100
-"""The most cells of a line: longer lines are hard to read."""
+"""The maximum width of a line in cells: longer lines are hard to read."""
 
 _COMMAND = re.compile(r"/[a-z]+")
-_HELP = "/reset starts again, /system TEXT sets the system prompt, /exit leaves"
+_HELP = "/reset starts again, /system TEXT sets the system prompt, /exit ends the conversation"
 
 
 class AnswerScreen:
@@ -48,7 +48,7 @@ class AnswerScreen:
         self.console = Console(file=stdout, highlight=False)
         self.width = min(self.console.width, WIDEST)
         self.said = ""
-        """What has appeared of the answer that is being written."""
+        """The part of the current answer that has appeared."""
         self._stdout = stdout
         self._labelled = labelled
 
@@ -111,7 +111,7 @@ class Talk:
     """A conversation with one model or two.
 
     Args:
-        chat_models: each remembers its own answers.
+        chat_models: each sees only its own earlier answers.
         system: the system prompt, if any.
         screen: shows the answers.
     """
@@ -131,7 +131,7 @@ class Talk:
 
         Raises:
             UserError: a template refuses it, or it is too long.
-            KeyboardInterrupt: it was stopped; what a single model had answered by then is remembered.
+            KeyboardInterrupt: the answer was stopped; with a single model, its part so far is remembered.
         """
         self.asked += 1
         turns = [[*own, Turn("user", text)] for own in self.turns]
@@ -223,7 +223,7 @@ def _typed(console: Console) -> Iterator[str]:
             console.print()
             return
         except KeyboardInterrupt:
-            console.print(Text("\nctrl-D leaves", style="dim"))
+            console.print(Text("\nctrl-D ends the conversation", style="dim"))
             continue
         if text:
             yield text

@@ -46,7 +46,7 @@ from domain_ft.wording import counted
 _SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "min_p")
 _ANSWER = frozenset({"id", "text", "tokens", "stopped", "seconds"})
 FORMS = tuple(_ANSWER | more for more in (set(), {"against"}, {"reference"}, {"against", "reference"}))
-"""The keys that a line of the output may have."""
+"""The possible sets of keys of an output line."""
 
 BATCHES = 4
 """Batches of prompts that are read at once, to group prompts of similar length."""
@@ -93,8 +93,8 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
     if settings.input is not None and not settings.quiet and not settings.json:
         where = f" in {settings.output}" if settings.output else ""
         lines = [
-            f"{counted(result['prompts'], 'prompt')}{where}; of {counted(result['answered'], 'answer')} written now "
-            f"{result['stopped']:,} ended their turn",
+            f"{counted(result['prompts'], 'prompt')}{where}; {result['stopped']:,} of "
+            f"{counted(result['answered'], 'new answer')} ended their turn",
             *sentences(result),
         ]
         print(printable("\n".join(lines)), file=sys.stderr)
@@ -121,7 +121,7 @@ def _check(settings: GenerateSettings, stdin: BinaryIO | None) -> None:
 
 
 def _answer_one(chat_models: Sequence[ChatModel], settings: GenerateSettings, stdout: TextIO) -> dict[str, Any]:
-    """Answer --prompt; on the screen unless the result is printed as JSON."""
+    """Answer --prompt, on the screen unless with --json."""
     assert settings.prompt is not None
     placeholders = Placeholders()
     placeholders.add(None, [settings.prompt])
@@ -155,8 +155,8 @@ class Question:
 
     Attributes:
         id: names it in messages, and seeds its sampling.
-        key: of its record, as in the record.
-        prompts: as each model reads it.
+        key: the id in the output, as in its record.
+        prompts: the rendered prompt for each model.
         reference: the answer in the file, if any.
     """
 
@@ -208,7 +208,7 @@ def _answer_file(
 
 
 def _identity(settings: GenerateSettings, chat_models: Sequence[ChatModel], today: date) -> Identity:
-    """What the answers depend on beside the input. Sampling also depends on the kind of device."""
+    """What the answers depend on besides the input. Sampled answers also depend on the seed and the kind of device."""
     names = ("format", "prompt_field", "answer_field", "system", "encoding", "id_field", "raw")
     options = {name: getattr(settings, name) for name in names} | asdict(chat_models[0].sampling)
     if settings.do_sample:
@@ -237,7 +237,7 @@ def _questions(
     """The question of each conversation, with its last answer as the reference; those that cannot be asked are
     reported.
 
-    Unfilled placeholders are added to `placeholders`; prompts that have them are asked all the same.
+    Unfilled placeholders are added to `placeholders`; prompts with them are asked nevertheless.
     """
     for conversation in conversations:
         turns, reference = conversation.turns, None

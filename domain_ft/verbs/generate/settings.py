@@ -32,7 +32,7 @@ class GenerateSettings(ConversationOptions, MachineOptions, ScreenOptions, group
     """The file for the answers, in JSON lines. By default standard output."""
 
     rejects: Path | None = None
-    """The file that lists unusable prompts with the reasons. By default OUTPUT.rejects.jsonl; with standard output, the
+    """The file that lists unusable prompts and why. By default OUTPUT.rejects.jsonl; with standard output, the
     first such prompt stops the run."""
 
     id_field: str | None = None
@@ -47,7 +47,7 @@ class GenerateSettings(ConversationOptions, MachineOptions, ScreenOptions, group
     from."""
 
     max_new_tokens: PositiveInt = 256
-    """The maximum number of tokens in an answer. It ends earlier if the model ends its turn."""
+    """The maximum number of tokens in an answer, which ends earlier if the model ends its turn."""
 
     do_sample: bool = False
     """Sample tokens at random; by default the most likely token is taken."""

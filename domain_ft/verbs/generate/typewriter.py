@@ -11,18 +11,19 @@ from rich.cells import cell_len
 from domain_ft.terminal_text import printable
 
 _JOINER = "\N{ZERO WIDTH JOINER}"
-_NEVER_FIRST = ("Pe", "Pf", "Po", "Lm", "Sk")  # closing brackets, stops, marks that lengthen or colour what they follow
-_NEVER_LAST = ("Ps", "Pi")  # opening brackets
+_NEVER_FIRST = ("Pe", "Pf", "Po", "Lm", "Sk")  # closing brackets and quotes, punctuation, modifiers of what precedes
+_NEVER_LAST = ("Ps", "Pi")  # opening brackets and quotes
 
 
 class Typewriter:
     """Writes text as it arrives; a word appears once it is complete.
 
-    In scripts without spaces, such as Japanese, a line may break before any character except a closing one.
+    In scripts without spaces, such as Japanese, a line may break between any two characters, but not before closing or
+    after opening punctuation.
 
     Args:
         file: a terminal.
-        width: of a line in cells; most East Asian characters take two.
+        width: of a line, in cells; most East Asian characters take two.
         indent: the start of each line.
     """
 
@@ -30,7 +31,7 @@ class Typewriter:
         self._file = file
         self._room = max(width - cell_len(indent), 2)
         self._indent = indent
-        self._column: int | None = None  # cells written on this line; None before its indent
+        self._column: int | None = None  # cells written after the indent; None if nothing is written on this line
         self._space = ""
         self._word = ""
         self._return = ""  # a carriage return whose line feed may come with the next text

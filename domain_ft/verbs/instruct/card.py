@@ -42,8 +42,8 @@ def _answer_results(report: InstructReport) -> list[EvalResult]:
             dataset_type=report.data.name,
             dataset_name=f"{report.data.name}, test prompts",
             metric_type=_ANSWER_METRICS[name],
-            metric_name=f"{words.METRICS[name]} of answers, after training",
+            metric_name=f"{words.METRIC_WORDS[name]} of answers, after training",
             metric_value=round(float(report.result["after"]["answers"][name]), 6),
         )
-        for name in words.likeness_metrics(report)
+        for name in words.similarity_metrics(report)
     ]

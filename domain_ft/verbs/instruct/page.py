@@ -13,7 +13,7 @@ def render_instruct(report: InstructReport) -> str:
     """The page of an `instruct` run."""
     return page(
         "instruct/page.html.j2",
-        title=f"{report.base.short_name} instructed with {report.data.name}",
+        title=f"{report.base.short_name} instruction-tuned on {report.data.name}",
         report=report,
         figures=[(caption, markup(figure)) for caption, figure in _instruct_figures(report)],
         words=words,

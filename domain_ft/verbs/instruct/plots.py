@@ -1,4 +1,4 @@
-"""The figure of the report on an instructed model that others have not: how its answers changed."""
+"""The figure that only `instruct` has: how the answers changed."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from domain_ft.verbs.instruct.report import InstructReport
 
 
 def answer_changes(report: InstructReport) -> str:
-    """What changed in the answers' likeness to the references, in points, each score with its interval."""
+    """Changes in the similarity of answers to references, in points, with their intervals."""
     rows = []
-    for name in words.likeness_metrics(report):
+    for name in words.similarity_metrics(report):
         difference = report.differences["answers"][name]
         interval = difference["interval"] and [100 * bound for bound in difference["interval"]]
         value = difference["difference"]
-        rows.append(Change(words.METRICS[name], DOMAIN, "o", 100 * value, interval, signed_points(value)))
-    spoken = "; ".join(f"{row.name}: {row.label}" for row in rows)
-    with drawing("answers", 1.0 + 0.5 * len(rows), f"Change in likeness to the references, in points. {spoken}") as (
+        rows.append(Change(words.METRIC_WORDS[name], DOMAIN, "o", 100 * value, interval, signed_points(value)))
+    description = "; ".join(f"{row.name}: {row.label}" for row in rows)
+    with drawing(
+        "answers", 1.0 + 0.5 * len(rows), f"Change in similarity to the references, in points. {description}"
+    ) as (
         figure,
         rendered,
     ):

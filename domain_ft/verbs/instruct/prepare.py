@@ -36,7 +36,7 @@ EPOCHS = 3.0
 
 LEARNING_RATES = {"lora": 1e-3, "dora": 1e-3, "full": 5e-5}
 
-CONTROL_FRACTION = 0.05  # held out of the control corpus: the default of `adapt`, too
+CONTROL_FRACTION = 0.05  # held out of the control corpus, as by default in `adapt`
 
 ANSWERED_AT_ONCE = 8
 
@@ -50,7 +50,7 @@ class Question:
         asked: the text of the last turn before the answer.
         prompt: the rendered text that the model reads.
         reference: the answer in the data.
-        reference_tokens: its length in tokens, including the one that ends the turn.
+        reference_tokens: the length of `reference` in tokens, plus one for the end of the turn.
     """
 
     id: str
@@ -62,7 +62,7 @@ class Question:
 
 @dataclass(frozen=True)
 class InstructJob(TextJob):
-    """Conversations, rendered and encoded, and the model to be trained on them.
+    """Conversations, rendered and tokenised, and the model to be trained on them.
 
     Attributes:
         data: the conversations.
@@ -96,7 +96,7 @@ class InstructJob(TextJob):
 
     @property
     def dropped(self) -> Sequence[Dropped]:
-        """Conversations without an answer within --max-length."""
+        """Conversations whose answers are all beyond --max-length."""
         held_out = self.held_out["test"].rows
         assert isinstance(held_out, ConversationRows)
         return (*self.train_rows.dropped, *held_out.dropped)

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ConversationFacts:
-    """The examples of a run, for the report. None of their text is here.
+    """The examples of a run, for the report. It holds none of their text.
 
     Attributes:
         name: such as `medquad`.
         format: `chat`, `alpaca`, `prompt`, `sharegpt` or `qa`.
         facts: facts by name. The report shows `split`, `rejects`, `leaks`, `language`, `licence` and `citation`, if
             known.
-        notes: what was noticed when they were read, in sentences.
+        notes: remarks on how they were read, in sentences.
     """
 
     name: str
@@ -41,7 +41,7 @@ class AnswerPair:
 
     Attributes:
         id: the conversation's.
-        prompt: for people to read, without template tokens.
+        prompt: the text of the last turn before the answer.
         reference: the answer in the data.
         before: the base model's answer.
         after: the trained model's answer.
@@ -68,10 +68,10 @@ class InstructReport:
         control: the corpus that forgetting was measured on, if any.
         differences: `test`, and with a control `control`, from `evaluation.bootstrap.difference`; if prompts were
             answered also `answers`, from `evaluation.answers.answer_differences`.
-        settings: as resolved.
+        settings: with every default resolved.
         provenance: versions, device, hashes.
-        metrics: the lines of metrics.jsonl; a held-out point has `evaluation` with `test` or `control`.
-        answers: the prompts to show; none if no text of the data may be shown.
+        metrics: the lines of metrics.jsonl; some have an `evaluation` with the losses on `test`.
+        answers: the prompts to show; none with --no-examples.
     """
 
     result: Mapping[str, Any]

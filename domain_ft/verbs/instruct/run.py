@@ -1,4 +1,4 @@
-"""`domain-ft instruct`: learn to answer from examples, with measures of what was gained and forgotten.
+"""`domain-ft instruct`: train a decoder to answer, and measure what it gained and forgot.
 
 conversations -> rendered -> rows of tokens -> score and answer before -> train -> score and answer after -> run folder
 
@@ -46,7 +46,7 @@ class InstructRun(runs.FinishedRun[InstructReport, PreTrainedModel]):
 
 
 def instruct(settings: InstructSettings) -> InstructRun:
-    """Teach a model and measure it before and after; everything is in the run folder when this returns.
+    """Train a model to answer, and measure it before and after; everything is in the run folder when this returns.
 
     Raises:
         UserError: an error that the user can fix; nothing is lost.
@@ -65,7 +65,7 @@ def instruct(settings: InstructSettings) -> InstructRun:
 
 
 def run(settings: InstructSettings) -> dict[str, Any]:
-    """The verb: teach, or with --dry-run say what would be done; print the table."""
+    """The verb: train and print the table, or with --dry-run print the plan."""
     return runs.run_or_plan(settings, instruct, _plan, print_instruct)
 
 

@@ -33,7 +33,7 @@ class InstructSettings(
     ScreenOptions,
     group="Conversations",
 ):
-    """Teach a decoder to answer by examples of prompts and answers, and measure what it gained and forgot.
+    """Teach a decoder to answer, from examples of prompts and answers, and measure what it gained and forgot.
 
     Only the answers are trained on. Examples are rendered with the model's chat template, or with a plain one if it has
     none. The run folder holds the adapter in PEFT's format, the template, the scores before and after, and a page of
@@ -66,15 +66,15 @@ class InstructSettings(
     """The model: an embedded name (smollm2), a folder, a run folder of `adapt` or `instruct`, or a Hub id."""
 
     max_length: Length = 512
-    """The maximum number of tokens in an example; the end of a longer one is cut. An example whose answers are all cut
-    is not trained on, and is reported."""
+    """The maximum number of tokens in an example; the end of a longer one is cut. An example that loses all its answers
+    is left out and reported."""
 
     tokens_per_step: PositiveInt = 2048
     """Tokens in an optimiser step, over all micro-batches and processes."""
 
     control: str | None = None
-    """A corpus of another field, to measure forgetting. By default medical for a model that was adapted to legal text,
-    and legal for all others; none turns this measurement off."""
+    """A corpus of another field, to measure forgetting. By default medical for a model that was adapted to the corpus
+    legal, and legal for all others; none turns this measurement off."""
 
     evaluation_tokens: PositiveInt = 10_000
-    """The maximum number of held-out tokens to score, of the test examples and of the control corpus."""
+    """The maximum number of held-out tokens to score, each in the test examples and in the control corpus."""

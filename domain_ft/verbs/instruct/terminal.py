@@ -29,14 +29,14 @@ def print_instruct(report: InstructReport, console: Console | None = None) -> No
 
 
 def _add_answers(table: Table, report: InstructReport) -> None:
-    """The rows of the answers' scores before and after."""
+    """Add rows with the answers' scores before and after."""
     before, after = (report.result[when]["answers"] for when in ("before", "after"))
     name = plain(counted(after["examples"], "answer"), style="bold")
-    for place, metric in enumerate((*words.likeness_metrics(report), "end_of_turn_rate")):
+    for place, metric in enumerate((*words.similarity_metrics(report), "end_of_turn_rate")):
         difference = report.differences["answers"][metric]
         table.add_row(
             "" if place else name,
-            words.METRICS[metric],
+            words.METRIC_WORDS[metric],
             numbers.points(before[metric]),
             numbers.points(after[metric]),
             plain(numbers.signed_points(difference["difference"]), style=STYLES[difference["verdict"]]),

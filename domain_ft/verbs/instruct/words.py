@@ -1,6 +1,6 @@
-"""The report on an instruction-tuned model in words. A claim goes no further than its interval.
+"""The report on an instruction-tuned model in words. Claims follow from intervals: see `task_words`.
 
-Scores of answers are written in points, of 100, as in `task_words`.
+Scores of answers are in points (of 100).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from domain_ft.verbs.shared.loss_words import change, control_finding, few_held_
 from domain_ft.verbs.shared.task_words import few_units
 from domain_ft.wording import counted
 
-METRICS = {
+METRIC_WORDS = {
     "exact_match": "exact match",
     "token_f1": "token F1",
     "rouge_l": "ROUGE-L",
@@ -32,10 +32,10 @@ SHORT = 10
 three."""
 
 REPEATING = 0.1
-"""Repetition beyond that of the references (0.02) that is worth a sentence."""
+"""The report mentions repetition that exceeds that of the references by this much; theirs is about 0.02."""
 
 MOST_SHOWN = 50
-"""Prompts on the page."""
+"""The most prompts on the page."""
 
 _CLIPPED = 1500  # characters of a text that the page shows
 _FORMATS = {
@@ -49,7 +49,7 @@ _FORMATS = {
 
 _TEMPLATES = {"model": "that of the model", "plain": "a plain one, because the model has none"}
 _FACTS = {
-    "leaks": "held-out examples with a copy among the others",
+    "leaks": "test examples with a copy or near copy in training",
     "split": "how they were split",
     "language": "language",
     "licence": "licence",
@@ -58,7 +58,7 @@ _FACTS = {
 
 
 def headline(report: InstructReport) -> str:
-    """The result, in one sentence for everybody."""
+    """The result in one plain sentence."""
     name, data = report.base.short_name, report.data.name
     if too_few(report.differences["test"]):
         return f"Too few examples were held out to show whether {name} predicts the answers of {data} better."
@@ -77,7 +77,7 @@ def findings(report: InstructReport) -> list[str]:
         "of the answers, given the prompts."
     ]
     if report.answered:
-        sentences += [_likeness(report), _ends(report)]
+        sentences += [_similarity(report), _ends(report)]
     else:
         sentences.append("The model's own answers were not measured: no prompts were answered.")
     if report.control is None:
@@ -90,14 +90,14 @@ def findings(report: InstructReport) -> list[str]:
     return sentences
 
 
-def likeness_metrics(report: InstructReport) -> tuple[str, ...]:
+def similarity_metrics(report: InstructReport) -> tuple[str, ...]:
     """The similarity scores that suit the length of the references; result.json has all."""
     short = report.result["after"]["answers"]["reference_words"]["p50"] <= SHORT
     return ("exact_match", "token_f1") if short else ("rouge_l", "chrf")
 
 
 def answer_rows(report: InstructReport) -> list[tuple[str, str, str]]:
-    """(name, before, after) of the answer statistics without an interval."""
+    """(name, before, after) of the answer statistics that have no interval."""
     before, after = (report.result[when]["answers"] for when in ("before", "after"))
     rows = {
         "tokens, mean": lambda scores: number(scores["answer_tokens"]["mean"], 1),
@@ -110,28 +110,28 @@ def answer_rows(report: InstructReport) -> list[tuple[str, str, str]]:
 
 
 def answer_notes(report: InstructReport) -> str:
-    """How to read the answer scores."""
+    """An explanation of the answer scores."""
     after = report.result["after"]["answers"]
-    likeness = {
+    similarity = {
         "exact_match": "exact match and token F1 as in SQuAD, ignoring case, punctuation and articles",
         "rouge_l": "ROUGE-L by words and chrF by characters",
-    }[likeness_metrics(report)[0]]
+    }[similarity_metrics(report)[0]]
     return (
-        f"Similarity to the reference is {likeness}, in points (of 100), averaged over prompts, as is the share of "
+        f"Similarity to the reference is {similarity}, in points (of 100), averaged over prompts, as is the share of "
         f"answers that end their turn. The median reference has {number(after['reference_characters']['p50'], 0)} "
         "characters. Repeated 4-grams are sequences of four words that occurred before in the same answer (in the "
-        f"references {points(after['reference_repetition']['mean'])}): many if an answer goes round in circles. "
+        f"references {points(after['reference_repetition']['mean'])}): many if an answer keeps repeating itself. "
         "Distinct-1 and distinct-2 are the shares of different words and pairs of words over all answers: low if a "
         "model repeats itself, but also if answers are long."
     )
 
 
-def _likeness(report: InstructReport) -> str:
+def _similarity(report: InstructReport) -> str:
     before, after = (report.result[when]["answers"] for when in ("before", "after"))
     changes = [
-        f"{METRICS[name]} went from {points(before[name])} to {points(after[name])}: "
+        f"{METRIC_WORDS[name]} went from {points(before[name])} to {points(after[name])}: "
         f"{changed(report.differences['answers'][name])}"
-        for name in likeness_metrics(report)
+        for name in similarity_metrics(report)
     ]
     return (
         f"Both models answered {counted(after['examples'], 'test prompt')}. Measured against the references, "
@@ -153,8 +153,8 @@ def _ends(report: InstructReport) -> str:
         return sentence
     return (
         f"{sentence} {points(repeated)}% of the sequences of four words repeat earlier ones of the same answer: small "
-        "models tend to go round in circles under greedy decoding. With --repetition-penalty 1.1, here and in "
-        "domain-ft generate, more answers come to an end."
+        "models tend to repeat themselves under greedy decoding. With --repetition-penalty 1.1, in domain-ft instruct "
+        "and domain-ft generate, more answers end their turn."
     )
 
 
@@ -170,7 +170,7 @@ def changed(difference: Mapping[str, Any]) -> str:
     """
     bounds = difference["interval"]
     if bounds is None:
-        return "no change is shown (a single prompt has no interval)"
+        return "no change is shown (too few prompts for an interval)"
     if difference["verdict"] == "not shown":
         return f"no change is shown ({level(difference)} {difference_span(bounds)})"
     low, high = sorted(abs(bound) for bound in bounds)
@@ -184,7 +184,7 @@ def limits(report: InstructReport) -> list[str]:
     """What the numbers do not show."""
     sentences = [
         f"Measured on {counted(report.differences['test']['documents'], 'held-out example')} of one data set, with one "
-        "seed. The interval covers other examples of the same kind, but not another seed or another source.",
+        "seed. The interval covers other examples from the same source, but not another source or another seed.",
         "A lower loss means that the model predicts the answers in the data better, not that what it writes is true.",
         "Losses can be compared only between models with the same tokenizer and template, bits per byte between all "
         "models.",
@@ -195,7 +195,7 @@ def limits(report: InstructReport) -> list[str]:
             "low, a wrong one in similar words scores high. Read some answers before you rely on them."
         )
     sentences.append(
-        "The model may confidently state what is false, and it repeats mistakes and bias of its examples. Do not rely "
+        "The model may confidently state what is false, and may repeat mistakes and bias of its examples. Do not rely "
         "on it for legal or medical advice."
     )
     if report.control is not None:
@@ -218,8 +218,8 @@ def facts(report: InstructReport) -> list[tuple[str, str]]:
         ("training examples", f"{amounts['train']:,}"),
         ("examples held out", f"{amounts['test']:,}"),
         ("left out: cannot be read or rendered", f"{amounts['rejected']:,}"),
-        ("left out: no answer within the length", f"{amounts['dropped']:,}"),
-        ("cut to the length", f"{amounts['cut']:,}"),
+        ("left out: no answer within --max-length", f"{amounts['dropped']:,}"),
+        ("cut to --max-length", f"{amounts['cut']:,}"),
         *described,
         ("format", _FORMATS.get(report.data.format, report.data.format)),
         ("chat template", _TEMPLATES[report.result["template"]]),
@@ -227,7 +227,7 @@ def facts(report: InstructReport) -> list[tuple[str, str]]:
 
 
 def not_read(report: InstructReport) -> list[str]:
-    """What was not read of the examples, in sentences."""
+    """What was not read from the examples, in sentences."""
     return sentences(report.result)
 
 

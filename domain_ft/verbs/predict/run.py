@@ -1,7 +1,7 @@
 """`domain-ft predict`: labels and probabilities, or entities, one JSON object a line, in the order of the input.
 
 Texts are read, predicted and written in batches, so memory does not depend on their number. A stopped call continues
-with --resume: the input is read again, which is cheap, and predicted after the last complete line of the output.
+with --resume: the input is read again, which is cheap, and predicted from the first line that the output does not have.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ FORMS = {
 
 
 Answer = Callable[[Sequence[Input]], Iterable[dict[str, Any]]]
-"""Returns the line of each text, in order."""
+"""Returns the output line of each text, in order."""
 
 
 def predict(settings: PredictSettings, stdin: BinaryIO | None = None, stdout: TextIO | None = None) -> dict[str, Any]:
@@ -105,13 +105,13 @@ def run(settings: PredictSettings) -> dict[str, Any]:
     result = predict(settings)
     if not settings.quiet and not settings.json:
         where = f" in {settings.output}" if settings.output else ""
-        told = [f"{counted(result['texts'], 'text')}{where}", *sentences(result)]
-        print(printable("\n".join(told)), file=sys.stderr)
+        lines = [f"{counted(result['texts'], 'text')}{where}", *sentences(result)]
+        print(printable("\n".join(lines)), file=sys.stderr)
     return result
 
 
 def _identity(settings: PredictSettings, dtype: str, display: ProgressDisplay) -> Identity:
-    """What the predictions depend on beside the input."""
+    """What the predictions depend on besides the input."""
     options = {
         "--text-field": settings.text_field,
         "--pair-field": settings.pair_field,
@@ -124,10 +124,10 @@ def _identity(settings: PredictSettings, dtype: str, display: ProgressDisplay) -
 
 
 def _fields(facts: TaskFacts, settings: PredictSettings) -> FieldNames:
-    """The fields of the input: those of the training, unless others are given."""
-    learned = {name: facts.fields.get(name) for name in ("text", "pair", "id")}
-    asked = {"text": settings.text_field, "pair": settings.pair_field, "id": settings.id_field}
-    return FieldNames(**{name: asked[name] or learned[name] for name in asked})
+    """The fields of the input: the same as in training, unless others are given."""
+    trained = {name: facts.fields.get(name) for name in ("text", "pair", "id")}
+    given = {"text": settings.text_field, "pair": settings.pair_field, "id": settings.id_field}
+    return FieldNames(**{name: given[name] or trained[name] for name in given})
 
 
 def _classes(model: TaskModel, facts: TaskFacts, settings: PredictSettings, machine: Machine) -> Answer:
@@ -163,13 +163,13 @@ def _entities(model: TaskModel, facts: TaskFacts, settings: PredictSettings, mac
                 model, batch, tokens_per_micro_batch=settings.tokens_per_micro_batch, max_length=facts.max_length
             )
             for text, line in zip(batch, found, strict=True):
-                yield {"id": text.key, "entities": _in_given(text, line["entities"])}
+                yield {"id": text.key, "entities": _in_original(text, line["entities"])}
 
     return answer
 
 
-def _in_given(text: Input, entities: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Entities of the cleaned text as entities of the original."""
+def _in_original(text: Input, entities: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Entities of the cleaned text, with offsets in the original."""
     if text.given == text.text or not entities:
         return list(entities)
     aligned = Aligned.of(text.given)

@@ -24,7 +24,7 @@ class PredictSettings(EncodingOptions, MachineOptions, ScreenOptions, group="Tex
     """The output file. By default standard output."""
 
     rejects: Path | None = None
-    """The file that lists unreadable records with the reasons. By default OUTPUT.rejects.jsonl; with standard output,
+    """The file that lists unreadable records and why. By default OUTPUT.rejects.jsonl; with standard output,
     the first such record stops the run."""
 
     text_field: str | None = None

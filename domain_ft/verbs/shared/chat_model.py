@@ -92,7 +92,7 @@ class ChatModel:
         progress: Progress | None = None,
         stream: Callable[[str], None] | None = None,
     ) -> list[Generated]:
-        """The answer to each prompt; see `models.generation.generate`."""
+        """Answer each prompt; see `models.generation.generate`."""
         end = self.base.tokenizer.eos_token_id
         stop_tokens = self.template.stop_tokens if self.template else () if end is None else (end,)
         return generate(

@@ -1,4 +1,4 @@
-"""Finished runs side by side, as plain values: the report of `compare`, and of `evaluate` on tasks."""
+"""A comparison of runs, as plain values: the report of `compare`, and of `evaluate` on tasks."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class ComparedRun:
         seeds: the number of seeds.
         scores: by metric `mean`, `sd`, `values` and `interval`; for an `adapt` run the losses of result.json by role.
         differences: by metric (or role) the difference from the first run; empty for the first run.
-        learning_curve: from its result.json; may be empty.
-        answers: counts of test examples that `both_right`, `first_only`, `other_only` or `both_wrong` predict right, by
-            the kept models; empty for the first run, and if single predictions are not kept.
-        disagreements: some of the examples that only one of the two got right.
+        learning_curve: from the run's result.json; may be empty.
+        answers: how many test examples the kept models of the first run and this one got right: `both_right`,
+            `first_only`, `other_only`, `both_wrong`. `compare` fills it for runs of `classify` after the first.
+        disagreements: some of the examples that only one of these two models got right.
     """
 
     name: str
@@ -65,7 +65,7 @@ class CompareReport:
         runs: in the order given.
         metrics: the scores that are compared, the most important first.
         notes: what the user should know, in sentences.
-        left_out: what was not read of the examples, if they were read for this comparison.
+        left_out: what was not read from the examples, if they were read for this comparison.
         rejects: the records that could not be read.
     """
 

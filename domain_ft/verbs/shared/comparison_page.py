@@ -8,7 +8,7 @@ from domain_ft.verbs.shared.comparison import CompareReport
 
 
 def render_compare(report: CompareReport) -> str:
-    """The page of a `compare` call: finished runs side by side."""
+    """The page of a comparison of runs."""
     figures = []
     if any(run.differences for run in report.runs):
         figures.append(("A difference is shown if its line does not cross zero.", comparison_plots.differences(report)))

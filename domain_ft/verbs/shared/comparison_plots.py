@@ -9,7 +9,7 @@ from domain_ft.report import numbers
 from domain_ft.report.drawing import CONTROL, DOMAIN, INK, Change, draw_changes, drawing, short
 from domain_ft.verbs.shared import loss_words, task_words
 from domain_ft.verbs.shared.comparison import CompareReport
-from domain_ft.verbs.shared.task_plots import draw_curve, finish_curve, spoken_curve
+from domain_ft.verbs.shared.task_plots import describe_curve, draw_curve, finish_curve
 
 _COLOURS = (INK, DOMAIN, CONTROL, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito
 _MARKERS = "oDs^vP*"
@@ -18,8 +18,8 @@ _MARKERS = "oDs^vP*"
 def learning_curves(report: CompareReport) -> str:
     """The learning curves of several runs in one figure."""
     runs = [(place, run) for place, run in enumerate(report.runs) if run.learning_curve]
-    spoken = " ".join(f"{run.name}: {spoken_curve(run.learning_curve)}" for _, run in runs)
-    with drawing("learning-curves", 2.9 + 0.2 * len(runs), f"Learning curves. {spoken}") as (figure, rendered):
+    description = " ".join(f"{run.name}: {describe_curve(run.learning_curve)}" for _, run in runs)
+    with drawing("learning-curves", 2.9 + 0.2 * len(runs), f"Learning curves. {description}") as (figure, rendered):
         axes = figure.subplots()
         for place, run in runs:
             draw_curve(axes, run.learning_curve, *_look(place), short(run.name, 40))
@@ -40,8 +40,8 @@ def differences(report: CompareReport) -> str:
                 bounds = None if found["interval"] is None else [scale * bound for bound in found["interval"]]
                 rows.append(Change(name, *_look(place), scale * value, bounds, label))
     unit = "loss, lower is better" if report.of_losses else "points"
-    spoken = "; ".join(f"{row.name}: {row.label}" for row in rows)
-    with drawing("differences", 1.0 + 0.5 * len(rows), f"Against {report.runs[0].name}: {spoken}") as (
+    description = "; ".join(f"{row.name}: {row.label}" for row in rows)
+    with drawing("differences", 1.0 + 0.5 * len(rows), f"Against {report.runs[0].name}: {description}") as (
         figure,
         rendered,
     ):
@@ -65,4 +65,4 @@ def _label(difference: Mapping[str, Any]) -> str:
 
 
 def _label_of(metric: str) -> str:
-    return task_words.METRICS.get(metric, metric)
+    return task_words.METRIC_WORDS.get(metric, metric)

@@ -14,13 +14,14 @@ from domain_ft.verbs.shared.loss_tables import against_first
 
 
 def print_compare(report: CompareReport, console: Console | None = None) -> None:
-    """A table for each score with a row for each run; differences are from the first. Then the first score in words."""
+    """Print a table for each score, with differences from the first run, then the differences of the first score in
+    words."""
     console = console or Console()
     for metric in report.metrics:
         if report.of_losses:
             table = new_table("run", "loss", "perplexity", "bits/byte", "change", "interval")
         else:
-            table = new_table("run", task_words.METRICS[metric], "interval", "change", "interval", "p")
+            table = new_table("run", task_words.METRIC_WORDS[metric], "interval", "change", "interval", "p")
         for run in report.runs:
             scores, found = run.scores[metric], run.differences.get(metric)
             if report.of_losses:

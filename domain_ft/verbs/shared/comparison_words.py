@@ -9,7 +9,7 @@ from domain_ft.verbs.shared.task_words import Difference, p_value, verdict
 
 
 def compared(run: ComparedRun, report: CompareReport) -> str:
-    """The first metric's difference of a run from the first run, in a sentence."""
+    """How a run differs from the first run in the first metric, in a sentence."""
     metric, against = report.metrics[0], f"{run.name} against {report.runs[0].name}"
     difference = run.differences[metric]
     if report.of_losses:

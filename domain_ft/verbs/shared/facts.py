@@ -1,4 +1,4 @@
-"""The facts of a model and of a corpus that every report shows."""
+"""Facts about a base model and a corpus, for the reports."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class BaseFacts:
         name: as the user gave it.
         source: what `from_pretrained` reads: a Hub id or a folder.
         revision: the Hub's commit, or a hash of the content.
-        embedded: whether domain-ft downloads it automatically.
+        embedded: whether it is one of domain-ft's embedded models.
         licence: an SPDX name; empty if unknown.
     """
 

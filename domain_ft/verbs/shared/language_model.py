@@ -1,4 +1,4 @@
-"""What the verbs on language models share (`adapt`, `evaluate`, `data estimate`): corpora, held-out text and scores."""
+"""What the verbs on language models share: corpora, held-out text and scores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NO_CONTROL = "none"
 """`--control none`: do not measure forgetting."""
 
 SAME_TEXT = 0.2
-"""A corpus is no control if at least this share of its held-out documents is also in the training corpus."""
+"""A corpus cannot be the control if at least this share of its held-out documents is found in the other corpus."""
 
 
 ReadsText: TypeAlias = AdaptSettings | EvaluateSettings
@@ -50,7 +50,7 @@ class HeldOut:
         name: the corpus's.
         role: `domain`, `control` or `test`.
         rows: the sequences of its evaluation split, or its conversations.
-        selected: the indices of the rows that are scored; whole documents.
+        selected: the indices of the rows that are scored, which are whole documents.
     """
 
     name: str
@@ -105,7 +105,7 @@ def _control(
         control = ready(open_corpus(name))
         if shared_text(control, domain) < SAME_TEXT:
             return control
-        display.say(f"note: '{domain.name}' holds the text of the corpus {name}, so that cannot be its control")
+        display.say(f"note: '{domain.name}' holds the text of the corpus {name}, which therefore cannot be the control")
     return None
 
 
@@ -156,7 +156,7 @@ def score_held_out(
     progress: Callable[[str, int, int | None], None] | None = None,
     label: str = "evaluate",
 ) -> Scores:
-    """The losses of `base` on held-out text, at the machine's precision."""
+    """The losses of `base` on held-out text, computed in the machine's precision."""
     with machine.accelerator.autocast():
         return score(
             base,

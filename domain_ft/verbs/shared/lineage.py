@@ -15,9 +15,9 @@ from domain_ft.verbs.instruct.settings import InstructSettings
 
 
 def adapted_runs(model: str) -> Iterator[AdaptSettings]:
-    """The settings of the `adapt` runs behind `model`, the last first; none for a model that is not a run.
+    """The settings of the `adapt` runs behind `model`, newest first; none for a model that is not a run.
 
-    A run of `instruct` counts by the model that it was trained from.
+    For a run of `instruct`, those behind the model that it was trained from.
     """
     folder = user_path(model)
     if not (folder / "result.json").is_file():
@@ -48,5 +48,5 @@ def _training_corpus(settings: AdaptSettings, display: ProgressDisplay) -> Prepa
             encoding=settings.encoding,
         )
         return prepare(corpus, evaluation_fraction=settings.evaluation_fraction, progress=display.job)
-    except UserError:  # moved, changed, or a hub out of reach
+    except UserError:  # moved, changed, or on a Hub that cannot be reached
         return None

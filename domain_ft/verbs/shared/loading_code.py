@@ -17,7 +17,7 @@ def loading_code(
     tokenizer: str = "source",
     pipeline: Sequence[str] = (),
 ) -> str:
-    """Code that can be run in the run folder.
+    """Code to run in the run folder.
 
     Args:
         base: the base model.

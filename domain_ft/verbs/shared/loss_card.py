@@ -1,4 +1,4 @@
-"""The losses after training as evaluation results of a model card."""
+"""The losses after training, as the evaluation results in a model card's metadata."""
 
 from __future__ import annotations
 

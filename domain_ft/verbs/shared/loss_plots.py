@@ -16,12 +16,12 @@ from domain_ft.verbs.shared import loss_words
 COLOURS = {"domain": DOMAIN, "test": DOMAIN, "control": CONTROL}
 PALE = {"domain": "#9cc9e6", "test": "#9cc9e6", "control": "#f2b98d"}
 MARKERS = {"domain": "o", "test": "o", "control": "s"}
-_LEGEND_COLUMN = 20  # characters of a label that leave room for a second column
+_LEGEND_COLUMN = 20  # characters; longer labels leave no room for a second column
 
 
 def loss_curve(report: loss_words.LossReport) -> str:
     """Training and held-out loss over the tokens read."""
-    with drawing("loss-curve", 3.2, f"Loss over the run: {_spoken_curve(report)}") as (figure, rendered):
+    with drawing("loss-curve", 3.2, f"Loss over the run: {_describe_curve(report)}") as (figure, rendered):
         axes = figure.subplots()
         tokens = np.array([line["tokens"] for line in report.metrics])
         losses = np.array([line["loss"] for line in report.metrics])
@@ -54,7 +54,7 @@ def loss_curve(report: loss_words.LossReport) -> str:
 def before_after(report: loss_words.LossReport) -> str:
     """Bars of the loss before and after on each corpus; below, the changes with their intervals."""
     roles = report.roles
-    with drawing("before-after", 1.9 + 1.15 * len(roles), f"Loss before and after. {_spoken_change(report)}") as (
+    with drawing("before-after", 1.9 + 1.15 * len(roles), f"Loss before and after. {_describe_changes(report)}") as (
         figure,
         rendered,
     ):
@@ -97,13 +97,13 @@ def _draw_bars(axes: Axes, report: loss_words.LossReport) -> None:
 
 
 def change_row(name: str, colour: str, marker: str, difference: Mapping[str, Any]) -> Change:
-    """A row of the figure of losses."""
+    """A loss difference as a row of `draw_changes`."""
     label = numbers.signed(difference["loss"], loss_words.digits_for(difference))
     return Change(name, colour, marker, difference["loss"], difference["interval"], label)
 
 
 def _points(report: loss_words.LossReport, role: str) -> list[tuple[int, float]]:
-    """(tokens, loss) of the held-out points measured during training."""
+    """(tokens, loss) of the evaluations during training."""
     return [
         (line["tokens"], line["evaluation"][role]["loss"])
         for line in report.metrics
@@ -111,7 +111,7 @@ def _points(report: loss_words.LossReport, role: str) -> list[tuple[int, float]]
     ]
 
 
-def _spoken_curve(report: loss_words.LossReport) -> str:
+def _describe_curve(report: loss_words.LossReport) -> str:
     if not report.metrics:
         return "no steps were logged."
     first, last = report.metrics[0], report.metrics[-1]
@@ -121,7 +121,7 @@ def _spoken_curve(report: loss_words.LossReport) -> str:
     )
 
 
-def _spoken_change(report: loss_words.LossReport) -> str:
+def _describe_changes(report: loss_words.LossReport) -> str:
     return " ".join(
         f"{corpus.name}: {numbers.number(report.result['before'][role]['loss'])} to "
         f"{numbers.number(report.result['after'][role]['loss'])}."
@@ -138,12 +138,12 @@ def loss_figures(report: loss_words.LossReport, unit: str = "documents") -> list
 
 
 def _curve_caption(report: loss_words.LossReport) -> str:
-    caption = "Loss over the run: single steps pale, their running mean dark."
+    caption = "Training loss of single steps (pale) and their running mean (dark)."
     role = report.roles[0][0]
     scored = [line["evaluation"][role] for line in report.metrics if role in line.get("evaluation", {})]
     if scored and scored[0].get("tokens", 0) < report.result["after"][role]["tokens"]:
         caption += (
-            f" Held-out points are measured on {scored[0]['tokens']:,} tokens, before and after above on all "
+            f" Held-out points are measured on {scored[0]['tokens']:,} tokens, the losses before and after on all "
             f"{report.result['after'][role]['tokens']:,}."
         )
     return caption

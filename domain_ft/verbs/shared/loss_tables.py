@@ -1,4 +1,4 @@
-"""Rows of losses in tables on the screen."""
+"""Losses in tables on the screen."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def print_text_notes(result: Mapping[str, Any], console: Console) -> None:
 
 
 def add_losses(table: Table, report: loss_words.LossReport) -> None:
-    """The rows of each role's losses before and after."""
+    """Add rows with the losses before and after, for each role."""
     for role, corpus in report.roles:
         difference = report.differences[role]
         before, after = (report.result[when][role] for when in ("before", "after"))

@@ -1,4 +1,4 @@
-"""Losses before and after in words, for `adapt`, `instruct` and `evaluate`."""
+"""Losses in words, for `adapt`, `instruct` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def measure(name: str, value: float) -> str:
 
 
 def digits_for(difference: Difference) -> int:
-    """Decimals that resolve a difference and its interval: 2, or more for a small one."""
+    """The decimals for a difference and its interval: 2, or more if they are small."""
     sizes = [abs(value) for value in (difference.get("interval") or [difference["loss"]])]
     return 2 if min(sizes) >= 0.01 else 3 if min(sizes) >= 0.001 else 4
 
@@ -73,7 +73,7 @@ def verdict(difference: Difference) -> str:
 
 
 def few_held_out(report: LossReport, unit: str) -> list[str]:
-    """A sentence for each role with few held-out documents."""
+    """A warning for each role with few held-out documents."""
     sentences = []
     for role, data in report.roles:
         difference = report.differences[role]
@@ -103,7 +103,7 @@ def control_finding(report: LossReport) -> str:
 
 
 def change(report: LossReport, role: str, unit: str = "document") -> str:
-    """`6.10 to 4.80 (−1.30; 95% interval −1.42 to −1.18, 115 documents)`."""
+    """The change of a loss, as in `6.10 to 4.80 (−1.30; 95% interval −1.42 to −1.18, 115 documents)`."""
     difference = report.differences[role]
     digits = digits_for(difference)
     before, after = (report.result[when][role]["loss"] for when in ("before", "after"))
@@ -118,7 +118,7 @@ def change(report: LossReport, role: str, unit: str = "document") -> str:
 
 
 def parameters(report: LossReport) -> str:
-    """`1,331,712 of 23,866,122 (5.6%)`, the parameters that were trained."""
+    """The trained parameters, as in `1,331,712 of 23,866,122 (5.6%)`."""
     trained, total = report.result["trainable_parameters"], report.result["total_parameters"]
     return f"{trained:,} of {total:,} ({100 * trained / total:.1f}%)"
 

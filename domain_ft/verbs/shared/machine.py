@@ -34,7 +34,7 @@ class Machine:
 
     Attributes:
         accelerator: accelerate's view of device, precision and processes.
-        dtype: of the computation: `float32` or `bfloat16`.
+        dtype: the precision of the computation: `float32` or `bfloat16`.
         kernels: the backend of the fused operations: `reference`, `torch` or `triton`.
         sharded: whether each process keeps only a shard of the trained weights.
     """
@@ -50,7 +50,7 @@ class Machine:
         return self.accelerator.device
 
     def weights_dtype(self, method: str, train_modules: Sequence[str] = ()) -> torch.dtype:
-        """The dtype of the base model's weights: bfloat16 if all of them are frozen; trained weights are float32."""
+        """The dtype of the base model's weights: that of the computation if all are frozen, else float32."""
         frozen = method != "full" and not train_modules
         return torch.bfloat16 if self.dtype == "bfloat16" and frozen else torch.float32
 
@@ -68,7 +68,7 @@ class Machine:
     def main_first(self) -> Iterator[None]:
         """Run the block in the main process of each node first, so that the others find its caches filled.
 
-        The others wait as long as it takes, because the default timeout of the process group is only minutes. If nodes
+        The others wait up to `PATIENCE`, because the default timeout of the process group is only minutes. If nodes
         share a cache, its locks let only one of them fill it. If the block fails, the others are released to fail as
         well.
         """
@@ -88,7 +88,7 @@ class Machine:
     def agree(self, facts: Mapping[str, Any], model: torch.nn.Module) -> None:
         """Check that all processes have the same `facts`, and broadcast the main process's weights.
 
-        A head that each node fits separately can differ in the last bits.
+        Weights can differ in the last bits if each node has fitted a head of its own.
 
         Raises:
             SettingsError: it names the facts that differ.
@@ -117,7 +117,8 @@ def choose_machine(
         project: the folder for the trackers' files.
 
     Raises:
-        SettingsError: there is no GPU but one was asked for, or a backend cannot run here.
+        SettingsError: a GPU, backend or tracker that was asked for is not available, or accelerate was launched for
+            FSDP version 1.
     """
     sharding = "full" if _launched_for_fsdp() else sharding
     if settings.device == "cuda" and not torch.cuda.is_available():
@@ -150,9 +151,9 @@ def choose_machine(
 
 
 def _launched_for_fsdp() -> bool:
-    """Whether `accelerate launch` was told to use FSDP. Its variables are removed, because we shard ourselves.
+    """Whether `accelerate launch` was told to use FSDP. ACCELERATE_USE_FSDP is removed, because we shard ourselves.
 
-    Left in place, they would make transformers load empty weights, and accelerate shard in a way that rounds the loss.
+    With it, transformers would load empty weights, and accelerate would shard in a way that rounds the loss.
     """
     if os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() not in ("1", "true"):
         return False
@@ -180,7 +181,7 @@ def is_main_process() -> bool:
 
 
 def provenance(machine: Machine) -> dict[str, Any]:
-    """What the numbers depend on beside the settings: versions, machine and kernels."""
+    """What the results depend on besides the settings: versions, machine and kernels."""
     packages = ("domain-ft", "torch", "transformers", "accelerate", "tokenizers", "numpy")
     return {
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},

@@ -102,13 +102,13 @@ def run_or_plan(
     finished = train(settings)
     console = Console(quiet=settings.json or not is_main_process())
     print_report(finished.report, console)
-    console.print(plain(f"\nrun folder: {finished.folder}"), soft_wrap=True)  # a path is never broken over lines
+    console.print(plain(f"\nrun folder: {finished.folder}"), soft_wrap=True)  # paths must not be wrapped
     console.print(plain(f"report:     {finished.folder / 'report.html'}"), soft_wrap=True)
     return dict(finished.result)
 
 
 def output_folder(settings: TrainSettings, data: str) -> Path:
-    """--output, or runs/DATA-MODEL; characters that do not belong in a file name become hyphens."""
+    """--output, or runs/DATA-MODEL, with hyphens for characters that do not belong in a file name."""
     if settings.output:
         return settings.output
     return Path("runs") / "-".join(re.sub(r"[^\w.-]+", "-", word) for word in (data, name_of(settings.model)))
@@ -151,7 +151,7 @@ def resolved(settings: TrainSettings, machine: Machine, max_length: int, loop: L
     """The values of the settings that depend on machine, model or data.
 
     Args:
-        max_length: the most tokens in a row.
+        max_length: the maximum number of tokens in a sequence.
         loop: the training loop's settings; None for a probe.
     """
     values: dict[str, Any] = {
@@ -172,9 +172,9 @@ def resolved(settings: TrainSettings, machine: Machine, max_length: int, loop: L
 
 
 def as_started(settings: S, folder: RunFolder) -> S:
-    """The settings of a resumed run, with the micro-batch size and template date that it started with unless given.
+    """The settings of a resumed run. Defaults that may have changed since it started are taken from its config.toml.
 
-    Free memory may have changed since, and a chat template that writes the date would write another one.
+    The micro-batch size and activation checkpointing depend on free memory, and some chat templates write the date.
     """
     if not (settings.resume and folder.config.is_file()):
         return settings
@@ -240,7 +240,7 @@ def costs(
     trained: Iterable[Tensor],
     wall_seconds: float,
 ) -> dict[str, Any]:
-    """Tokens, seconds, memory and parameters for result.json, summed over all trainings of a run."""
+    """The costs of a run for result.json. Tokens, steps and training seconds are sums over all of its trainings."""
     seconds, tokens = sum(state.seconds for state in states), sum(state.tokens for state in states)
     return {
         "tokens_seen": tokens,
@@ -284,7 +284,7 @@ def write_model(model: Saved, method: str, folder: RunFolder, task_type: str | N
     """
     if method == "full":
         target = folder.path / "model"
-        if target.exists():  # of an earlier attempt that was killed before result.json: the run is locked, and ours
+        if target.exists():  # from an attempt that was killed before it wrote result.json; we hold the lock
             shutil.rmtree(target)
         export_model(model, target)
         return

@@ -1,7 +1,7 @@
-"""OUTPUT.state.jsonl: what the lines of an output were made with, so that --resume cannot mix two models' answers.
+"""OUTPUT.state.jsonl: the model, options and texts behind an output, so that --resume cannot mix two models' answers.
 
-The first line names the model and options. Each further line is a digest of one text that was read, in the order of the
-output; it is on disk before its answer is written. The file is kept when the output is finished, because the input may
+The first line names the model and options. Each further line is the digest of a text, in the order of the output; it is
+on disk before the text's answer is written. The file is kept when the output is finished, because the input may
 grow and --resume then answers the rest.
 """
 
@@ -25,14 +25,14 @@ _LONGEST_HEADER = 1 << 20  # bytes
 
 @dataclass(frozen=True)
 class Identity:
-    """What the answers depend on beside the input.
+    """What the answers depend on besides the input.
 
     Attributes:
         command: the verb.
-        model: its name, for messages only: the same model may have another path later.
+        model: its name, only for messages, because the same model may have another path later.
         models: the digest of each model that answers.
-        options: option values that matter, such as that of `--max-new-tokens`, as JSON values.
-        begun: the date (YYYY-MM-DD) that a chat template may write.
+        options: the options that affect answers, such as `--max-new-tokens`, with their values as in JSON.
+        begun: the date (YYYY-MM-DD) on which the output was started, for chat templates that write it.
     """
 
     command: str
@@ -58,11 +58,11 @@ def read_header(output: Path) -> dict[str, Any] | None:
 
 
 class State:
-    """The state of an output.
+    """The state file of an output.
 
     Args:
         output: the file of answers.
-        identity: of this call.
+        identity: what this call would answer with.
     """
 
     def __init__(self, output: Path, identity: Identity) -> None:
@@ -73,7 +73,7 @@ class State:
         """Check that the answers in the output came from this model and these options.
 
         Raises:
-            SettingsError: they did not, or this cannot be known; nothing was changed.
+            SettingsError: they did not, or the state file is missing or damaged; nothing was changed.
         """
         header = read_header(self._output)
         if header is None:
@@ -110,7 +110,8 @@ class State:
                 yield line.strip().decode("ascii", "replace")
 
     def begin(self, done: int) -> None:
-        """Prepare the file: a new one if nothing is answered yet, else that of the earlier call, cut to its lines."""
+        """Open the file for writing: a new one if nothing is answered yet, else that of the earlier call, truncated to
+        `done` lines."""
         if done:
             with self._path.open("rb") as file:
                 size = len(file.readline()) + done * (_DIGEST + 1)
@@ -120,7 +121,7 @@ class State:
         self._file = self._path.open("ab")
 
     def add(self, read: Iterable[tuple[str, ...]]) -> None:
-        """Record what is about to be answered, and sync it to disk."""
+        """Record the texts that are about to be answered, and sync the file to disk."""
         assert self._file is not None
         self._file.write(b"".join(digest(one).encode() + b"\n" for one in read))
         self._file.flush()
@@ -153,7 +154,7 @@ def state_is_ours(output: Path) -> bool:
 
 
 def _spelled(option: str, value: Any) -> str:
-    """An option with its value, as typed."""
+    """An option with its value, as on the command line."""
     if value is None:
         return f"no {option}"
     if isinstance(value, bool):

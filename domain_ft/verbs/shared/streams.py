@@ -1,10 +1,10 @@
-"""Answer a file line by line: output, rejects, and resuming, for `predict` and `generate`.
+"""Output, rejects and resuming of `predict` and `generate` on files.
 
 Memory does not depend on the number of lines. A stopped call continues with --resume: the input is read again, which is
-cheap, and answered after the last complete line of the output.
+cheap, and answered from the first line that the output does not have.
 
-No file is opened for writing, cut or removed unless it is ours: a new file, the output of an earlier call that answers
-the same input with the same model and options (`stream_state`), or the list of rejects of such a call.
+No file is opened for writing, truncated or removed unless it is ours: a new file, the output of an earlier call that
+answers the same input with the same model and options (`stream_state`), or a list of rejects.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Named(Protocol):
 
     @property
     def key(self) -> str | int | float:
-        """Its id, as it is written."""
+        """Its id, as written to the output."""
 
     @property
     def read(self) -> tuple[str, ...]:
@@ -60,10 +60,10 @@ class StreamOptions(Protocol):
 
 
 class Output:
-    """Where lines are written, and the lines of an earlier call. The file is not touched before `begin`.
+    """The output file, with the lines of an earlier call. Nothing is changed before `begin`.
 
     Attributes:
-        done: complete lines of an earlier call.
+        done: the number of complete lines from an earlier call.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Output:
                     yield json.loads(line)["id"], read
 
     def begin(self) -> None:
-        """Drop an incomplete last line; the file has been checked to be ours."""
+        """Drop an incomplete last line, and prepare the state file. The output has been checked to be ours."""
         if self._path is not None and self._state is not None:
             self._state.begin(self.done)
             if self._path.stat().st_size > self._size:
@@ -108,11 +108,11 @@ def check_streams(settings: StreamOptions, written: str, stdin: BinaryIO | None 
     """Refuse options that do not go together, and files that cannot be read or written. Nothing is changed.
 
     Args:
-        written: what the lines are, for messages.
+        written: what the output holds, for messages, such as `predictions`.
         stdin: what `--input -` reads; sys.stdin by default.
 
     Raises:
-        SettingsError: with what to give instead.
+        SettingsError: with the way to fix it.
     """
     if settings.json and not settings.output:
         raise SettingsError(
@@ -150,7 +150,7 @@ def check_streams(settings: StreamOptions, written: str, stdin: BinaryIO | None 
         raise _exists(settings.output)
     if settings.output and not state_is_ours(settings.output):
         raise SettingsError(
-            f"{state} exists already and is not the state file of an output, which would be written there",
+            f"{state} exists already and is not the state file of an output; that of --output would be written there",
             fix="move it, or give another --output; nothing was changed",
         )
     _check_rejects(settings)
@@ -206,7 +206,7 @@ def open_output(
             raise _exists(path) from error
         state = None
         try:
-            _hold(file, path)
+            _lock(file, path)
             done, size = _whole_lines(path, forms)
             state = State(path, identity())
             stack.callback(state.close)
@@ -221,8 +221,8 @@ def open_output(
             raise
 
 
-def _hold(file: TextIO, path: Path) -> None:
-    """Lock a file against other calls as long as it is open."""
+def _lock(file: TextIO, path: Path) -> None:
+    """Lock a file against other calls for as long as it is open."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -234,10 +234,10 @@ def _hold(file: TextIO, path: Path) -> None:
 
 
 def _whole_lines(path: Path, forms: Collection[frozenset[str]]) -> tuple[int, int]:
-    """The number of complete lines of ours in a file, and the offset where the last of them ends.
+    """The number of complete lines in a file of ours, and the offset where the last of them ends.
 
     Raises:
-        SettingsError: there is something else in it; nothing was changed.
+        SettingsError: a line is not ours; nothing was changed.
     """
     lines = end = 0
     with path.open("rb") as file:
@@ -262,13 +262,13 @@ def _is_ours(line: bytes, forms: Collection[frozenset[str]]) -> bool:
 
 
 def _begins_as_ours(line: bytes) -> bool:
-    """Whether an incomplete line may be one of ours: they all begin with the id."""
+    """Whether an incomplete line may be ours: all our lines begin with the id."""
     begin = b'{"id": '
     return line.startswith(begin) or begin.startswith(line)
 
 
 def pass_over(items: Iterator[Named], output: Output, rejects: Rejects | None, settings: StreamOptions) -> None:
-    """Skip what an earlier call has answered, check that the input is the same, and prepare the files.
+    """Skip the items that an earlier call answered, check that they are the same, and prepare the files.
 
     Raises:
         SettingsError: the input differs; nothing was changed.
@@ -300,12 +300,12 @@ def pass_over(items: Iterator[Named], output: Output, rejects: Rejects | None, s
 
 
 class Rejects:
-    """A file of the records that could not be read, in order; it exists only if there are any.
+    """A file that lists the records that could not be read, in order. It exists only if there are any.
 
     Records found before `begin` wait in a temporary file, so that a refused call changes nothing.
 
     Attributes:
-        path: the file, which does not exist yet or is known to be a list of an earlier call.
+        path: the file, which does not exist yet or is the list of an earlier call.
     """
 
     def __init__(self, path: Path, left_out: LeftOut) -> None:
@@ -348,7 +348,7 @@ class Rejects:
 
 
 def _check_rejects(settings: StreamOptions) -> None:
-    """Check that the list of rejects overwrites nothing but such a list.
+    """Check that the list of rejects would overwrite nothing but an earlier list.
 
     The list of an earlier call is replaced if it has the default name, or with --resume.
     """
@@ -384,7 +384,7 @@ def _rejects_path(settings: StreamOptions) -> Path | None:
 
 @contextlib.contextmanager
 def open_rejects(settings: StreamOptions, left_out: LeftOut) -> Iterator[Rejects | None]:
-    """The list of records that cannot be read, counted in `left_out`; None if a bad record stops the call."""
+    """The list of unreadable records, which are counted in `left_out`; None if such a record stops the call."""
     path = _rejects_path(settings)
     if path is None:
         yield None

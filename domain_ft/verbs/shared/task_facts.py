@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from domain_ft.corpus.examples import TaskData
 
 
-WORST = 20
+WORST = 20  # test examples with mistakes that a report shows
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class TaskSummary:
         multi_label: whether an example can have several of them.
         examples: counts by split.
         facts: `TaskData.facts`: description, licence, citation, language, how it was split, known weaknesses.
-        notes: what was noticed when it was read, in sentences.
+        notes: remarks on how it was read, in sentences.
     """
 
     name: str

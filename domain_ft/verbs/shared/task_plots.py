@@ -37,16 +37,16 @@ class TaskReport(Protocol):
         """The lines of metrics.jsonl."""
 
 
-MOST_CLASSES = 40
-"""The most classes that fit into a figure: with more, those with the lowest F1 are drawn."""
+MOST_CLASSES_DRAWN = 40
+"""The most classes that fit into a figure; if there are more, those with the lowest F1 are drawn."""
 
 
 def class_bars(report: TaskReport) -> str:
     """F1 of each class with its interval."""
     classes = [(name, scores) for name, scores in report.test["per_class"].items() if scores["interval"]]
-    classes = sorted(classes, key=lambda item: item[1]["f1"])[:MOST_CLASSES][::-1]
-    spoken = "; ".join(f"{name}: {numbers.points(scores['f1'])}" for name, scores in classes)
-    with drawing("classes", 0.9 + 0.3 * len(classes), f"F1 by class. {spoken}") as (figure, rendered):
+    classes = sorted(classes, key=lambda item: item[1]["f1"])[:MOST_CLASSES_DRAWN][::-1]
+    description = "; ".join(f"{name}: {numbers.points(scores['f1'])}" for name, scores in classes)
+    with drawing("classes", 0.9 + 0.3 * len(classes), f"F1 by class. {description}") as (figure, rendered):
         axes = figure.subplots()
         for place, (_, scores) in enumerate(classes):
             few = scores["support"] < task_words.FEW
@@ -63,13 +63,13 @@ def class_bars(report: TaskReport) -> str:
 
 
 def training(report: TaskReport) -> str:
-    """The training loss, and below it macro F1 on the validation examples, with the model that was kept marked."""
+    """The training loss, and below it macro F1 on the validation examples; a ring marks the model that was kept."""
     held_out = [(line["tokens"], line["evaluation"]["macro_f1"]) for line in report.metrics if _held_out(line)]
     best = max(held_out, key=lambda point: point[1]) if held_out else None
-    spoken = "The training loss over the tokens read."
+    description = "The training loss over the tokens read."
     if best:
-        spoken += f" Macro F1 on validation examples was best after {best[0]:,} tokens: {numbers.points(best[1])}."
-    with drawing("training", 4.2 if held_out else 2.6, spoken) as (figure, rendered):
+        description += f" Macro F1 on validation examples was best after {best[0]:,} tokens: {numbers.points(best[1])}."
+    with drawing("training", 4.2 if held_out else 2.6, description) as (figure, rendered):
         drawn = figure.subplots(2 if held_out else 1, 1, sharex=True, squeeze=False)[:, 0]
         tokens = np.array([line["tokens"] for line in report.metrics])
         losses = np.array([line["loss"] for line in report.metrics])
@@ -98,14 +98,14 @@ def training(report: TaskReport) -> str:
 
 
 def learning_curve(report: TaskReport) -> str:
-    """Macro F1 on the test set by number of training examples, with TF-IDF + SVM trained on all as a line."""
+    """Macro F1 on the test set by number of training examples; a line shows TF-IDF + SVM trained on all of them."""
     curve = report.result["learning_curve"]
-    with drawing("learning-curve", 3.2, "Learning curve. " + spoken_curve(curve)) as (figure, rendered):
+    with drawing("learning-curve", 3.2, "Learning curve. " + describe_curve(curve)) as (figure, rendered):
         axes = figure.subplots()
         draw_curve(axes, curve, DOMAIN, "o", report.base.short_name)
-        machine = ((report.result.get("baselines") or {}).get("tfidf_svm") or {}).get("macro_f1")
-        if machine is not None:
-            axes.axhline(100 * machine, color=QUIET, linewidth=1.2, linestyle=(0, (4, 2)), label="TF-IDF + SVM, on all")
+        svm = ((report.result.get("baselines") or {}).get("tfidf_svm") or {}).get("macro_f1")
+        if svm is not None:
+            axes.axhline(100 * svm, color=QUIET, linewidth=1.2, linestyle=(0, (4, 2)), label="TF-IDF + SVM, on all")
         finish_curve(axes, [curve])
         figure.legend(loc="outside upper left", ncols=2)
     return rendered[0]
@@ -125,7 +125,7 @@ def draw_curve(axes: Axes, curve: Sequence[Mapping[str, Any]], colour: str, mark
 
 
 def within_points(axes: Axes) -> None:
-    """Limit the vertical axis of a score to 0 to 100, with room for markers at either end."""
+    """Limit the vertical axis of a score to 0 to 100, with room for markers at both ends."""
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, -2), min(high, 102))
     axes.yaxis.set_major_locator(FixedLocator([tick for tick in axes.get_yticks() if 0 <= tick <= 100]))
@@ -136,7 +136,7 @@ def finish_curve(axes: Axes, curves: Sequence[Sequence[Mapping[str, Any]]]) -> N
     sizes = sorted({point["examples"] for curve in curves for point in curve})
     axes.set_xscale("log")
     apart = [size for size, larger in zip(sizes, [*sizes[1:], math.inf], strict=True) if larger >= 1.6 * size]
-    axes.xaxis.set_major_locator(FixedLocator(apart))  # the larger of two whose labels would run into each other
+    axes.xaxis.set_major_locator(FixedLocator(apart))  # of two sizes whose labels would overlap, the larger
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.grid(axis="x", color=GRID)
@@ -144,7 +144,7 @@ def finish_curve(axes: Axes, curves: Sequence[Sequence[Mapping[str, Any]]]) -> N
     axes.set_ylabel("macro F1 on the test examples")
 
 
-def spoken_curve(curve: Sequence[Mapping[str, Any]]) -> str:
+def describe_curve(curve: Sequence[Mapping[str, Any]]) -> str:
     return (
         "; ".join(f"{counted(p['examples'], 'example')}: {numbers.points(p['macro_f1']['mean'])}" for p in curve) + "."
     )

@@ -1,4 +1,4 @@
-"""The run of `classify` and `tag`: one flow, to which each verb adds its own parts as a `TaskVerb`.
+"""The run of `classify` and `tag`: the steps are the same, and each verb adds its own parts as a `TaskVerb`.
 
 check -> set up -> trials -> keep the best on validation examples -> report -> run folder
 """
@@ -76,11 +76,11 @@ class SplitRows(TaskRows, Protocol):
 
     @property
     def cut(self) -> npt.NDArray[np.bool_]:
-        """(examples,) whether a text is longer than what is read at once."""
+        """(examples,) whether a text was truncated (`classify`) or split into windows (`tag`)."""
 
 
 class Predicted(Protocol):
-    """What a model predicts for a split, with the true labels."""
+    """A model's predictions for a split, with the true labels."""
 
     def save(self, path: Path) -> None:
         """Write it to an .npz file."""
@@ -100,7 +100,7 @@ class TaskJob:
         leaks: copies between splits, or between the test and the text that the model was adapted to.
         model: the task's model.
         trials: what the trials share; None for a probe, which has no training loop.
-        left_out: what was not read of the files.
+        left_out: what was not read from the files.
         rejected: the records that were skipped.
     """
 
@@ -146,7 +146,7 @@ class Outcome:
         trial: the trial.
         validation: predictions on the validation examples.
         test: predictions on the test examples.
-        score: the best trial is the one with the highest: macro F1 on the validation examples, then their likelihood.
+        score: the trial with the highest is kept: macro F1 on the validation examples, then their log-likelihood.
         state: the final training state; None for a probe.
     """
 
@@ -168,13 +168,13 @@ class TaskVerb(Generic[S, J, OutcomeT, R]):
     """A verb's own parts of the run.
 
     Attributes:
-        check: raises for options that do not go together.
-        output_folder: the run folder.
+        check: refuses options that do not go together.
+        output_folder: chooses the run folder.
         set_up: reads the task, loads the model, and resolves the settings.
         run_trials: trains and tests every trial.
-        report: all results of (job, run folder, outcomes, the outcome that is kept, provenance, when the run began).
-        save: writes the kept model and what `predict` needs to know of it.
-        render: the model card and the page.
+        report: builds the report from (job, run folder, outcomes, kept outcome, provenance, start time, display).
+        save: writes the kept model, and task.json for `predict`.
+        render: returns the model card and the page.
     """
 
     check: Callable[[S], None]
@@ -254,7 +254,7 @@ def _write(
 
 
 def _write_findings(folder: RunFolder, leaks: Leaks, rejected: Sequence[Reject]) -> None:
-    """Write leaks.jsonl and rejects.jsonl, if there is anything to list."""
+    """Write leaks.jsonl and rejects.jsonl, unless they would be empty."""
     if any(leaks.counts.values()):
         with folder.writing():
             leaks.write(folder.path / "leaks.jsonl")
@@ -262,11 +262,11 @@ def _write_findings(folder: RunFolder, leaks: Leaks, rejected: Sequence[Reject])
         folder.write_lines(folder.rejects, map(dataclasses.asdict, rejected))
 
 
-# What the verbs' own parts share.
+# Helpers for the verbs' own parts.
 
 
 def check_options(settings: TaskSettings) -> None:
-    """Raise for options that do not go together, or that tasks do not have.
+    """Refuse options that do not go together, or that tasks do not support.
 
     Raises:
         SettingsError: --sharding full; --adapter continue without adapters to train.
@@ -284,7 +284,7 @@ def check_options(settings: TaskSettings) -> None:
 
 
 def adapted_to(model: str, display: ProgressDisplay) -> list[PreparedCorpus]:
-    """The corpora that the runs behind `model` were adapted to, as far as they can be read now."""
+    """The corpora that `model` was adapted to, with a note for each that cannot be read now."""
     corpora, unknown = training_corpora(model, display)
     for name in unknown:
         display.say(
@@ -353,7 +353,7 @@ def warn_of_leaks(leaks: Leaks, settings: TaskSettings, display: ProgressDisplay
 
 
 def cut_fraction(rows: Mapping[str, SplitRows]) -> float:
-    """The share of all texts that are longer than what is read at once."""
+    """The share of all texts that were truncated (`classify`) or split into windows (`tag`)."""
     return float(np.concatenate([split.cut for split in rows.values()]).mean())
 
 
@@ -368,7 +368,7 @@ def learning_curve(
     """The scores over seeds for each training size; empty if there is only one.
 
     Args:
-        examples: the number of all training examples.
+        examples: the total number of training examples.
         seed_scores: the scores of outcomes that differ only in their seeds.
     """
     sizes = list(dict.fromkeys(outcome.trial.size for outcome in outcomes))

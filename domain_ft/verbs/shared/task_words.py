@@ -1,7 +1,6 @@
-"""Reports on tasks in words. Scores are written in points, of 100: `81.2`, not `0.812`.
+"""Reports on tasks in words. Scores are in points (of 100): `81.2`, not `0.812`.
 
-A claim goes no further than its interval: a difference is `better` or `worse` if the interval excludes zero, and
-otherwise `not shown`, whatever its size.
+A difference is `better` or `worse` if its interval excludes zero, and otherwise `not shown`, whatever its size.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Difference = Mapping[str, Any]
 """A score's difference, as `evaluation.counts.counts_difference` gives it."""
 
 
-METRICS = {
+METRIC_WORDS = {
     "macro_f1": "macro F1",
     "accuracy": "accuracy",
     "micro_f1": "micro F1",
@@ -33,18 +32,18 @@ METRICS = {
 
 
 FEW = 10
-"""A class with fewer test examples is flagged: a single one moves its score by many points."""
+"""A class with fewer test examples is flagged: a single example moves its score by many points."""
 
 
 def verdict(difference: Difference, metric: str) -> str:
-    """What a difference is, as far as its interval goes.
+    """A difference in words.
 
     >>> verdict({"verdict": "better", "difference": 0.021, "interval": [0.004, 0.039]}, "macro_f1")
     'better by 2.1 points of macro F1 (0.4 to 3.9)'
     >>> verdict({"verdict": "not shown", "difference": 0.012, "interval": [-0.005, 0.029]}, "macro_f1")
     'not shown: −0.5 to +2.9 points of macro F1'
     """
-    bounds, unit = difference["interval"], f"points of {METRICS[metric]}"
+    bounds, unit = difference["interval"], f"points of {METRIC_WORDS[metric]}"
     if difference["verdict"] == "not shown":
         reason = f"{difference_span(bounds)} {unit}" if bounds else "too few independent examples for an interval"
         return f"not shown: {reason}"
@@ -54,7 +53,7 @@ def verdict(difference: Difference, metric: str) -> str:
 
 
 def p_value(difference: Difference) -> str:
-    """`p = 0.031`, below a thousandth only that it is so; adjusted where it is one of several.
+    """`p = 0.031`, or `p < 0.001`; `adjusted` if it is one of several comparisons.
 
     >>> p_value({"p_value": 0.031}), p_value({"p_value": 0.0005, "p_holm": 0.0005})
     ('p = 0.031', 'adjusted p < 0.001')
@@ -65,14 +64,14 @@ def p_value(difference: Difference) -> str:
 
 
 def few_units(units: int, what: str) -> str:
-    """A sentence on so few independent `what`."""
+    """A warning that there are few independent `what`, such as `test examples`."""
     if units < FEWEST_UNITS:
         return f"There are only {units:,} independent {what}: too few for an interval, so no difference can be shown."
     return f"There are only {units:,} independent {what}: the intervals are rough."
 
 
 def facts(task: TaskSummary) -> list[tuple[str, str]]:
-    """(name, value) of the facts of a task that are words, and of its sizes."""
+    """(name, value) of a task's sizes, fields and textual facts."""
     skipped = ("description", "fields")
     named = [
         (name.replace("_", " "), value if isinstance(value, str) else ", ".join(map(str, value)))
@@ -100,7 +99,7 @@ def _mean_length(task: TaskSummary) -> str:
 
 
 def left_out(result: Mapping[str, Any]) -> list[str]:
-    """What was not read of the examples, in sentences."""
+    """What was not read from the examples, in sentences."""
     return unread_sentences(result)
 
 

@@ -32,8 +32,8 @@ from domain_ft.verbs.shared.training import (
     trainable_for_now,
 )
 
-CURVE_POINTS = 8  # points of the curve in a run, unless --evaluate-every is given
-CURVE_SHARE = 4  # a point of the curve is measured on 1/4 of --evaluation-tokens
+CURVE_POINTS = 8  # evaluations during training, unless --evaluate-every is given
+CURVE_SHARE = 4  # each of them is on 1/4 of --evaluation-tokens
 
 Samples = TypeVar("Samples")
 
@@ -100,8 +100,8 @@ class Measured(Generic[Samples]):
     Attributes:
         before: the base model's scores by role.
         after: the trained model's scores by role.
-        samples_before: what the base model predicts or answers, to show in the report.
-        samples_after: the same of the trained model.
+        samples_before: predictions or answers of the base model, for the report.
+        samples_after: those of the trained model.
         state: the final training state.
     """
 
@@ -124,7 +124,7 @@ def plan_loop(
     epochs: float | None,
     learning_rate: float,
 ) -> tuple[MicroBatchPlan, LoopSettings]:
-    """Choose the micro-batch size, and the number of steps of a run of `max_tokens`, --max-steps or `epochs`."""
+    """Choose the micro-batch size, and compute the number of steps from `max_tokens`, --max-steps or `epochs`."""
     with trainable_for_now(base.model, settings, machine.kernels):
         micro_batches = choose_micro_batches(
             base, objective, rows, settings, machine, display, step_tokens=settings.tokens_per_step
@@ -149,7 +149,7 @@ def plan_loop(
 def resolve_settings(
     settings: AdaptSettings | InstructSettings, machine: Machine, max_length: int, loop: LoopSettings
 ) -> dict[str, Any]:
-    """The settings that depend on machine, model or text. The budget becomes a number of steps."""
+    """The settings that depend on machine, model or text. The length of the training is stated in steps only."""
     return resolved(settings, machine, max_length, loop) | {
         "max_tokens": None,
         "epochs": None,
@@ -163,15 +163,15 @@ def measure_and_train(
     folder: RunFolder,
     display: ProgressDisplay,
     sample: Callable[[str], Samples],
-    known: Callable[[HeldOut], Path | None] = lambda _: None,
+    cache_file: Callable[[HeldOut], Path | None] = lambda _: None,
 ) -> Measured[Samples]:
     """Score the base model, train it, and score it again.
 
     Args:
-        sample: what the model predicts or answers now; it is called with `before` and with `after`.
-        known: the file that keeps the base model's scores on a held-out text for other runs, if any.
+        sample: lets the model predict or answer for the report; called with `before` and with `after`.
+        cache_file: where the base model's scores on a held-out text are cached for other runs; None for nowhere.
     """
-    before, samples_before = measure(job, folder, "before", display, known), sample("before")
+    before, samples_before = measure(job, folder, "before", display, cache_file), sample("before")
     add_trainable(job)
     state = train_with_curve(job, folder, display)
     after, samples_after = measure(job, folder, "after", display), sample("after")
@@ -179,7 +179,7 @@ def measure_and_train(
 
 
 def curve_tokens(settings: AdaptSettings | InstructSettings) -> int:
-    """The held-out tokens that a point of the curve is measured on."""
+    """The maximum number of held-out tokens in an evaluation during training."""
     assert settings.evaluation_tokens is not None
     return settings.evaluation_tokens // CURVE_SHARE
 
@@ -194,22 +194,22 @@ def measure(
     folder: RunFolder,
     when: str,
     display: ProgressDisplay,
-    known: Callable[[HeldOut], Path | None] = lambda _: None,
+    cache_file: Callable[[HeldOut], Path | None] = lambda _: None,
 ) -> dict[str, Scores]:
     """The model's scores by role. A resumed run reads those of the base model from its folder.
 
     Args:
         when: `before` or `after`.
-        known: the file that keeps the scores on a held-out text for other runs, if any.
+        cache_file: where the scores on a held-out text are cached for other runs; None for nowhere.
     """
     scores = {}
     for role, held_out in job.held_out.items():
-        path, shared = folder.scores(when, role), known(held_out)
+        path, cached = folder.scores(when, role), cache_file(held_out)
         if when == "before" and job.settings.resume and path.is_file():
             scores[role] = Scores.load(path)
             continue
-        if shared and shared.is_file():
-            scores[role] = Scores.load(shared)
+        if cached and cached.is_file():
+            scores[role] = Scores.load(cached)
         else:
             scores[role] = score_held_out(
                 job.base,
@@ -222,13 +222,13 @@ def measure(
             )
         if job.machine.is_main:
             folder.write_scores(path, scores[role])
-            if shared and not shared.is_file():
-                scores[role].save(shared)
+            if cached and not cached.is_file():
+                scores[role].save(cached)
     return scores
 
 
 def train_with_curve(job: TextJob, folder: RunFolder, display: ProgressDisplay) -> TrainingState:
-    """Train the model, and score it on a part of the held-out text every --evaluate-every steps."""
+    """Train the model, and score it on part of the held-out text every --evaluate-every steps."""
     held_out = job.in_domain
     curve = dataclasses.replace(held_out, selected=held_out.rows.select_documents(curve_tokens(job.settings)))
 

@@ -57,7 +57,7 @@ def make_trainable(
     Args:
         kernels: the backend of the LoRA op.
         seed: seeds the adapters' initial values.
-        heads: new modules that are trained in full beside the adapters.
+        heads: new modules that are trained in full, besides the adapters.
     """
     if settings.method == "full":
         model.requires_grad_(True)
@@ -76,10 +76,10 @@ def make_trainable(
 
 
 def refuse_unusable_rank(model: PreTrainedModel, settings: TrainSettings) -> None:
-    """Refuse a --rank above that of every layer, before time is spent on text.
+    """Refuse a --rank that is too high for every layer, before text is tokenised.
 
     Raises:
-        ModelError: it names the highest useful rank.
+        ModelError: with the highest useful rank.
     """
     if settings.method == "lora" or settings.method == "dora":
         trained = targeting.resolve_modules(model, settings.train_modules)
@@ -114,7 +114,7 @@ def choose_micro_batches(
     *,
     step_tokens: int,
 ) -> MicroBatchPlan:
-    """Choose the micro-batch size by the memory that is free now; all processes get the same.
+    """Choose a micro-batch size that fits into free memory; all processes get the same.
 
     Args:
         base: the model, already trainable.
@@ -149,7 +149,7 @@ def choose_micro_batches(
 
 
 def micro_batch_limits(base: TrainedModel, rows: Rows, machine: Machine, *, step_tokens: int) -> MicroBatchLimits:
-    """The limits on a micro-batch: step size, longest row and free memory. The model must already be trainable."""
+    """The limits on a micro-batch: step size, longest sequence and free memory. The model must already be trainable."""
     # The processes of a machine share its memory on a CPU; with GPUs each has its own.
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if machine.device.type == "cpu" else 1
     return MicroBatchLimits(
@@ -193,7 +193,7 @@ def micro_batch_memory(
 def loop_settings(
     settings: TrainSettings, micro_batches: MicroBatchPlan, *, total_steps: int, evaluate_every: int, **others: Any
 ) -> LoopSettings:
-    """The training loop's settings from those of a verb; `others` are set by the verb."""
+    """The training loop's settings from those of a verb; `others` override them."""
     values = {
         "total_steps": total_steps,
         "tokens_per_step": settings.tokens_per_step,
@@ -243,9 +243,9 @@ def train_into(
     """Train `base`, with metrics and checkpoints in `folder`. The model is in eval mode afterwards.
 
     Args:
-        resume: continue from the newest checkpoint there.
-        evaluate: measures a point of the curve.
-        score: the best model is the one with the highest score; without it the last model is kept.
+        resume: continue from the newest checkpoint in `folder`.
+        evaluate: evaluates the model during training.
+        score: computes the score of an evaluation; the model with the highest is kept. Without it, the last one is.
     """
 
     def log(line: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Trials: train a task's model once for each seed and training size, and keep the best.
 
-Each trial starts from the same base with a new head. Early stopping and the choice of the best trial use the validation
-examples only. A trial leaves its best weights on disk, so a run of several trials resumes at the interrupted one.
+Each trial starts from the same base weights with a new head. Early stopping and the choice of the best trial use the
+validation examples only. A trial leaves its best weights on disk, so a run of several trials resumes at the interrupted
+one.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ FEWEST_STEPS = 200
 (Mosbach et al. 2021, "On the Stability of Fine-tuning BERT")."""
 
 LEARNING_RATES = {"lora": 1e-3, "dora": 1e-3, "full": 1e-4}
-"""Lower than for `adapt` with adapters: at 2e-3 short runs sometimes collapse to the majority class."""
+"""With adapters lower than for `adapt`: at 2e-3, short runs sometimes collapse to the majority class."""
 
 POINTS_PER_RUN = 10
-"""By default a trial is evaluated after every epoch, but at most this many times."""
+"""By default a trial is evaluated once an epoch, but at most this many times."""
 
 
 class TaskRows(Rows, Protocol):
@@ -76,7 +77,7 @@ class Trial:
 
     Attributes:
         size: number of training examples; None for all.
-        seed: seeds the head, the order, dropout, and which examples are drawn.
+        seed: seeds the head and adapters, the order, dropout, and the choice of examples.
     """
 
     size: int | None
@@ -104,7 +105,7 @@ def trials_of(settings: TaskSettings, examples: int) -> list[Trial]:
         examples: the number of training examples.
 
     Raises:
-        SettingsError: --train-sizes holds something that is neither a number nor `all`.
+        SettingsError: --train-sizes holds something that is neither a number from 2 nor `all`.
     """
     train_sizes = settings.train_sizes or "all"
     sizes = set()
@@ -124,7 +125,7 @@ class TrialSetup:
     """What the trials of a run share.
 
     Attributes:
-        settings: as resolved.
+        settings: with every default resolved.
         machine: device, precision and processes.
         model: the task's model, without LoRA unless an existing adapter is trained further.
         objective: the training loss.
@@ -199,7 +200,7 @@ def set_up_trials(
     lengths = train_rows.lengths
     examples = batch_size(settings)
     step_tokens = math.ceil(examples * float(lengths.mean())) if examples else settings.tokens_per_step
-    assert step_tokens is not None  # one of the two is there
+    assert step_tokens is not None  # batch_size has a default if tokens_per_step is None
 
     def micro_batches() -> MicroBatchPlan:
         return choose_micro_batches(model, objective, train_rows, settings, machine, display, step_tokens=step_tokens)
@@ -225,7 +226,7 @@ def batch_size(settings: TaskSettings) -> int | None:
 
 
 def reset_model(setup: TrialSetup, seed: int) -> None:
-    """Restore the base weights and give the model a new head and adapters, initialised from `seed`."""
+    """Restore the initial weights, and make a new head from `seed`, and a new adapter unless one is trained further."""
     model = setup.model.model
     continued = any(".lora_A" in name for name in setup.start)
     if has_lora(model) and not continued:
@@ -255,7 +256,7 @@ def train_trials(
 
     Args:
         folder: the run's.
-        evaluate: measures a point on the validation examples; models are chosen by its `score`.
+        evaluate: evaluates the model on the validation examples; the best model is chosen by the `score` it returns.
     """
     trials = setup.trials
     for number, trial in enumerate(trials, 1):

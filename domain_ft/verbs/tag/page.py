@@ -37,7 +37,7 @@ def _figures(report: TagReport) -> list[tuple[str, str]]:
             ("Scores on the same test texts, by number of training texts.", task_plots.learning_curve(report))
         )
     if report.metrics:
-        caption = "Single steps pale, their running mean dark. The ring marks the model that was kept."
+        caption = "Loss of single steps (pale) and running mean (dark). The ring marks the model that was kept."
         figures.append((caption, task_plots.training(report)))
     return figures
 
@@ -66,7 +66,7 @@ def card_data(report: TagReport) -> ModelCardData:
                 dataset_type=report.task.name,
                 dataset_name=f"{report.task.name}, test texts",
                 metric_type="f1" if metric == "macro_f1" else metric,
-                metric_name=task_words.METRICS[metric],
+                metric_name=task_words.METRIC_WORDS[metric],
                 metric_value=round(float(report.test[metric]), 6),
             )
             for metric in ("f1", "macro_f1", "precision", "recall")
@@ -75,8 +75,8 @@ def card_data(report: TagReport) -> ModelCardData:
 
 
 def _facts(report: TagReport) -> list[tuple[str, str]]:
-    """(name, value) of the task's facts."""
+    """(name, value) of the task's sizes, types and tagging scheme."""
     sizes = [(f"{split} texts", f"{amount:,}") for split, amount in report.task.examples.items()]
     splits = [(f"{split} split", how) for split, how in report.task.facts.get("split", {}).items()]
-    scheme = report.result["scheme"] or "spans of characters"
-    return [*sizes, ("types", ", ".join(report.task.labels[:50])), ("tags", scheme), *splits]
+    scheme = report.result["scheme"] or "none: character spans"
+    return [*sizes, ("types", ", ".join(report.task.labels[:50])), ("tagging scheme", scheme), *splits]

@@ -18,7 +18,7 @@ _SHOWN = 600  # characters of a text that a report shows
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a text: an entity, right or wrong, if it has a label; otherwise the text between entities."""
+    """Part of a text: an entity, right or wrong, if it has a label; otherwise text between entities."""
 
     text: str
     label: str = ""
@@ -33,7 +33,7 @@ class TagReport:
         result: the run's result.json.
         base: the base model.
         task: the task; its labels are the types of entities.
-        settings: as resolved.
+        settings: with every default resolved.
         provenance: versions, device, hashes.
         metrics: the lines of metrics.jsonl; a held-out point has `evaluation` with `macro_f1`.
         errors: the test texts with the most mistakes: `id`, and the text as `Segment`s in `truth` and `predicted`;
@@ -80,7 +80,7 @@ class TagReport:
 
 
 def worst_texts(texts: Sequence[TaggedText], predicted: Sequence[Sequence[Span]]) -> list[dict[str, Any]]:
-    """The texts with the most false and missed entities, marked; long ones around the first mistake."""
+    """The texts with the most wrong and missed entities, as `Segment`s; of long ones, the part around the first."""
     wrong = [set(text.spans) ^ set(spans) for text, spans in zip(texts, predicted, strict=True)]
     order = sorted(range(len(texts)), key=lambda index: -len(wrong[index]))[:WORST]
     return [
@@ -95,7 +95,7 @@ def worst_texts(texts: Sequence[TaggedText], predicted: Sequence[Sequence[Span]]
 
 
 def marked(text: str, spans: Iterable[Span], wrong: set[Span]) -> list[Segment]:
-    """`text` divided at its spans; for a long text the part around the first of the `wrong` ones."""
+    """`text` divided at its spans; of a long text, the part around the first span in `wrong`."""
     first = min(wrong).start
     start = 0 if len(text) <= _SHOWN else max(0, min(first - _SHOWN // 3, len(text) - _SHOWN))
     end = min(len(text), start + _SHOWN)

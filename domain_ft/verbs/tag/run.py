@@ -1,6 +1,6 @@
 """`domain-ft tag`: fine-tune a model to find entities in texts and measure it.
 
-files -> texts with spans -> labelled rows of tokens -> trials (chosen on validation texts) -> test, once -> run folder
+files -> texts with spans -> labelled rows of tokens -> trials -> the best on validation texts -> run folder
 
     run = domain_ft.tag(TagSettings(train="train.txt", test="test.txt", model="runs/medical"))
     run.result["test"]["f1"]
@@ -22,7 +22,7 @@ from domain_ft.corpus.tagging.opening import TaggingSource, as_task, open_taggin
 from domain_ft.corpus.tagging.rows import TaggingRows, encode_tags
 from domain_ft.corpus.tasks.leaks import Leaks, find_leaks
 from domain_ft.errors import CorpusError
-from domain_ft.evaluation.entities import METRICS, EntityCounts, Gazetteer, entity_difference, entity_metrics
+from domain_ft.evaluation.entities import ENTITY_METRICS, EntityCounts, Gazetteer, entity_difference, entity_metrics
 from domain_ft.evaluation.tagging import predict_tags
 from domain_ft.models.task_facts import TaskFacts
 from domain_ft.models.task_model import TaskModel
@@ -60,7 +60,7 @@ TagRun: TypeAlias = runs.FinishedRun[TagReport, TaskModel]
 
 @dataclass(frozen=True)
 class TagJob(TaskJob):
-    """A tagging task, read and encoded, and the model to be trained on it."""
+    """A tagging task, read and tokenised, and the model to be trained on it."""
 
     command = "tag"
     objective = "tagging"
@@ -72,7 +72,7 @@ class TagJob(TaskJob):
 
     @property
     def task_facts(self) -> dict[str, Any]:
-        """The types, the tagging scheme, and how many entities were left out (they overlap a longer one) or joined."""
+        """The types, the tagging scheme, and how many entities were dropped for overlapping a longer one, or joined."""
         texts = [text for split in self.data.splits.values() for text in split]
         return {
             "labels": list(self.data.types),
@@ -106,7 +106,7 @@ def tag(settings: TagSettings) -> TagRun:
 
 
 def run(settings: TagSettings) -> dict[str, Any]:
-    """The verb: fine-tune, or with --dry-run say what would be done; print the table."""
+    """The verb: fine-tune and print the table, or with --dry-run print the plan."""
     return runs.run_or_plan(settings, tag, lambda asked: plan_task(_VERB, asked), print_tag)
 
 
@@ -177,7 +177,7 @@ def log_notes(
 
 
 def _run_trials(job: TagJob, folder: RunFolder, display: ProgressDisplay) -> list[TagOutcome]:
-    """Train and test every trial. The test texts are read once, after every choice of a trial has been made."""
+    """Train every trial, and test each once, after its best checkpoint has been chosen on the validation texts."""
 
     def evaluate() -> dict[str, Any]:
         counts, _, loss = _find_entities(job, "validation")
@@ -196,7 +196,7 @@ def _run_trials(job: TagJob, folder: RunFolder, display: ProgressDisplay) -> lis
 def _find_entities(
     job: TagJob, split: str, display: ProgressDisplay | None = None
 ) -> tuple[EntityCounts, list[tuple[Span, ...]], float]:
-    """Predict the entities of a split: their counts, their spans by text, and the mean loss of a word."""
+    """Predict the entities of a split: their counts, their spans by text, and the mean loss per word."""
     rows = job.rows[split]
     with job.machine.accelerator.autocast():
         classes, _, loss = predict_tags(
@@ -226,7 +226,7 @@ def _report(
 
     def seed_scores(outcomes: Sequence[TagOutcome]) -> dict[str, Any]:
         scores = entity_metrics([outcome.test for outcome in outcomes], seed=settings.seed)
-        by_metric = {name: scores["seeds"][name] | {"interval": scores["interval"][name]} for name in METRICS}
+        by_metric = {name: scores["seeds"][name] | {"interval": scores["interval"][name]} for name in ENTITY_METRICS}
         return {"n": len(outcomes), **by_metric}
 
     tests = [outcome.test for outcome in largest(outcomes)]
@@ -258,7 +258,7 @@ def _scores(counts: EntityCounts, settings: TagSettings) -> dict[str, Any]:
 
 
 def _baselines(job: TagJob, tests: Sequence[EntityCounts]) -> dict[str, Any]:
-    """The scores of looking up the entities of the training texts, and the model's difference from them."""
+    """The scores of looking up the entities of the training texts, and the model's difference from this baseline."""
     texts = job.data.splits["test"]
     gazetteer = Gazetteer(job.data.splits["train"])
     counts = EntityCounts.of(texts, [list(gazetteer.spans(text)) for text in texts])
@@ -267,7 +267,7 @@ def _baselines(job: TagJob, tests: Sequence[EntityCounts]) -> dict[str, Any]:
 
 
 def _save(job: TagJob, folder: RunFolder, kept: TagOutcome) -> None:
-    """Write the model, and what `predict` needs to know of it."""
+    """Write the model, and task.json for `predict`."""
     del kept
     settings, model = job.settings, job.model
     runs.write_model(model, settings.method, folder, model.task_type)

@@ -31,9 +31,8 @@ class TagSettings(
 ):
     """Fine-tune a model to find entities in texts, and measure how well it does.
 
-    Texts are CoNLL columns (word first, tag last), or JSON lines with words and tags or with texts and character spans.
     The best model is chosen on validation texts by the F1 of whole entities, averaged over types, and scored on test
-    texts, beside a baseline that looks up the entities of the training texts.
+    texts, together with a baseline that looks up the entities of the training texts.
     """
 
     method: Literal["lora", "dora", "full"] = "lora"

@@ -38,7 +38,9 @@ def print_tag(report: TagReport, console: Console | None = None) -> None:
         table.add_row(plain("mean over types"), "", "", "", macro[0], plain(macro[1], style="dim"))
     gazetteer = (report.result.get("baselines") or {}).get("gazetteer")
     if gazetteer:
-        table.add_row(plain("looked up"), *_numbers(gazetteer, gazetteer["entities"], gazetteer["interval"]["f1"]))
+        table.add_row(
+            plain("lookup baseline"), *_numbers(gazetteer, gazetteer["entities"], gazetteer["interval"]["f1"])
+        )
     console.print(table)
     if len(types) > MOST_TYPES:
         console.print(plain(f"{len(types) - MOST_TYPES} more types are in result.json", style="dim"))

@@ -1,4 +1,4 @@
-"""The report on a tagger in words. A claim goes no further than its interval: see `task_words`."""
+"""The report on a tagger in words. Claims follow from intervals: see `task_words`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from domain_ft.wording import counted
 
 
 def headline(report: TagReport) -> str:
-    """The result, in one sentence for everybody."""
+    """The result in one plain sentence."""
     types = report.task.labels
     found = types[0] if len(types) == 1 else counted(len(types), "type")
     score = points(report.test[score_of(report)])
@@ -19,12 +19,12 @@ def headline(report: TagReport) -> str:
 
 
 def score_of(report: TagReport) -> str:
-    """The most important score."""
+    """The main score: F1, or macro F1 for several types."""
     return "f1" if len(report.task.labels) == 1 else "macro_f1"
 
 
 def named(report: TagReport) -> str:
-    """The name of that score."""
+    """The name of the main score."""
     return "F1" if len(report.task.labels) == 1 else "F1 (averaged over types)"
 
 
@@ -34,7 +34,7 @@ def findings(report: TagReport) -> list[str]:
     sources = "" if test["units"] == test["examples"] else f" from {counted(test['units'], 'document')}"
     sentences = [
         "An entity is right if its beginning, its end and its type are right. "
-        f"The {level(test)} is {span(test['interval'][metric])}, "
+        f"The {level(test)} of {named(report)} is {span(test['interval'][metric])}, "
         f"over {counted(test['entities'], 'entity', 'entities')} in {counted(test['examples'], 'test text')}{sources}. "
         f"{points(test['precision'])}% of the entities that it predicts are right (precision), and it finds "
         f"{points(test['recall'])}% of the true ones (recall)."
@@ -50,11 +50,11 @@ def findings(report: TagReport) -> list[str]:
     seeds = report.result["seeds"]
     if seeds["n"] > 1:
         sentences.append(
-            f"Over {seeds['n']} seeds, it is {points(seeds[metric]['mean'])} on average, with a standard deviation of "
-            f"{points(seeds[metric]['sd'])}. The model that is kept was the best on the validation texts."
+            f"Over {seeds['n']} seeds, {named(report)} is {points(seeds[metric]['mean'])} on average, with a standard "
+            f"deviation of {points(seeds[metric]['sd'])}. The model that is kept was the best on the validation texts."
         )
     else:
-        sentences.append("It was trained with one seed; the spread over seeds was not measured (--seeds 5 does).")
+        sentences.append("The model was trained with one seed only; --seeds 5 would measure the spread over seeds.")
     return sentences + doubts(report)
 
 
@@ -77,7 +77,7 @@ def doubts(report: TagReport) -> list[str]:
     if inexact:
         sentences.append(
             f"{counted(inexact, 'entity begins or ends', 'entities begin or end')} inside a token "
-            "of this model: it cannot find them exactly."
+            "of this model, which cannot find them exactly."
         )
     return sentences
 
@@ -85,9 +85,9 @@ def doubts(report: TagReport) -> list[str]:
 def limits(report: TagReport) -> list[str]:
     """What the run does not show."""
     return [
-        f"The scores hold for texts like those of {report.task.name}. They will be lower on texts from another source "
+        f"The scores hold for texts like those of {report.task.name}. Expect lower ones on texts from another source "
         "or time.",
-        "It knows only these types, and each entity has one of them: nested entities are not found.",
+        "The model knows only these types. It does not find entities that overlap, such as nested ones.",
         "The score of an entity is the mean probability of its words' tags. It is not calibrated.",
         "The test texts were used for measuring only. If you choose among many runs by their test scores, the best "
         "score is too high.",

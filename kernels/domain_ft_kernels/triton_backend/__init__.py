@@ -1,1 +1,1 @@
-"""The ops on a GPU, in Triton. Imported only where the backend `triton` runs, since triton is not everywhere."""
+"""The ops on a GPU, in Triton. Imported only when the backend `triton` runs, since triton may not be installed."""

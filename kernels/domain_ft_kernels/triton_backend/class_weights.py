@@ -1,7 +1,7 @@
-"""What class weights, and label smoothing with them, do to a row's loss: parts of both cross-entropy kernels.
+"""Class weights and label smoothing in a row's loss: parts of both cross-entropy kernels.
 
-The maths, and what the letters stand for, are in `domain_ft_kernels.cross_entropy`. Weights are None, and the kernels
-are compiled without them, where there are none.
+`domain_ft_kernels.cross_entropy` has the maths and the notation. Without class weights their pointers are None, and the
+kernels are compiled without them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ def lse_slope(weight, mean_weight_ptr, label_smoothing):
 def row_loss(
     log_sum, row_max, picked, total, label, known, class_weight_ptr, mean_weight_ptr, classes, label_smoothing
 ):
-    """The losses (rows,) without the z-loss: log_sum is log S, row_max m, picked z_t, total Σ w z."""
+    """The losses (rows,) without the z-loss: log_sum is log S, row_max m, picked z_t, total Σ w z.
+
+    class_weight_ptr: (classes,), float32, or None; mean_weight_ptr: (1,), float32, their mean, or None.
+    """
     weight = row_weight(label, known, class_weight_ptr)
     at_target = weight * (picked - row_max)
     loss = lse_slope(weight, mean_weight_ptr, label_smoothing) * log_sum

@@ -1,21 +1,19 @@
-"""Cross-entropy of logits on a GPU: `domain_ft_kernels.cross_entropy`, which has the maths, in Triton.
+"""Triton kernels of `domain_ft_kernels.cross_entropy`, which has the maths.
 
     _forward     logits -> losses, and each row's maximum m and sum S; reads the logits once
     _backward    logits, m, S -> the gradient, which may overwrite the logits; reads them once
 
-Both walk a row as 16-byte vectors, whatever the number of classes. Where that is odd (GPT-2's 50,257), rows begin in
-the midst of a vector: `shift` elements into it. So a row is walked from the vector that it begins in, and offsets count
-from there:
+Both read a row in aligned 16-byte vectors, whatever the number of classes. If that is odd (GPT-2's 50,257), rows begin
+`shift` elements into a vector. Offsets count from the start of the vector that a row begins in:
 
     | . . . x x x x x | x x x x x x x x | ... | x x x x x x x x | x x . . . . . . |
       shift             first                                     last  shift + classes
 
-The whole vectors first..last are loaded and stored 16 bytes at a time, since the masks of their loop never part a
-vector. The edges, at most two vectors less an element each, go element by element. Of few classes, a program takes as
-many rows as its tile has room for.
+The whole vectors first..last are loaded and stored 16 bytes at a time, since no mask splits them. The edges, each less
+than a vector, are handled element by element. With few classes, a program takes as many rows as fit its tile.
 
-The sum of exponentials is online: each lane keeps the maximum of what it has seen and the sum of exponentials below it,
-so that one exponential an element does. Lanes are joined at the end; two runs are equal to the last bit.
+The sum of exponentials is online: each lane keeps its running maximum and the sum of exponentials relative to it, with
+one exponential per element. Lanes are combined at the end, in a fixed order, so two runs are bit-identical.
 """
 
 from __future__ import annotations
@@ -33,18 +31,18 @@ from domain_ft_kernels.triton_backend.tiles import tanh
 
 VECTOR_BYTES = 16
 WIDEST = 8192
-"""No tile has more elements: classes beyond it do not matter to how a kernel is compiled."""
+"""Elements of the largest tile. Beyond it, the number of classes does not change how a kernel is compiled."""
 
 LEAST = tl.constexpr(torch.finfo(torch.float32).min)
-"""What a maximum is at least: a row of nothing but -inf must not give NaN by subtracting it."""
+"""Lower bound of a maximum, so that it can be subtracted: -inf - (-inf) would be NaN."""
 
 
 @triton.jit
 def _vectors(start, real, classes, LANES: tl.constexpr):
-    """Where rows that begin at the elements `start` (rows,) lie in vectors of LANES elements.
+    """How rows that begin at the elements `start` (rows,) divide into vectors of LANES elements.
 
-    Returns the element that offsets count from, and the offsets shift, first and last; no row that is not `real` has a
-    whole vector.
+    Returns the element that offsets count from, and the offsets shift, first and last. Rows that are not `real` have no
+    whole vectors.
     """
     shift = (start % LANES).to(tl.int32)
     first = tl.multiple_of(tl.where(shift == 0, 0, LANES), LANES)
@@ -54,7 +52,7 @@ def _vectors(start, real, classes, LANES: tl.constexpr):
 
 @triton.jit
 def _edges(shift, first, last, real, classes, LANES: tl.constexpr):
-    """The offsets of the elements outside of whole vectors: (rows, 2 LANES), and which of them there are."""
+    """The offsets of the elements outside whole vectors, (rows, 2 LANES), and a mask of those that exist."""
     lane = tl.arange(0, 2 * LANES)[None, :]
     first, last = first[:, None], last[:, None]
     offset = tl.where(lane < LANES, lane, tl.maximum(first, last) + lane - LANES)
@@ -64,7 +62,7 @@ def _edges(shift, first, last, real, classes, LANES: tl.constexpr):
 
 @triton.jit
 def _capped(u, softcap):
-    """z of logits u, in float32."""
+    """z from logits u, in float32."""
     z = u.to(tl.float32)
     if softcap is not None:
         z = softcap * tanh(z / softcap)
@@ -73,7 +71,7 @@ def _capped(u, softcap):
 
 @triton.jit
 def _weighted(values, class_weight_ptr, column, inside):
-    """The values times the weights of their columns, where there are weights."""
+    """The values times their columns' class weights, if any. class_weight_ptr: (classes,), float32, or None."""
     if class_weight_ptr is not None:
         values = values * tl.load(class_weight_ptr + column, mask=inside, other=0.0)
     return values
@@ -101,7 +99,7 @@ def _forward(
 ):
     """The losses, m and S of the rows of a block; 0 where the target is ignored.
 
-    WIDTH is the power of two that a row fits. Options that are not asked for are None.
+    WIDTH is the power of two that holds a row, at most WIDEST. Unused options are None.
 
     Pointers:
         logits_ptr: (n, classes), rows `stride` elements apart.
@@ -141,7 +139,7 @@ def _forward(
     row_max = tl.maximum(tl.max(lane_max, 1), tl.max(z, 1))
     sum_exp = tl.sum(lane_sum * tl.exp(lane_max - row_max[:, None]), 1) + tl.sum(tl.exp(z - row_max[:, None]), 1)
 
-    row_max, sum_exp = tl.where(real, row_max, 0.0), tl.where(real, sum_exp, 1.0)  # what is not read is finite
+    row_max, sum_exp = tl.where(real, row_max, 0.0), tl.where(real, sum_exp, 1.0)  # finite in ignored rows
     known = real & (label >= 0) & (label < classes)
     picked = _capped(tl.load(logits_ptr + row * stride + label, mask=known, other=0.0), softcap)
     log_sum = tl.log(sum_exp)
@@ -157,10 +155,11 @@ def _forward(
 
 @triton.jit
 def _gradient(u, column, read, label, row_max, factor, at_target, share, class_weight_ptr, softcap):
-    """The gradient in logits u, a tile (rows, columns).
+    """The gradient of logits u, a tile (rows, columns).
 
     read (rows, columns) marks the logits that were read; factor (rows,) multiplies the exponentials; at_target (rows,)
     is subtracted in the target's column; share (rows,) or None in every column, times the class weight.
+    class_weight_ptr: (classes,), float32, or None.
     """
     z = _capped(u, softcap)
     g = tl.exp(z - row_max[:, None]) * factor[:, None]
@@ -196,7 +195,7 @@ def _backward(
     WIDTH: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Write the gradient in the logits of a block's rows; 0 where the target is ignored.
+    """Write the gradient of the logits in a block's rows; 0 where the target is ignored.
 
     Pointers:
         logits_ptr: (n, classes), rows `stride` elements apart.
@@ -261,10 +260,10 @@ CONFIGS = (
     Config({"TILE": 4096}, num_warps=16, targets=CHIPS, itemsizes=(4,)),
     Config({"TILE": 1024}, targets=(INTERPRETER,)),
 )
-"""Each thread has one to four vectors: enough loads under way to hide memory's latency, with registers to spare."""
+"""Each thread has one to four vectors: enough loads in flight to hide memory latency, with registers to spare."""
 
 WEIGHTED_CONFIGS = (replace(CONFIGS[0], targets=CHIPS[1:]), *CONFIGS[1:])
-"""With class weights: on sm_80 the first would spill."""
+"""With class weights: on sm_80 the first would spill registers."""
 
 
 def forward(
@@ -300,10 +299,10 @@ def fill_gradient(
     z_loss: float,
     softcap: float | None,
 ) -> None:
-    """Write the gradient in the logits (n, V) into `gradient`, which they may be.
+    """Write the gradient of the logits (n, V) into `gradient`, which may be the logits themselves.
 
-    grad and lse_grad (n,) are the gradients of the losses and of the log-sum-exps.
-    Its rows are contiguous, and as far apart as the logits' where those are contiguous and none overlap.
+    grad and lse_grad (n,) are the gradients of the losses and of the log-sum-exps. The rows of `gradient` are
+    contiguous, with the row stride of the logits if theirs are contiguous and disjoint.
     """
     if logits.stride() != gradient.stride():
         logits = torch.empty_strided(logits.shape, gradient.stride(), dtype=logits.dtype, device=logits.device).copy_(

@@ -1,10 +1,10 @@
-"""How a Triton kernel is launched: which tile sizes, on which target, and who is told of it.
+"""Launching of Triton kernels: tile sizes, targets, recording.
 
 Every kernel of this package goes through `launch`. It picks a `Config` (tile sizes, warps, stages) for the chip and the
-shape, and runs the kernel; inside `recording(target)` it runs nothing and notes the launch, which is how the benchmark
-compiles each kernel ahead of time for chips that are not there, and how it lists what an op launches.
+shape, and runs the kernel. Inside `recording(target)` it records the launch instead; the benchmark uses this to compile
+kernels for chips that this machine does not have, and to list the launches of an op.
 
-Under Triton's interpreter (TRITON_INTERPRET=1, set before triton is imported) kernels run on CPU tensors: for tests.
+Under Triton's interpreter (TRITON_INTERPRET=1, set before triton is imported) kernels run on CPU tensors, for tests.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from domain_ft_kernels.triton_backend import tuning
 
 INTERPRETER = "interpreter"
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942", INTERPRETER)
-"""Families of chips that tile sizes are chosen for; other chips count as the nearest of them."""
+"""Families of chips that tile sizes are chosen for; `target_of` assigns one to every chip."""
 
 _PROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "gfx942": 304, INTERPRETER: 4}
-"""Processors of the A100, H100, B200 and MI300X, for launches that are only recorded."""
+"""Processors of A100, H100, B200 and MI300X, for launches that are only recorded."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Tile sizes by the names that the kernel gives them, and how many warps and pipeline stages work on a tile.
+    """Tile sizes by the kernel's names for them, and the number of warps and pipeline stages.
 
-    `targets` and `itemsizes` (bytes of an element of the operands) say where it may be used: a config is listed only
-    for those that it compiles for without a spill, which `domain-ft bench kernels --compile` shows.
+    `targets` and `itemsizes` (bytes of an operand's element) say where it may be used: only where it compiles without
+    spilling registers, which `domain-ft bench kernels --compile` checks.
     """
 
     blocks: dict[str, int]
@@ -50,15 +50,15 @@ class Config:
 
 @dataclass(frozen=True)
 class Launch:
-    """A launch as it was recorded.
+    """A recorded launch.
 
     Attributes:
         kernel: the jitted function.
         grid: number of programs in each dimension.
         arguments: its tensors and numbers, in the order of its parameters.
         constants: its constexpr parameters by name, the config's blocks among them.
-        config: what was chosen.
-        configs: all that could have been.
+        config: the chosen config.
+        configs: all that it was chosen from.
     """
 
     kernel: Any
@@ -78,7 +78,7 @@ class _Recorder:
 _recorder: ContextVar[_Recorder | None] = ContextVar("domain_ft_kernels_recorder", default=None)
 
 
-_INTERPRETING = bool(triton.knobs.runtime.interpret)  # as it was when the kernels were defined
+_INTERPRETING = bool(triton.knobs.runtime.interpret)  # when the kernels are defined, as triton reads it then
 
 
 def interpreting() -> bool:
@@ -87,7 +87,7 @@ def interpreting() -> bool:
 
 
 def target_of(device: torch.device) -> str:
-    """The family in TARGETS that kernels on `device` are compiled for."""
+    """The family in TARGETS whose configs are used on `device`."""
     recorder = _recorder.get()
     if recorder is not None:
         return recorder.target
@@ -100,7 +100,7 @@ def target_of(device: torch.device) -> str:
 
 
 def processors(device: torch.device) -> int:
-    """Streaming multiprocessors (compute units) of `device`: programs that persistent kernels start."""
+    """Streaming multiprocessors (compute units) of `device`, which set the number of persistent programs."""
     recorder = _recorder.get()
     if recorder is None and device.type == "cuda":
         return torch.cuda.get_device_properties(device).multi_processor_count
@@ -108,10 +108,10 @@ def processors(device: torch.device) -> int:
 
 
 def dot_precision(dtype: torch.dtype, device: torch.device) -> str:
-    """tl.dot's `input_precision` for operands of `dtype`: how float32 is brought to the tensor cores.
+    """tl.dot's `input_precision` for operands of `dtype`: how float32 is multiplied on tensor cores.
 
-    AMD's take it as it is. Elsewhere three products of TF32 are within a few roundings of a float32 product. Where the
-    user allows less by torch.set_float32_matmul_precision, one product of TF32. Types of two bytes have one way only.
+    AMD's multiply float32 itself. On others, three TF32 products are within a few roundings of a float32 product. One
+    TF32 product is used if torch.set_float32_matmul_precision allows it. For two-byte types there is no choice.
     """
     target = target_of(device)
     if dtype.itemsize == 2 or target == INTERPRETER:
@@ -129,7 +129,7 @@ def candidates(configs: Sequence[Config], device: torch.device, dtype: torch.dty
 
 @contextlib.contextmanager
 def recording(target: str) -> Iterator[list[Launch]]:
-    """Inside the block kernels are noted on the list, as for a chip of the family `target`, and not run."""
+    """Inside the block, launches are added to the list, as for a chip of family `target`, and not run."""
     recorder = _Recorder(target)
     token = _recorder.set(recorder)
     try:
@@ -152,13 +152,13 @@ def launch(
     """Run `kernel` on `device`.
 
     Args:
-        grid: from the chosen tile sizes to the number of programs in each dimension; none is launched where one is 0.
+        grid: from the chosen tile sizes to the number of programs per dimension; if one is 0, nothing is launched.
         arguments: the kernel's parameters before its constexpr ones, in order.
-        configs: what may be chosen, the best guess first.
-        dtype: of the matrix operands, by which a config is chosen.
-        shape: what else the best config depends on, such as (N, K): tuned once for each, rounded up to powers of two.
-        repeatable: whether a second run changes nothing, so that configs may be timed. A kernel that writes what it
-            read takes the best guess.
+        configs: what to choose from, the best guess first.
+        dtype: of the matrix operands; the choice of config depends on it.
+        shape: sizes that the best config depends on, such as (N, K): tuned once for each, rounded up to powers of two.
+        repeatable: whether a second run gives the same result, so that configs may be timed. A kernel that overwrites
+            its input uses the best guess.
         constants: the kernel's other constexpr parameters.
     """
     recorder = _recorder.get()

@@ -1,24 +1,26 @@
-"""The language-model head on a GPU: `domain_ft_kernels.linear_cross_entropy`, which has the maths, in Triton.
+"""Triton kernels of `domain_ft_kernels.linear_cross_entropy`, which has the maths.
 
-The pipeline; m labelled rows in slots 0..m, in chunks whose logits fit the stash; * what reads or writes the stash:
+The pipeline. The m labelled rows are numbered by slots 0..m and processed in chunks whose logits fit the stash; kernels
+with * read or write the stash:
 
     _compact        target -> rows[slot], slots[row], labels[slot], and m, which only the device knows
     for each chunk of rows:
       _logits*      u = x Wᵀ + b, rows of x gathered; of each row and panel (PANEL columns) the maximum, the sum of
-                    exponentials and Σz; z_t; and z less the panel's maximum into the stash
+                    exponentials and Σ w z; z_t; and z minus the panel's maximum into the stash
       _losses       the panels' maxima and sums, in order -> each row's maximum, sum of exponentials and loss
-      _gradient*    stash -> G = ∂loss/∂u in place; db
-      _grad_hidden* dx = G W, in slots; with few tiles, V is cut into slices, which _add_slices adds in order
+      _gradient*    stash -> G = ∂loss/∂u, in place unless the stash is kept for another backward; db
+      _grad_hidden* dx = G W, in slots; with few tiles, V is split into slices, which _add_slices adds in order
       _grad_weight* dW = Gᵀ x, or adds to it
-    _finish         dx of all rows (0 where ignored), dW and db, times the loss's gradient, in the types of x, W and b
+    _finish         dx of all rows (0 where ignored) and dW, times the loss's gradient, in the types of x and W
 
-The host never waits for the device: it launches for all n rows, and what is beyond m returns at once. Every number is
-written by one program and every sum has one order, so two runs are equal to the last bit.
+The host never waits for the device: it launches for all n rows, and programs beyond m return at once. Each number is
+written by one program and each sum has a fixed order, so two runs are bit-identical.
 
-Numerics. Products are accumulated in float32, and so are all sums, dx, dW and db, whatever the operands' type. The
-stash has two bytes for operands of two. A logit of 10 in bfloat16 is off by 0.03, which is 3 % of its probability; so
-what is kept is the distance to the panel's maximum, in float16: near 0, where probabilities are large, it is exact to
-2^-12 of itself, and what lies below its range is a probability of 0. The same bytes then hold G in the operands' type.
+Numerics. Products are accumulated in float32, and so are all sums, dx, dW and db, for any operand type. With two-byte
+operands, the stash has two bytes per logit. A logit of 10 in bfloat16 is off by up to 0.03, which is 3 % of its
+probability. So the stash holds the distance to the panel's maximum in float16: its relative error is at most 2^-11,
+hence small near 0, where probabilities are large, and values below its range have probability 0. The same bytes then
+hold G in the operands' type.
 Probabilities are exp(z - panel_max) · exp(panel_max - row_max) / S: no large numbers cancel.
 """
 
@@ -41,12 +43,12 @@ from domain_ft_kernels.triton_backend.tiles import tile_of
 # Kernels. Rows of a chunk have places 0..chunk; their slots are first + place.
 
 LEAST = tl.constexpr(torch.finfo(torch.float32).min)
-"""What a maximum is at least: a row of nothing but -inf must not give NaN by subtracting it."""
+"""Lower bound of a maximum, so that it can be subtracted: -inf - (-inf) would be NaN."""
 
 
 @triton.jit
 def _rows_of(count_ptr, first, chunk):
-    """How many labelled rows the chunk has whose first slot is `first`."""
+    """The number of labelled rows in the chunk that begins at slot `first`. count_ptr: what `_compact` wrote."""
     return tl.maximum(tl.minimum(tl.load(count_ptr) - first, chunk), 0)
 
 
@@ -54,11 +56,11 @@ def _rows_of(count_ptr, first, chunk):
 def _compact(
     target_ptr, rows_ptr, labels_ptr, slots_ptr, count_ptr, losses_ptr, n, classes, ignore_index, BLOCK: tl.constexpr
 ):
-    """Number the labelled rows in order; a single program, since the order matters.
+    """Number the labelled rows in order, in a single program.
 
     Pointers:
         target_ptr: (n,), int64.
-        rows_ptr, labels_ptr: int32, written by slot: a slot's row, and its label or -1 where that is no class.
+        rows_ptr, labels_ptr: (n,), int32, written by slot: its row, and its label, or -1 if outside the classes.
         slots_ptr: (n,), int32, written: each row's slot, -1 where ignored.
         count_ptr: (1,), int32, written: the number of labelled rows.
         losses_ptr: (n,), float32, written where the target is ignored: 0.
@@ -108,7 +110,7 @@ def _logits(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """Logits z of a chunk's rows, a tile of (BLOCK_M rows, one or two panels) at a time, and what is kept of them.
+    """Logits z of a chunk's rows, a tile of (BLOCK_M rows, one or two panels) at a time, and their sums by panel.
 
     Pointers:
         x_ptr: (n, size), rows x_stride elements apart.
@@ -118,8 +120,8 @@ def _logits(
         panel_max_ptr, panel_sum_ptr: (panels, chunk), float32, written: max_j z_j and Σ_j exp(z_j - max) of each panel.
         panel_total_ptr: likewise Σ_j w_j z_j, or None without label smoothing.
         picked_ptr: (chunk,), float32, written: z_t.
-        stash_ptr: (chunk, stash_stride), written: z less its panel's maximum, and -inf in the columns that the last
-            panel has beyond the classes; or None.
+        stash_ptr: (chunk, stash_stride), written: z minus its panel's maximum, and -inf in the columns of the last
+            panel beyond the classes; or None.
         class_weight_ptr: (classes,), float32, or None for w = 1.
     """
     mine = _rows_of(count_ptr, first, chunk)
@@ -128,7 +130,7 @@ def _logits(
     for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0)):
         tile_m, tile_n = tile_of(tile, tiles_m, tiles_n, GROUP_M)
         place = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
-        slot = first + tl.minimum(place, mine - 1)  # beyond the last row, or class, that one again: no mask
+        slot = first + tl.minimum(place, mine - 1)  # repeats the last row, or class: no mask
         class_ = tl.minimum(tile_n * PANEL * PANELS + tl.arange(0, PANEL * PANELS), classes - 1)
         k = tl.arange(0, BLOCK_K)
         x_tile = x_ptr + tl.load(rows_ptr + slot).to(tl.int64)[:, None] * x_stride + k[None, :]
@@ -147,19 +149,19 @@ def _logits(
         parts = (z,)
         if PANELS == 2:
             parts = tl.split(tl.permute(tl.reshape(z, [BLOCK_M, 2, PANEL]), (0, 2, 1)))
-        for part in tl.static_range(PANELS):  # one after the other: together they would not fit the registers
+        for part in tl.static_range(PANELS):  # one at a time: both would not fit the registers
             panel = tile_n * PANELS + part
             column = panel * PANEL + tl.arange(0, PANEL)
             inside = column < classes
-            real = place < tl.where(panel * PANEL < classes, mine, 0)  # the last tile may have one panel alone
+            real = place < tl.where(panel * PANEL < classes, mine, 0)  # the last tile may have only one panel
             z = parts[part]
             if bias_ptr is not None:
                 z += tl.load(bias_ptr + column, mask=inside, other=0.0)[None, :]
             if softcap is not None:
                 z = softcap - 2 * softcap / (1 + tl.exp(2 / softcap * z))  # softcap · tanh(z / softcap)
-            wanted = label - panel * PANEL
-            hit = tl.arange(0, PANEL)[None, :] == wanted[:, None]
-            here = real & (wanted >= 0) & (wanted < PANEL)
+            target = label - panel * PANEL
+            hit = tl.arange(0, PANEL)[None, :] == target[:, None]
+            here = real & (target >= 0) & (target < PANEL)
             tl.store(picked_ptr + place, tl.sum(tl.where(hit, z, 0.0), 1), mask=here)
             at = panel * chunk + place
             if panel_total_ptr is not None:
@@ -206,7 +208,7 @@ def _losses(
     Pointers:
         panel_max_ptr, panel_sum_ptr, panel_total_ptr, picked_ptr: what `_logits` wrote.
         rows_ptr, labels_ptr, count_ptr: what `_compact` wrote.
-        row_max_ptr, sum_exp_ptr: float32, written by slot: m and S.
+        row_max_ptr, sum_exp_ptr: (n,), float32, written by slot: m and S.
         losses_ptr: (n,), float32, written by row.
         lse_ptr: (n,), float32, written by row: the log-sum-exp; or None.
         class_weight_ptr: (classes,), float32, or None; mean_weight_ptr: (1,), their mean, or None.
@@ -285,19 +287,19 @@ def _gradient(
 ):
     """G = ∂loss/∂u of a chunk from its stash; 0 in the columns beyond the classes.
 
-    A program has PANEL columns and walks `depth` rows in order, a square at a time: all rows where the bias has a
-    gradient, which it writes, or ADDs to.
+    A program has PANEL columns and `depth` rows, which it takes in order, a square at a time. If db is required,
+    `depth` is all rows, and the program writes its part of db, or with ADD adds to it.
 
     Pointers:
         stash_ptr: (chunk, stride), what `_logits` wrote.
         gradient_ptr: (chunk, stride), written: G; it may be the stash's memory.
         panel_max_ptr: (panels, chunk), what `_logits` wrote.
-        row_max_ptr, sum_exp_ptr: by slot, what `_losses` wrote.
+        row_max_ptr, sum_exp_ptr: (n,), by slot, what `_losses` wrote.
         rows_ptr, labels_ptr, count_ptr: what `_compact` wrote.
         grad_ptr: (n,), float32, the gradient of each row's loss, or None for 1.
         lse_grad_ptr: (n,), float32, the gradient of each row's log-sum-exp, or None; only beside grad_ptr.
         class_weight_ptr: (classes,), float32, or None; mean_weight_ptr: (1,), their mean, or None.
-        bias_gradient_ptr: (classes,), float32, written: db; or None.
+        bias_gradient_ptr: (classes,), float32, written or added to: db; or None.
         largest_ptr: (squares of rows, panels), float32, written: the largest |∂loss/∂u| of a square, before grad; or
             None.
     """
@@ -327,7 +329,7 @@ def _gradient(
                 share += label_smoothing / classes
             if z_loss is not None:
                 slope += 2 * z_loss * (row_max + tl.log(sum_exp))
-            if lse_grad_ptr is not None:  # two gradients meet here: the loss's cannot wait until the end
+            if lse_grad_ptr is not None:  # no common factor: the loss's gradient is applied here
                 row = tl.load(rows_ptr + slot, mask=real, other=0)
                 scale = tl.load(grad_ptr + row, mask=real, other=0.0)
                 slope = slope * scale + tl.load(lse_grad_ptr + row, mask=real, other=0.0)
@@ -385,15 +387,15 @@ def _grad_hidden(
 ):
     """dx = G W of a chunk, by slot.
 
-    Where there are fewer tiles than programs, each tile's sum over the classes is cut into slices, which `_add_slices`
-    adds up.
+    If there are fewer tiles than programs, each tile's sum over the classes is split into slices, which `_add_slices`
+    adds.
 
     Pointers:
         gradient_ptr: (chunk, stride), G.
         weight_ptr: (classes, size), rows weight_stride elements apart.
         count_ptr: (1,), what `_compact` wrote.
-        out_ptr: (n, size), float32, written by slot where a sum is one slice.
-        slices_ptr: (slices, labelled rows of the chunk, size), float32, written where it is more.
+        out_ptr: (n, size), float32, written by slot if there is one slice.
+        slices_ptr: (slices, labelled rows of the chunk, size), float32, written if there are more.
         slice_count_ptr: (1,), int32, written: the number of slices.
         largest_ptr: what `_gradient` wrote, or None: squares of at most filter_eps are skipped.
     """
@@ -416,12 +418,12 @@ def _grad_hidden(
         accumulator = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         for block in range(part * depth, tl.minimum((part + 1) * depth, blocks)):
             k = block * BLOCK_K + tl.arange(0, BLOCK_K)
-            wanted = True
+            needed = True
             if largest_ptr is not None:
                 squares = tl.cdiv(classes, PANEL)
                 square = tile_m * BLOCK_M // PANEL * squares + block * BLOCK_K // PANEL
-                wanted = tl.load(largest_ptr + square) > filter_eps
-            if wanted:
+                needed = tl.load(largest_ptr + square) > filter_eps
+            if needed:
                 g = tl.load(g_rows + k[None, :])  # 0 beyond the classes
                 w_rows = weight_ptr + tl.minimum(k, classes - 1).to(tl.int64)[:, None] * weight_stride
                 w = tl.load(w_rows + column[None, :], mask=(column < size)[None, :], other=0.0)
@@ -435,7 +437,7 @@ def _grad_hidden(
 
 @triton.jit
 def _add_slices(slices_ptr, slice_count_ptr, count_ptr, out_ptr, first, chunk, size, BLOCK: tl.constexpr):
-    """Add up the slices of dx in order; nothing to do where there is one alone.
+    """Add the slices of dx in order; returns at once if there is only one.
 
     Pointers:
         slices_ptr, slice_count_ptr: what `_grad_hidden` wrote.
@@ -476,13 +478,13 @@ def _grad_weight(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """dW = Gᵀ x over a chunk's rows; with ADD it is added to what is there.
+    """dW = Gᵀ x over a chunk's rows; with ADD it is added to out.
 
     Pointers:
         gradient_ptr: (chunk, stride), G.
         x_ptr: (n, size), rows x_stride elements apart.
         rows_ptr, count_ptr: what `_compact` wrote.
-        out_ptr: (classes, size), float32, written.
+        out_ptr: (classes, size), float32, written or added to.
         largest_ptr: what `_gradient` wrote, or None: squares of at most filter_eps are skipped.
     """
     mine = _rows_of(count_ptr, first, chunk)
@@ -499,11 +501,11 @@ def _grad_weight(
         accumulator += tl.load(at, mask=written, other=0.0)
     for begin in range(0, mine, BLOCK_K):
         place = begin + tl.arange(0, BLOCK_K)
-        wanted = True
+        needed = True
         if largest_ptr is not None:
             square = begin // PANEL * tl.cdiv(classes, PANEL) + tile_m * BLOCK_M // PANEL
-            wanted = tl.load(largest_ptr + square) > filter_eps
-        if wanted:
+            needed = tl.load(largest_ptr + square) > filter_eps
+        if needed:
             real = (place < mine)[:, None]
             g = tl.load(gradient_ptr + place.to(tl.int64)[:, None] * stride + class_[None, :], mask=real, other=0.0)
             row = tl.load(rows_ptr + first + tl.minimum(place, mine - 1)).to(tl.int64)
@@ -529,9 +531,9 @@ def _finish(
     """A gradient in its tensor's type, times the gradient of the loss.
 
     Pointers:
-        source_ptr: (rows, size), float32, by slot where there are slots.
+        source_ptr: (rows, size), float32, by slot if there are slots.
         slots_ptr: (n,), int32, what `_compact` wrote: -1 gives 0; or None.
-        grad_ptr: a number, or (n,) with BY_ROW, float32; None for 1.
+        grad_ptr: (1,), or (n,) with BY_ROW, float32; None for 1.
         out_ptr: (n, size), written.
     """
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -551,10 +553,10 @@ def _finish(
     )
 
 
-# Tile sizes. BLOCK_K of _logits divides EVEN; tiles of the stash divide a panel, so that squares may be skipped.
+# Tile sizes. BLOCK_K of _logits divides EVEN; tiles of G divide a panel, so that squares can be skipped.
 
 EVEN = 64
-"""Where the hidden size is a multiple of this, no load of a product is masked along it."""
+"""If the hidden size is a multiple of this, `_logits` loads without a mask along it."""
 
 NVIDIA = ("sm_80", "sm_90", "sm_100")
 AMD = ("gfx942",)
@@ -580,7 +582,7 @@ _LOGITS = [
     Config({"BLOCK_M": 32, "PANELS": 2, "BLOCK_K": 32, "GROUP_M": 2}, targets=TESTS),
 ]
 _WEIGHTED_LOGITS = [replace(_LOGITS[0], targets=("sm_80",)), *_LOGITS[1:]]
-"""Where logits are summed with class weights: on sm_90 the first would spill."""
+"""With label smoothing and class weights: on sm_90 the first would spill registers."""
 
 _GRAD_HIDDEN = [
     Config({"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "GROUP_M": 8}, 8, 3, ("sm_80", "sm_90"), (2,)),
@@ -602,19 +604,19 @@ _GRAD_WEIGHT = [
 ]
 
 LARGEST_TILE = 128 * 256
-"""Elements of _grad_hidden's largest tile, which bound what its slices take."""
+"""Elements of _grad_hidden's largest tile, which bounds the size of its slices."""
 
 GRADIENT_ROWS = 4 * PANEL
-"""Rows that a program of _gradient walks where no db keeps it from sharing them."""
+"""Rows per program of _gradient if db is not required; otherwise one program takes all rows of its columns."""
 
 
-# The steps on the host
+# Host side
 
 
 class _Head:
-    """A call's operands as the kernels take them, its labelled rows, and the buffers of a chunk.
+    """A call's operands in the kernels' layout, its numbered rows, and the buffers of a chunk.
 
-    A method is a launch; `first` is the slot of a chunk's first row. What is by slot has room for all n rows.
+    Methods launch kernels; `first` is the slot of a chunk's first row. Tensors by slot have room for all n rows.
     """
 
     def __init__(
@@ -633,14 +635,14 @@ class _Head:
     ) -> None:
         self.class_weights, self.mean_weight = wide_weights(class_weight)
         self.x, self.weight = _row_major(hidden.to(compute)), _row_major(weight.to(compute))
-        self.bias = None if bias is None else bias.to(compute).float().contiguous()  # wide: read a word at a time
+        self.bias = None if bias is None else bias.to(compute).float().contiguous()  # float32: no two-byte loads
         self.label_smoothing, self.z_loss, self.softcap = label_smoothing or None, z_loss or None, softcap
         self.compute, self.device, self.filter_eps = compute, hidden.device, filter_eps
         self.n, (self.classes, self.size) = len(hidden), weight.shape
         self.panels = cdiv(self.classes, PANEL)
         step = chunk_rows(self.n, self.classes, compute.itemsize)
         self.chunk = min(step, self.n)
-        self.firsts = range(0, max(self.n, 1), step)  # no rows are a chunk too: dW is zeros that somebody writes
+        self.firsts = range(0, max(self.n, 1), step)  # zero rows are a chunk too, so that dW is zeroed
 
         self.rows, self.labels, self.slots = (self.make_empty(self.n, dtype=torch.int32) for _ in range(3))
         self.count = self.make_empty(1, dtype=torch.int32)
@@ -659,7 +661,7 @@ class _Head:
         )
 
     def make_empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Unwritten memory beside the operands."""
+        """Uninitialised memory on the operands' device."""
         return torch.empty(shape, dtype=dtype, device=self.device)
 
     def _launch(
@@ -673,8 +675,8 @@ class _Head:
         return self.make_empty(*stash_shape(self.chunk, self.classes), dtype=stash_dtype(self.compute))
 
     def make_logits(self, first: int, stash: Tensor | None) -> None:
-        """The panels' sums of a chunk, and its stash if there is to be one."""
-        most = 2 * processors(self.device)  # where two fit a processor, one multiplies while the other exponentiates
+        """A chunk's panel sums, and its stash if one is given."""
+        most = 2 * processors(self.device)  # if two fit, one multiplies while the other exponentiates
         self._launch(
             _logits,
             lambda blocks: (min(most, cdiv(self.chunk, blocks["BLOCK_M"]) * cdiv(self.panels, blocks["PANELS"])),),
@@ -689,7 +691,7 @@ class _Head:
         )
 
     def make_losses(self, first: int, lses: Tensor | None = None) -> None:
-        """A chunk's losses, and its log-sum-exps if there is room for them; and what its gradient needs of each row."""
+        """A chunk's losses, its log-sum-exps if `lses` is given, and the row sums that its gradient needs."""
         self._launch(
             _losses,
             lambda blocks: (cdiv(self.chunk, blocks["BLOCK_M"]),),
@@ -707,7 +709,7 @@ class _Head:
         grads: tuple[Tensor | None, Tensor | None],
         bias_gradient: Tensor | None,
     ) -> None:
-        """A chunk's ∂loss/∂u, (chunk, panels · PANEL), and what it adds to db."""
+        """A chunk's G, (chunk, panels · PANEL), and its part of db."""
         rows = max(self.chunk, PANEL)
         depth = rows if bias_gradient is not None else GRADIENT_ROWS
         self._launch(
@@ -735,7 +737,7 @@ class _Head:
             PANEL=PANEL,
             PRECISION=dot_precision(self.compute, self.device),
         )
-        elements = min(self.chunk * self.size, len(slices) // 2)  # two slices at least, or there is nothing to add
+        elements = min(self.chunk * self.size, len(slices) // 2)  # two slices or more share the buffer
         self._launch(
             _add_slices,
             lambda blocks: (cdiv(elements, blocks["BLOCK"]),),
@@ -759,7 +761,7 @@ class _Head:
 
 
 class _Gradients:
-    """The gradients asked for, in float32: dx by slot (n, size), dW and db. The others are empty."""
+    """The required gradients in float32: dx by slot (n, size), dW and db. The others are empty."""
 
     def __init__(self, head: _Head, needs: list[bool]) -> None:
         self.head, self.needs = head, needs
@@ -773,7 +775,7 @@ class _Gradients:
     def add(
         self, first: int, stash: Tensor, gradient: Tensor, grad: Tensor | None = None, lse_grad: Tensor | None = None
     ) -> None:
-        """Take in a chunk by its stash; ∂loss/∂u goes to `gradient`, which may be the same bytes."""
+        """Add a chunk, from its stash; G is written to `gradient`, which may be the stash's memory."""
         head = self.head
         head.make_gradient(first, stash, gradient, (grad, lse_grad), self.bias if self.needs[2] else None)
         if self.needs[0]:
@@ -783,10 +785,9 @@ class _Gradients:
 
 
 def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """By row losses (n,) and, if `with_lse`, log-sum-exps (n,); by slot each row's maximum and sum; and the one chunk's
-    stash and panels' maxima, if `keep`.
+    """Losses and log-sum-exps (if `with_lse`) by row, maxima and sums by slot, and (if `keep`) stash and panel maxima.
 
-    The op linear_cross_entropy_triton; its arguments are there.
+    Implements the op linear_cross_entropy_triton, whose schema has the arguments. `keep` is for a single chunk.
     """
     *operands, with_lse, keep = arguments
     head = _Head(*operands)
@@ -810,10 +811,10 @@ def backward(
     panel_maxes: Tensor,
     *arguments: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients in hidden, weight and bias (empty where not needed).
+    """The gradients of hidden, weight and bias (empty if not required).
 
-    grad and lse_grad (n,) are the gradients of the losses and of the log-sum-exps.
-    From the stash that forward kept, which is left as it is; or from logits that are made again.
+    grad and lse_grad (n,) are the gradients of the losses and of the log-sum-exps. G is computed from the stash that
+    forward kept, which is not changed, or from recomputed logits.
     """
     hidden, weight, target, bias, *options, _with_lse, keep, needs = arguments
     head = _Head(hidden, weight, target, bias, *options)
@@ -832,9 +833,9 @@ def backward(
 
 
 def forward_with_gradients(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Losses (n,), or their sum where `summed`; what `finish` makes the gradients of; and each row's slot.
+    """Losses (n,), or their sum if `summed`; float32 gradients for `finish`; and each row's slot.
 
-    The op linear_cross_entropy_with_gradients_triton; its arguments are there.
+    Implements the op linear_cross_entropy_with_gradients_triton, whose schema has the arguments.
     """
     *operands, summed, needs = arguments
     head = _Head(*operands)
@@ -858,7 +859,7 @@ def finish(
     bias_type: torch.dtype,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of all rows, of W and of b in their types, times grad: one number, one a row, or None for 1."""
+    """The gradients of all rows, W and b in their types, times grad: one number, one per row, or None for 1."""
     if grad is not None:
         grad = grad.contiguous()
     hidden = torch.empty(d_hidden.shape, dtype=hidden_type, device=slots.device)
@@ -886,5 +887,5 @@ def _scale(source: Tensor, slots: Tensor | None, grad: Tensor | None, out: Tenso
 
 
 def _row_major(matrix: Tensor) -> Tensor:
-    """The matrix, copied where its rows are not contiguous: rows may lie at any distance."""
+    """The matrix, copied unless its rows are contiguous; the row stride may be any."""
     return matrix if matrix.stride(-1) == 1 else matrix.contiguous()

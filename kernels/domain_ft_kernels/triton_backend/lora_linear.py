@@ -1,23 +1,22 @@
-"""The LoRA linear on a GPU: two launches forward and four backward, for a group of layers as for one.
+"""Triton kernels of the LoRA linear. A group of layers takes as many launches as one layer, typically:
 
-The maths, and what the letters stand for, are in `domain_ft_kernels.lora_linear`. The scale s = scaling / (1 - p) is
-split in two, s = s₁ s₂ with |s₁| <= 1 <= s₂. s₁ is part of t and dt here, t = s₁ (x ∘ M) Aᵀ and dt = s₁ g B, and
-s₂ of B and A as they are loaded in float32, and of the sums dA and dB: in float16 a large s would take t or dt beyond
-65,504 before they are stored. t and dt hold the layers side by side, each layer's R columns filled up with zeros to a
-multiple of 16, a tensor core's least and 32 bytes.
-
-    forward   `_down`       t                          reads x; its mask is made in registers
+    forward   `_down`       t                          reads x; its mask is computed in registers
               `_linear`     y = x Wᵀ + t Bᵀ + b        every layer's tiles in one grid
-    backward  `_linear_dx`  dx = Σ g W + (dt A) ∘ M    and dt, which costs it one more column of tiles
-              `_outer`      dA = dtᵀ (x ∘ M)           one read of x for all layers; sums of chunks of rows
-              `_outer`      dB = gᵀ t, db = Σ g        one read of each g; likewise (and dW = gᵀ x, if W is trained)
-              `_add_up`     dA, dB, db, dW             the chunks' sums in order, rounded once
+    backward  `_linear_dx`  dx = Σ g W + (dt A) ∘ M    and dt, in the same loop
+              `_outer`      dA = dtᵀ (x ∘ M)           one read of x for all layers; partial sums by chunk
+              `_outer`      dB = gᵀ t, db = Σ g        one read of each g (and one more for dW = gᵀ x)
+              `_add_up`     dA, dB, db, dW             the partial sums in order, rounded once
 
-Without dropout `_linear` makes t itself, in the loop in which it multiplies x by W: a layer's first column of tiles
-writes it down. `_linear_dx` does so with dt in any case. Beyond FUSED_RANK that would take too many registers, and
-`_down` runs first, as it does for dt where nobody asks for dx. Sums are float32; A and B are rounded to the type of x
-as they are loaded. Each element of an output is written by one program, and no two programs add to the same place, so
-two runs are equal to the last bit.
+`domain_ft_kernels.lora_linear` has the maths and the notation. The scale s = scaling / (1 - p) is split, s = s₁ s₂ with
+|s₁| <= 1 <= s₂. s₁ is part of t and dt here, t = s₁ (x ∘ M) Aᵀ and dt = s₁ g B. s₂ is multiplied in float32 into B
+and A as they are loaded, and into the sums dA and dB: in float16 a large s could take t or dt beyond 65,504. t and dt
+hold the layers side by side, each layer's R columns padded with zeros to a multiple of 16, a tensor core's minimum.
+
+Without dropout, `_linear` computes t itself, in the loop that multiplies x by W; the tiles of a layer's first column
+store it. `_linear_dx` does so with dt, dropout or not. Above FUSED_RANK (or, for dt, with too many layers) that would
+take too many registers, so `_down` runs first, as it does for dt if dx is not required. Sums are float32; A and B
+are rounded to the type of x as they are loaded. Each element of an output is written by one program, so two runs are
+bit-identical.
 """
 
 from __future__ import annotations
@@ -35,19 +34,19 @@ from torch import Tensor
 from domain_ft_kernels import dropout
 from domain_ft_kernels.layers import RANK_STEP, by_kind, down_columns, rounded_up, split_scale
 from domain_ft_kernels.triton_backend.launch import INTERPRETER, Config, dot_precision, launch
-from domain_ft_kernels.triton_backend.tiles import column_keys, dealt, kept, row_keys, tile_of
+from domain_ft_kernels.triton_backend.tiles import column_keys, hashed_once, kept, row_keys, tile_of
 
 FUSED_RANK = {2: 64, 4: 32}
-"""The largest rank for which t or dt is made in the main loop, by bytes of an element: what registers allow."""
+"""The largest rank for which t or dt is computed in the main loop, by bytes per element; registers limit it."""
 
 FUSED_LAYERS = 2
-"""Of how many layers of such a rank a tile may hold t or dt at once; of more where the ranks are smaller."""
+"""The number of layers of such a rank whose t or dt fits a tile's registers; more if the ranks are smaller."""
 
 PROGRAMS = 96
-"""Tiles times chunks of rows in `_outer`: enough to keep a chip's memory busy. More chunks are more partial sums."""
+"""Tiles times chunks of rows in `_outer`: enough to saturate a chip's memory. More chunks need more partial sums."""
 
 CHUNK_ROWS = 512
-"""Rows of a chunk, at least."""
+"""A new chunk begins after about this many rows, or more."""
 
 LARGEST_BLOCK = 128
 """Rows or columns of the largest tiles."""
@@ -57,7 +56,7 @@ LARGEST_BLOCK = 128
 
 @triton.jit
 def _pick(which, values):
-    """values[which], for a number that is known only as the kernel runs."""
+    """values[which], for an index known only at run time."""
     picked = values[0]
     for index in tl.static_range(1, len(values)):
         picked = tl.where(which == index, values[index], picked)
@@ -66,7 +65,7 @@ def _pick(which, values):
 
 @triton.jit
 def _locate(tile, sizes, BLOCK: tl.constexpr):
-    """The layer that `tile` belongs to, where tiles are numbered layer after layer, and its number in the layer."""
+    """The layer of `tile`, with tiles numbered layer by layer, and the tile's number within the layer."""
     which = 0
     first = 0
     end = 0
@@ -84,9 +83,9 @@ def _multiply(
     SMALL: tl.constexpr, DIVISOR: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """acc + left · weight for the tile of these rows and columns, and left · small beside it, or zeros.
+    """acc + left · weight for the tile of these rows and columns, and left · small, or zeros without SMALL.
 
-    left (m, k), weight (k, n), small (k, rank); DIVISOR divides k.
+    left_ptr: (m, k); weight_ptr: (k, n); small_ptr: (k, rank), with their strides. DIVISOR divides k.
     """
     low = tl.zeros([BLOCK_M, BLOCK_R], tl.float32)
     left_rows = left_ptr + rows.to(tl.int64) * left_stride
@@ -111,12 +110,12 @@ def _multiply(
 
 
 @triton.jit
-def _raise(
+def _add_product(
     acc, low, up_ptr, columns, n, rank, first, scale,
     up_r, up_n,
     PRECISION: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """acc + low · scale · up: low (BLOCK_M, BLOCK_R) are the columns of t or dt from `first` on, up (rank, n)."""
+    """acc + low · scale · up, for the columns low (BLOCK_M, BLOCK_R) of t or dt from `first` on; up_ptr: (rank, n)."""
     ranks = first + tl.arange(0, BLOCK_R)
     inside = (ranks < rank)[:, None] & (columns < n)[None, :]
     up_tile = tl.load(up_ptr + ranks[:, None] * up_r + columns[None, :] * up_n, mask=inside, other=0.0)
@@ -125,25 +124,25 @@ def _raise(
 
 
 @triton.jit
-def _raise_all(
+def _add_products(
     acc, down_ptr, up_ptr, rows, columns, m, n, rank, down_stride, scale,
     up_r, up_n,
     PRECISION: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """acc + down · scale · up, where a layer's down (m, R) is in memory, with its columns of zeros."""
+    """acc + down · scale · up, with all of a layer's t or dt. down_ptr: (m, R), zero-padded; up_ptr: (rank, n)."""
     down_rows = down_ptr + rows.to(tl.int64) * down_stride
     width = tl.cdiv(rank, 16) * 16
     for first in range(0, rank, BLOCK_R):
         ranks = first + tl.arange(0, BLOCK_R)
         inside = (rows < m)[:, None] & (ranks < width)[None, :]
         low = tl.load(down_rows[:, None] + ranks[None, :], mask=inside, other=0.0)
-        acc = _raise(acc, low, up_ptr, columns, n, rank, first, scale, up_r, up_n, PRECISION, BLOCK_R)
+        acc = _add_product(acc, low, up_ptr, columns, n, rank, first, scale, up_r, up_n, PRECISION, BLOCK_R)
     return acc
 
 
 @triton.jit
 def _store_low(down_ptr, low, rows, columns, m, rank, down_stride):
-    """Write these rows and columns of a layer's t or dt, its columns of zeros too."""
+    """Store these rows and columns of a layer's t or dt, with its zero padding. down_ptr: (m, R)."""
     inside = (rows < m)[:, None] & (columns < tl.cdiv(rank, 16) * 16)[None, :]
     tl.store(down_ptr + rows.to(tl.int64)[:, None] * down_stride + columns[None, :], low, mask=inside)
 
@@ -157,7 +156,7 @@ def _linear(
 ):  # fmt: skip
     """y = x Wᵀ + t Bᵀ + b for a tile of one layer's y.
 
-    With MAKE_DOWN the loop makes t beside y, else t is read. `starts` are the layers' first columns of t, `scales` are
+    With MAKE_DOWN the loop also computes t, else t is read. `starts` are the layers' first columns of t, `scales` are
     s₁, `up_scales` s₂. A tuple of pointers has one for each layer.
 
     Pointers:
@@ -188,9 +187,10 @@ def _linear(
         if tile_n == 0:
             _store_low(down_ptr + start, low, rows, tl.arange(0, BLOCK_R), m, rank, down_stride)
         up_scale = _pick(layer, up_scales)
-        acc = _raise(acc, low, _pick(layer, lora_b_ptrs), columns, n, rank, 0, up_scale, 1, rank, PRECISION, BLOCK_R)
+        lora_b_ptr = _pick(layer, lora_b_ptrs)
+        acc = _add_product(acc, low, lora_b_ptr, columns, n, rank, 0, up_scale, 1, rank, PRECISION, BLOCK_R)
     else:
-        acc = _raise_all(
+        acc = _add_products(
             acc, down_ptr + start, _pick(layer, lora_b_ptrs), rows, columns, m, n, rank, down_stride,
             _pick(layer, up_scales), 1, rank, PRECISION, BLOCK_R,
         )  # fmt: skip
@@ -210,7 +210,7 @@ def _linear_dx(
 ):  # fmt: skip
     """dx = Σ g W + (dt A) ∘ M, summed over the layers, for a tile of dx.
 
-    BLOCK_N counts columns of dx here, and BLOCK_K the features over which the products sum. The rest as in `_linear`.
+    BLOCK_N counts columns of dx, BLOCK_K the features summed over. The rest is as in `_linear`.
 
     Pointers:
         grad_ptrs: g, (m, features), rows grad_strides elements apart.
@@ -238,17 +238,17 @@ def _linear_dx(
     update = tl.zeros([BLOCK_M, BLOCK_N], tl.float32) if DROPOUT else acc
     for layer in tl.static_range(len(features)):
         if MAKE_DOWN:
-            update = _raise(
+            update = _add_product(
                 update, lows[layer], lora_a_ptrs[layer], columns, k, ranks[layer], 0, up_scales[layer],
                 k, 1, PRECISION, BLOCK_R,
             )  # fmt: skip
         else:
-            update = _raise_all(
+            update = _add_products(
                 update, down_ptr + starts[layer], lora_a_ptrs[layer], rows, columns, m, k, ranks[layer], down_stride,
                 up_scales[layer], k, 1, PRECISION, BLOCK_R,
             )  # fmt: skip
     if DROPOUT:
-        column_key = dealt(column_keys(seed, columns), BLOCK_N)
+        column_key = hashed_once(column_keys(seed, columns), BLOCK_N)
         update = acc + tl.where(kept(row_keys(seed, rows), column_key, threshold), update, 0.0)
     dx_at = dx_ptr + rows.to(tl.int64)[:, None] * k + columns[None, :]
     tl.store(dx_at, update.to(down_ptr.dtype.element_ty), mask=(rows < m)[:, None] & (columns < k)[None, :])
@@ -263,7 +263,7 @@ def _down(
 ):  # fmt: skip
     """t = s₁ (x ∘ M) Aᵀ, or dt = s₁ g B, for a block of rows.
 
-    A program makes BLOCK_R columns of every layer's, so that up to that rank x is read once.
+    A program computes BLOCK_R columns for every layer, so that x is read once up to that rank.
 
     Pointers:
         left_ptr: x or g, (m, k), rows left_stride elements apart.
@@ -286,7 +286,7 @@ def _down(
             inside &= (ks < k)[None, :]
         left_tile = tl.load(left_rows[:, None] + ks[None, :], mask=inside, other=0.0)
         if DROPOUT:
-            column_key = dealt(column_keys(seed, ks), BLOCK_K)
+            column_key = hashed_once(column_keys(seed, ks), BLOCK_K)
             left_tile = tl.where(kept(row_key, column_key, threshold), left_tile, 0.0)
         sums = ()
         for layer in tl.static_range(len(small_ptrs)):
@@ -342,7 +342,7 @@ def _outer(
         left_tile = tl.load(left_columns[None, :] + row_offsets * left_stride, mask=left_inside, other=0.0)
         right_tile = tl.load(right_columns[None, :] + row_offsets * right_stride, mask=right_inside, other=0.0)
         if DROPOUT:
-            row_key = dealt(row_keys(seed, rows), BLOCK_M)
+            row_key = hashed_once(row_keys(seed, rows), BLOCK_M)
             left_tile = tl.where(kept(row_key, column_key, threshold), left_tile, 0.0)
         if BIAS:
             total += tl.sum(left_tile.to(tl.float32), 0)
@@ -375,7 +375,7 @@ def _add_up(partial_ptrs, output_ptrs, sizes, chunks, chunk_strides, scales, BLO
     tl.store(output + places, total.to(output.dtype.element_ty), mask=inside)
 
 
-# Tile sizes, the best guess first. The last of sm_80 fit the 99 KiB of shared memory of consumers' chips too.
+# Tile sizes, the best guess first. The last of sm_80 also fit the 99 KiB of shared memory of consumer GPUs.
 
 _NVIDIA = ("sm_80", "sm_90", "sm_100")
 _HOPPER = ("sm_90", "sm_100")
@@ -438,12 +438,12 @@ WEIGHT_CONFIGS = (
 ADD_UP_CONFIGS = (Config({"BLOCK": 1024}, num_warps=4, num_stages=1),)
 
 
-# What the op calls
+# Host side
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Layers that read the same x, as the kernels take them: a tuple has one entry for each layer."""
+    """Layers that read the same x, in the kernels' layout: a tuple has one entry per layer."""
 
     weights: tuple[Tensor, ...]
     lora_as: tuple[Tensor, ...]
@@ -492,17 +492,17 @@ class _Group:
 
     @property
     def rank_block(self) -> int:
-        """Columns of t or dt in a tile of the largest layer's."""
+        """Columns of t or dt in a tile, for the largest rank."""
         return _rank_block(max(self.ranks), self.weights[0].dtype)
 
     @property
     def makes_down(self) -> bool:
-        """Whether forward makes t in its main loop."""
+        """Whether forward computes t in its main loop."""
         return not self.dropout and max(self.ranks) <= self.rank_block
 
     @property
     def makes_d_down(self) -> bool:
-        """Whether the loops for dx make dt: a tile of dx has all the layers'."""
+        """Whether the loop for dx computes dt: a tile of dx then holds that of all layers."""
         return max(self.ranks) <= self.rank_block and len(self.ranks) * self.rank_block <= self.fused_columns
 
     @property
@@ -511,7 +511,7 @@ class _Group:
         return FUSED_LAYERS * FUSED_RANK[self.weights[0].dtype.itemsize]
 
     def only(self, layer: int) -> _Group:
-        """The group of this layer alone."""
+        """A group of only this layer."""
         one = slice(layer, layer + 1)
         return replace(
             self,
@@ -589,17 +589,17 @@ def backward(
     elif d_as:
         _launch_d_down(group, grads, d_down)
 
-    sums: list[tuple[Tensor, Tensor, float]] = []  # what chunks of rows add up to, where it goes, and times what
+    sums: list[tuple[Tensor, Tensor, float]] = []  # partial sums, output, factor
     if d_as:
         stacked, _ = _launch_outer(group, [x], d_down, [0], [d_down.shape[1]], transposed=True, masked=group.dropout)
         for layer, d_a in d_as.items():
             first = group.starts[layer]
             sums.append((stacked[0][:, first : first + len(d_a)], d_a, group.up_scales[layer]))
-    walks = (  # over the rows of g; the first that reads every g whose sum is wanted sums it up
+    passes = (  # over the rows of g; the first that reads every g whose db is required also sums them
         (d_bs, down, group.starts, group.ranks),
         (d_weights, x, (0,) * len(grads), (x.shape[1],) * len(grads)),
     )
-    for outputs_of, right, starts, widths in walks:
+    for outputs_of, right, starts, widths in passes:
         if not outputs_of:
             continue
         with_biases = bool(d_biases) and d_biases.keys() <= outputs_of.keys()
@@ -633,7 +633,7 @@ def _launch_down(
     *,
     masked: bool,
 ) -> None:
-    """Write down (m, Σ R) = s (left ∘ M) small, for left (m, k), smalls (k, R) by their strides, and M if `masked`."""
+    """Write down (m, Σ R) = s (left ∘ M) small, for left (m, k) and smalls (k, R); M only if `masked`."""
     m, k = left.shape
     most = group.fused_columns // len(smalls)
     rank_block = max(RANK_STEP, min(group.rank_block, triton.next_power_of_2(most + 1) // 2))
@@ -652,11 +652,11 @@ def _launch_down(
 
 
 def _launch_d_down(group: _Group, grads: Sequence[Tensor], d_down: Tensor) -> None:
-    """Write each layer's columns of dt, where no loop over g does so on its way."""
+    """Write each layer's columns of dt, if the loop for dx does not."""
     for layer, (grad, start) in enumerate(zip(grads, group.starts, strict=True)):
-        alone = group.only(layer)
-        columns = d_down[:, start : start + down_columns(alone.ranks)]
-        _launch_down(alone, grad, alone.lora_bs, (alone.ranks[0], 1), columns, masked=False)
+        single = group.only(layer)
+        columns = d_down[:, start : start + down_columns(single.ranks)]
+        _launch_down(single, grad, single.lora_bs, (single.ranks[0], 1), columns, masked=False)
 
 
 def _launch_dx(group: _Group, grads: Sequence[Tensor], d_x: Tensor, d_down: Tensor) -> None:
@@ -696,10 +696,10 @@ def _launch_outer(
     """Sums of left[row, c] · right[row, start + r] over chunks of rows, (chunks, C, R) for each of the lefts (m, C).
 
     Args:
-        starts, widths: which columns of `right` each left takes.
-        padded: whether zeros fill these up to a multiple of RANK_STEP, as in t and dt.
+        starts, widths: the columns of `right` for each left.
+        padded: whether these are zero-padded to a multiple of RANK_STEP, as in t and dt.
         transposed: make (chunks, R, C) instead.
-        masked: of left ∘ M.
+        masked: use left ∘ M.
         biased: return the sums of the lefts' columns too, (chunks, C).
     """
     m, sizes = len(right), tuple(left.shape[1] for left in lefts)
@@ -759,21 +759,21 @@ def _launch_add_up(sums: Sequence[tuple[Tensor, Tensor, float]]) -> None:
 
 
 def _tiles(sizes: Sequence[int], block: int) -> int:
-    """How many tiles `_locate` counts."""
+    """The number of tiles, as `_locate` counts them."""
     return sum(triton.cdiv(size, block) for size in sizes)
 
 
 def _with_rows(tensor: Tensor) -> Tensor:
-    """The matrix itself where its rows lie without gaps between elements, else a copy."""
+    """The matrix, copied unless its rows are contiguous."""
     return tensor if tensor.stride(1) == 1 else tensor.contiguous()
 
 
 def _how(operand: Tensor) -> dict[str, Any]:
-    """Where and how precisely a launch multiplies."""
+    """The device, type and dot precision of a launch."""
     precision = dot_precision(operand.dtype, operand.device)
     return {"device": operand.device, "dtype": operand.dtype, "PRECISION": precision}
 
 
 def _rank_block(width: int, dtype: torch.dtype) -> int:
-    """Columns of a tile of t or dt."""
+    """Columns of t or dt in a tile."""
     return max(RANK_STEP, min(FUSED_RANK[dtype.itemsize], triton.next_power_of_2(width)))

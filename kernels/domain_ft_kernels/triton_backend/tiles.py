@@ -1,4 +1,4 @@
-"""What the Triton kernels share: the order of tiles, tanh, and the dropout mask in registers."""
+"""Parts that the Triton kernels share: the order of tiles, tanh, and the dropout mask in registers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import triton.language as tl
 
 @triton.jit
 def tile_of(index, tiles_m, tiles_n, GROUP_M: tl.constexpr):
-    """Row and column of the tile `index`, in an order that walks GROUP_M rows of tiles together.
+    """Row and column of the tile `index`, in an order that takes GROUP_M rows of tiles together.
 
-    Neighbours in time then share both operands' tiles in the L2 cache.
+    Programs that run at the same time then share the tiles of both operands in the L2 cache.
     """
     group = index // (GROUP_M * tiles_n)
     first = group * GROUP_M
@@ -21,7 +21,7 @@ def tile_of(index, tiles_m, tiles_n, GROUP_M: tl.constexpr):
 
 @triton.jit
 def tanh(y):
-    """To a few roundings of itself, for float32 y; Triton has none that all targets and its interpreter know."""
+    """tanh of float32 y, within a few ulps; Triton has none that all targets and its interpreter support."""
     t = tl.exp(-2 * tl.abs(y))
     far = (1 - t) / (1 + t)
     square = y * y
@@ -54,16 +54,16 @@ def column_keys(seed, columns):
 
 
 @triton.jit
-def dealt(keys, SIZE: tl.constexpr):
-    """The same `keys` (SIZE,), each hashed by one thread and handed to the others through shared memory.
+def hashed_once(keys, SIZE: tl.constexpr):
+    """The same `keys` (SIZE,), each hashed by one thread and passed to the others through shared memory.
 
-    Otherwise the compiler lets every thread hash all the keys that its part of a tile needs: dozens, where a warp's
-    lanes mostly need the same.
+    Otherwise every thread hashes all the keys that its part of a tile needs: dozens, mostly the same for all lanes of a
+    warp.
     """
     return tl.gather(keys, tl.arange(0, SIZE), 0)
 
 
 @triton.jit
 def kept(row_key, column_key, threshold):
-    """The mask of `dropout.keep_mask` for rows and columns by their keys: (rows, columns) of bool."""
+    """The mask of `dropout.keep_mask`, (rows, columns) bool, from the keys of rows and columns."""
     return row_key[:, None] * column_key[None, :] >= threshold

@@ -1,9 +1,9 @@
-"""Which of a few configs is fastest here: timed once, remembered on disk by device, shape class and type.
+"""Picks the fastest of a few configs: timed once, remembered on disk by device, shape class and type.
 
 A first run never stalls for long: configs are timed only while this process has spent less than BUDGET_SECONDS on it.
-After that, and for kernels that must not run twice, the first config that fits the chip is taken. Another config may
-add in another order, so two runs are equal to the last bit where both find the same choices: on one machine, from the
-second run on, or with DOMAIN_FT_TUNE=0, which times nothing.
+After that, and for kernels that must not run twice, the first config that fits the chip is used. Configs may sum in
+different orders, so two runs are bit-identical only if both use the same ones: on one machine from the second run on,
+or with DOMAIN_FT_TUNE=0, which disables timing.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import torch
 import triton
 
 BUDGET_SECONDS = 30.0
-"""Seconds that a process may spend on timing (and compiling) configs, over all kernels and shapes."""
+"""Seconds that a process may spend on compiling and timing configs, for all kernels and shapes."""
 
 REPEATS = 5
-"""Timed runs of a config; the median counts."""
+"""Timed runs of a config; the median is compared."""
 
 
 class Candidate(Protocol):
-    """A config, by whose text the choice is remembered."""
+    """A config; its text identifies it in the file of choices."""
 
     def __str__(self) -> str: ...
 
@@ -40,14 +40,14 @@ C = TypeVar("C", bound=Candidate)
 
 @dataclass(frozen=True)
 class Key:
-    """What a choice holds for.
+    """What a choice depends on.
 
     Attributes:
         kernel: its module and name.
         device: where it runs.
         dtype: of the operands.
-        shape: the `classes` of sizes that the choice depends on.
-        constants: the kernel's constexpr parameters beside the tile sizes, and their values.
+        shape: the relevant sizes, rounded up by `classes`.
+        constants: names and values of the kernel's constexpr parameters other than tile sizes.
     """
 
     kernel: str
@@ -57,7 +57,7 @@ class Key:
     constants: tuple[tuple[str, Any], ...]
 
     def text(self) -> str:
-        """As the file has it: the same on every machine with such a device."""
+        """The key in the file: the same on all machines with this device and version of triton."""
         constants = ", ".join(f"{name}={value}" for name, value in sorted(self.constants))
         name = torch.cuda.get_device_name(self.device)
         return " | ".join(map(str, (name, triton.__version__, self.kernel, self.dtype, self.shape, constants)))
@@ -80,12 +80,12 @@ def run_best(
     repeatable: bool,
     too_large: type[Exception],
 ) -> None:
-    """Call `run` with one of `configs` for `key`: the one remembered, else the fastest, else the first that fits.
+    """Call `run` with the remembered config for `key`, else the fastest, else the first that fits.
 
     Raises:
-        Exception: `too_large`, where no config fits the chip's shared memory.
+        Exception: `too_large`, if no config fits the chip's shared memory.
     """
-    if key in _chosen:  # every launch but the first of its kind: nothing else may cost time here
+    if key in _chosen:  # the hot path: every launch but the first of its kind
         run(_chosen[key])
         return
     name = _stored().get(key.text())
@@ -113,7 +113,7 @@ def cache_file() -> Path:
 
 
 def forget() -> None:
-    """Drop what this process remembers, the file aside."""
+    """Forget this process's choices and the time it spent; the file stays."""
     global _spent
     _chosen.clear()
     _stored.cache_clear()
@@ -121,14 +121,14 @@ def forget() -> None:
 
 
 def _may_tune() -> bool:
-    wanted = os.environ.get("DOMAIN_FT_TUNE", "1") != "0"
-    return wanted and _spent < BUDGET_SECONDS and not torch.cuda.is_current_stream_capturing()
+    enabled = os.environ.get("DOMAIN_FT_TUNE", "1") != "0"
+    return enabled and _spent < BUDGET_SECONDS and not torch.cuda.is_current_stream_capturing()
 
 
 def _by_time(
     configs: Sequence[C], run: Callable[[C], None], device: torch.device, too_large: type[Exception]
 ) -> list[C]:
-    """Those of `configs` that fit and were reached within the budget, the fastest first."""
+    """Those of `configs` that fit and were timed within the budget, the fastest first."""
     global _spent
     started = time.monotonic()
     medians: dict[int, float] = {}
@@ -153,7 +153,7 @@ def _by_time(
 
 @functools.cache
 def _stored() -> dict[str, str]:
-    """The file's choices; none where it cannot be read."""
+    """The choices in the file; none if it cannot be read."""
     try:
         choices = json.loads(cache_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -162,7 +162,7 @@ def _stored() -> dict[str, str]:
 
 
 def _store(text: str, name: str) -> None:
-    """Add a choice to the file, atomically; a folder that cannot be written costs the next run its time, no more."""
+    """Add a choice to the file, atomically. If that fails, the next run times the configs again."""
     path = cache_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -104,7 +104,7 @@ def test_a_word_may_hold_the_sign_between_columns(tmp_path: Path) -> None:
         ('"Bad";O\n"flu";B-Disease\n', "in quotation marks, as in CSV"),
         ('Bad;O\n"a;b";O\n' + "flu;B-Disease\n" * 20, "in quotation marks, as in CSV"),
         ("5 O\n%\nis O\nflu B-D\n", "the line has 1 column"),
-        ("5 O\n% X\nis O\nflu B-D\n", "'X' is no tag"),
+        ("5 O\n% X\nis O\nflu B-D\n", "'X' is not a tag"),
         ("New York   B-LOC\nis         O\nbig        O\n", "the line has 3 columns, where other lines have 2"),
     ],
 )

@@ -160,7 +160,7 @@ def test_a_spans_own_text_is_known_by_what_it_holds(tmp_path: Path, key: str) ->
     assert left.fields == {}  # it is compared
     with pytest.raises(RecordError, match="the end is inclusive"):
         read(write(tmp_path / "a.jsonl", *spans_under(key, shift=1)))
-    with pytest.raises(RecordError, match=r"a span says that it is 'Aspirin', but at \[15, 21\)") as caught:
+    with pytest.raises(RecordError, match=r"the text of a span is 'Aspirin', but the text at \[15, 21\)") as caught:
         read(write(tmp_path / "a.jsonl", *spans_under(key), spans_under(key, shift=1, count=1)[0]))
     assert "a.jsonl, line 5" in str(caught.value)
 
@@ -174,7 +174,7 @@ def test_own_text_is_known_where_all_offsets_are_shifted(tmp_path: Path) -> None
 
 
 def test_own_text_is_compared_however_the_file_is_said_to_count(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match="a span says that it is 'Aspirin'"):
+    with pytest.raises(RecordError, match="the text of a span is 'Aspirin'"):
         read(write(tmp_path / "a.jsonl", *spans_under("value")), "one-based")
 
 
