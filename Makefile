@@ -46,6 +46,7 @@ types: $(VENV)/.installed-dev  ## Check the type hints
 	$(BIN)/mypy
 	MYPYPATH=$(TEST_PATH) $(BIN)/mypy $(LOOSE) benchmarks/*.py benchmarks/kernels/*.py tests/*.py tests/*/*.py tests/*/*/*.py
 	MYPYPATH=benchmarks:benchmarks/tasks $(BIN)/mypy $(LOOSE) benchmarks/tasks/*.py
+	MYPYPATH=benchmarks $(BIN)/mypy $(LOOSE) --explicit-package-bases benchmarks/adaptation/*.py
 
 bench: $(VENV)/.installed-dev  ## Measure speed and memory, compared with transformers + PEFT
 	$(BIN)/domain-ft bench training $(ARGS)

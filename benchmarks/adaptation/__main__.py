@@ -5,8 +5,8 @@
     domain-ft bench adaptation -- --data DIR --adapted legal=RUN --adapted medical=RUN --adapted general=RUN
 
 A recipe, the options of `domain-ft adapt`, makes three models: of legal, of medical and of general text, with the same
-budget. A task's own field is one of the first two, and the other is the wrong field. Test texts are taken out of all text
-first. For each task and number of labels, the same draws of labels are used for all models.
+budget. A task's own field is one of the first two, and the other is the wrong field. Test texts are taken out of all
+text first. For each task and number of labels, the same draws of labels are used for all models.
 
 The columns: base, own (adapted to the task's field), wrong, general, TF-IDF + SVM. The scores are macro F1 of a linear
 probe, or with `--method lora` of the default fine-tuning. The differences own - base, own - wrong and own - general

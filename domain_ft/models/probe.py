@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from domain_ft.corpus.examples import Labels
@@ -37,6 +39,7 @@ FOLDS = 5
 """Of the cross-validation that chooses the strength."""
 
 _MOST_ITERATIONS = 500
+_SMALL = 5_000_000  # numbers; products of fewer are faster in one thread
 _WEIGHTS_NAME, _CONFIG_NAME = "head.safetensors", "head.json"
 
 
@@ -172,7 +175,18 @@ def fit_probe(
         )
     if not labels.multi_label and len(np.unique(targets)) < 2:
         raise ModelError("all training examples are of one class, so there is nothing to tell apart")
-    folds = _folds(targets, labels, groups, seed)
+    with threadpool_limits(1 if features.size < _SMALL else None):
+        return _cross_validated(features, targets, labels, _folds(targets, labels, groups, seed), balanced)
+
+
+def _cross_validated(
+    features: npt.NDArray[np.float32],
+    targets: npt.NDArray[Any],
+    labels: Labels,
+    folds: Sequence[npt.NDArray[np.int64]],
+    balanced: bool,
+) -> FittedProbe:
+    """The probe of the strength with the least log-loss over `folds`."""
     best: tuple[float, float, npt.NDArray[np.float64]] | None = None
     for strength in STRENGTHS:
         held_out = np.zeros((len(targets), len(labels)))

@@ -17,7 +17,7 @@ class BenchSettings(Settings, group="Benchmark"):
 
     positional: ClassVar[tuple[str, ...]] = ("what",)
 
-    what: Literal["kernels", "training", "memory", "corpus", "scaling", "startup", "tasks"] = REQUIRED
+    what: Literal["kernels", "training", "memory", "corpus", "scaling", "startup", "tasks", "adaptation"] = REQUIRED
     """The benchmark."""
 
     arguments: tuple[str, ...] = ()
