@@ -20,7 +20,11 @@ from classify_jobs import TELLING, records, settings, write_csv, write_jsonl
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from domain_ft.corpus.examples import Example
+from domain_ft.corpus.tasks.encoding import Encoder
+from domain_ft.corpus.tasks.rows import ExampleRows
 from domain_ft.errors import CorpusError, SettingsError
+from domain_ft.evaluation.logits import predict_logits
 from domain_ft.evaluation.predictions import Predictions
 from domain_ft.models.task_model import load_task_run
 from domain_ft.training.loop import Interrupted
@@ -115,6 +119,28 @@ def test_every_method_learns_and_can_be_loaded(tmp_path: Path, method: str, leas
     folder = classify(settings(tmp_path, "gpt2", method=method, learning_rate=1e-2)).folder
     assert result_of(folder)["test"]["macro_f1"] > least
     assert load_task_run(folder).labels.names == tuple(NAMES)
+
+
+def test_a_probe_learns_from_the_validation_examples_too(tmp_path: Path) -> None:
+    """Its predictions for them are those of folds that left them out. A probe of a given size learns from that many."""
+    probe = {"method": "head", "learning_rate": None, "max_steps": None}
+    whole = classify(settings(tmp_path, "gpt2", output=tmp_path / "whole", **probe)).folder
+    some = classify(settings(tmp_path, "gpt2", output=tmp_path / "some", train_sizes="50", **probe)).folder
+    for folder, held_out in ((whole, True), (some, False)):
+        kept = predictions(folder, "validation")
+        texts = {row["id"]: row["text"] for row in records(150)}
+        model = load_task_run(folder)
+        examples = [Example(name, texts[name], (NAMES[0],)) for name in kept.ids]
+        rows = ExampleRows.of(Encoder.of(model.tokenizer, model.labels, max_length=32, long_text="truncate"), examples)
+        logits = predict_logits(model, rows, tokens_per_micro_batch=4096)
+        assert np.allclose(logits, kept.logits, atol=1e-4) is not held_out
+
+
+def test_the_seeds_of_a_probe_differ_in_what_they_learn_from(tmp_path: Path) -> None:
+    probe = {"method": "head", "learning_rate": None, "max_steps": None}
+    folder = classify(settings(tmp_path, "gpt2", seeds=2, **probe)).folder
+    first, second = (predictions(folder, "test", seed) for seed in (0, 1))
+    assert not np.allclose(first.logits, second.logits, atol=1e-3)
 
 
 @pytest.mark.slow
