@@ -68,6 +68,11 @@ def test_tasks_that_agree_give_the_weighted_mean() -> None:
     np.testing.assert_allclose(found["interval"], 1 + np.array([-1, 1]) * 3.18245 / 2, rtol=1e-4)
 
 
+def test_equal_predictions_on_a_task_do_not_decide_alone() -> None:
+    found = pooled.pooled([pooled.Difference(0.0, 0.0), pooled.Difference(2.0, 0.1)])
+    assert found["mean"] == pytest.approx(1.0)
+
+
 def rows() -> Iterator[tuple[str, str | None, str, str]]:
     """Texts in pairs of near copies, each pair a text and one with another last word; a class with too few examples."""
     draw = generator(0, "words")

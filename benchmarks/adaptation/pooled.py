@@ -17,7 +17,9 @@ from domain_ft.evaluation.predictions import Predictions
 from domain_ft.randomness import generator
 
 RESAMPLES = 1_000
-LEVEL = 0.95
+
+LEAST_ERROR = 0.1
+"""No difference is known better than to this many points. Two models with equal predictions would have error 0."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def pooled(differences: Sequence[Difference]) -> dict[str, Any]:
     Student's t of k - 1 degrees of freedom, never narrower than without their factor (Jackson et al. 2017).
     """
     d = np.array([one.mean for one in differences])
-    v = np.array([one.error**2 for one in differences])
+    v = np.array([max(one.error, LEAST_ERROR) ** 2 for one in differences])
     w = 1 / v
     fixed = (w * d).sum() / w.sum()
     q = (w * (d - fixed) ** 2).sum()

@@ -20,7 +20,7 @@ from domain_ft.corpus.near_copies import duplicate_groups, text_fingerprints
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.randomness import generator
 
-POOL, TEST = 600, 400
+POOL, TEST = 1_200, 600
 """The most examples that training sets are drawn from, and that the scores are measured on."""
 
 
