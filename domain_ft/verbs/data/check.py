@@ -144,7 +144,7 @@ def _measure(settings: DataCheckSettings, file: CheckedFile, progress: Progress 
 
     tokenizer = find_tokenizer(str(settings.model), progress)
     default = next(option.default for option in options(_SETTINGS[file.kind]) if option.name == "max_length")
-    longest = min(settings.max_length or default, tokenizer.model_max_length)
+    longest = settings.max_length or min(default, tokenizer.model_max_length)
     return TokenLengths(tokenizer, longest, cuts=file.kind in ("conversations", "examples"))
 
 
