@@ -21,7 +21,7 @@ from domain_ft.corpus.checks.lengths import TokenLengths
 from domain_ft.corpus.checks.opening import CheckedFile, Fields
 from domain_ft.corpus.checks.private import PrivateData
 from domain_ft.corpus.checks.repairs import repair
-from domain_ft.corpus.conversations.formats import FieldChoice
+from domain_ft.corpus.conversations.formats import FieldChoice, recognise
 from domain_ft.errors import CorpusError
 
 CALLED = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": "b"}'}}
@@ -201,6 +201,37 @@ def test_to_rewrite_a_record_with_its_own_texts_changes_nothing(value: Any, form
     assert rewrite(record, format, FieldChoice(), collect(passages)) == record
     marked = rewrite(record, format, FieldChoice(), lambda passage: f"<{passage.text}>")
     assert json.dumps(marked).count("<") - json.dumps(record).count("<") == len(passages)
+
+
+MAIL = "mail jane@example.org"
+TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+
+
+@pytest.mark.parametrize("field", ["system", "system_prompt", "system_message", "system_instruction"])
+@pytest.mark.parametrize("rest", [{"messages": TURNS}, {"question": "Why?", "answer": "So."}], ids=["chat", "qa"])
+def test_every_field_that_is_read_as_the_system_turn_is_checked(field: str, rest: Any) -> None:
+    record = {field: MAIL, **rest}
+    format = recognise(record, FieldChoice())
+    assert format is not None
+    passages: list[Passage] = []
+    rewritten = rewrite(record, format, FieldChoice(), lambda one: passages.append(one) or "masked")  # type: ignore[func-returns-value]
+    assert Passage(field, MAIL, "system") in passages
+    assert rewritten[field] == "masked"
+
+
+def test_tools_are_checked_and_keep_their_names() -> None:
+    tool = {"type": "function", "function": {"name": "send", "description": MAIL}}
+    record = {"messages": TURNS, "tools": [tool]}
+    rewritten = rewrite(
+        record, "chat", FieldChoice(), lambda one: one.text.replace(MAIL, "[EMAIL]").replace("send", "x")
+    )
+    assert rewritten["tools"][0]["function"] == {"name": "send", "description": "[EMAIL]"}
+
+
+def test_a_question_that_the_messages_repeat_is_checked_too() -> None:
+    record = {"question": MAIL, "messages": [{"role": "user", "content": MAIL}, TURNS[1]]}
+    rewritten = rewrite(record, "chat", FieldChoice(), lambda one: one.text.replace(MAIL, "[EMAIL]"))
+    assert rewritten["question"] == rewritten["messages"][0]["content"] == "[EMAIL]"
 
 
 class TestCopies:

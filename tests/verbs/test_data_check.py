@@ -112,6 +112,17 @@ def test_with_a_model_tokens_are_counted_and_long_rows_found(chat: Path, tmp_pat
     assert "characters" not in text.split("errors")[0]
 
 
+def test_tokens_after_the_last_answer_do_not_make_a_record_too_long(tmp_path: Path) -> None:
+    model = save_tiny("llama", tmp_path / "tiny")
+    turns = [("user", "Why?"), ("assistant", "So."), ("user", "word " * 300)]
+    record = {"messages": [{"role": role, "content": content} for role, content in turns]}
+    data = tmp_path / "chat.jsonl"
+    data.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    result = check(DataCheckSettings(data=str(data), model=str(model), max_length=128)).result
+    assert "over-long" not in {finding.kind for finding in result.findings}
+    assert result.statistics["example_tokens"]["max"] < 128
+
+
 NAMED = (
     (
         "tags.jsonl",

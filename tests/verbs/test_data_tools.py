@@ -502,3 +502,22 @@ def test_a_model_without_a_template_gets_the_plain_one(decoder: Path, tmp_path: 
     found = shown_samples(write(tmp_path / "chats.jsonl", alpacas(3)), folder)
     assert found.template == "plain"
     assert all(one.text.startswith("### User:\n") for one in found.samples)
+
+
+FORGETS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.reasoning_content and loop.last %}<think>{{ m.reasoning_content }}</think>{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""A template that writes the reasoning of the last answer only."""
+
+
+def test_a_conversation_in_several_texts_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = save_decoder(tmp_path / "model", template=FORGETS)
+    answer = {"role": "assistant", "content": "So.", "reasoning_content": "Hm"}
+    records = [{"messages": [{"role": "user", "content": f"Why {i}?"}, answer] * 2} for i in range(2)]
+    data = write(tmp_path / "chats.jsonl", records)
+    found = shown_samples(data, folder, count=2)
+    assert (len(found.samples), found.drawn) == (4, 2)
+    assert main(["data", "sample", str(data), "--model", str(folder)]) == 0
+    assert "2 of 2 conversations in 4 texts by" in " ".join(capsys.readouterr().out.split())

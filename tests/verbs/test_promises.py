@@ -39,7 +39,8 @@ SMALL: dict[str, Callable[[Path], Any]] = {
     "tag": lambda path: tag_settings(path, max_steps=6, checkpoint_every=2, baselines=False),
     "instruct": lambda path: instruct_settings(path, max_steps=6, checkpoint_every=2, generate_examples=1),
 }
-TIMED = ("seconds", "memory", "per_second", "passes", "ways")
+TIMED = ("seconds", "memory", "per_second")
+"""Parts of keys whose numbers differ from run to run. The size of a micro-batch does not: a resumed run keeps it."""
 
 Fault = Callable[[], None]
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
-from tiny_models import save_tiny
+from tiny_models import MAX_LENGTH, save_tiny
 from transformers import AutoModelForTokenClassification, pipeline
 
 from domain_ft.corpus.cleaning import clean
@@ -308,6 +308,17 @@ def test_a_dry_run_says_what_would_be_done(tmp_path: Path) -> None:
     assert planned["steps"] == 40
     assert planned["labels"] == ["FINDING", "PARTY"]
     assert not (tmp_path / "run").exists()
+
+
+def test_the_note_on_long_texts_gives_the_length_at_which_they_are_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = settings(tmp_path, dry_run=True, quiet=False, max_length=4096)
+    with Path(wanted.train).open("a", encoding="utf-8") as file:
+        file.write("\n" + "of\tNN\tO\n" * (2 * MAX_LENGTH))
+    run(wanted)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"are longer than {MAX_LENGTH} tokens and read in windows" in said
 
 
 def test_a_bad_tag_stops_or_is_listed(tmp_path: Path) -> None:

@@ -8,13 +8,12 @@ from typing import Any
 from domain_ft.corpus.checks.findings import Finding
 from domain_ft.corpus.checks.items import Item, Passage, Visit
 from domain_ft.corpus.conversations.conversation import Conversation
-from domain_ft.corpus.conversations.extra_fields import CONTEXT, HISTORY, OPTIONS, REASONING
+from domain_ft.corpus.conversations.extra_fields import CONTEXT, HISTORY, OPTIONS, REASONING, SYSTEM
 from domain_ft.corpus.conversations.faults import Faults
-from domain_ft.corpus.conversations.formats import FieldChoice, Format, parse, qa_fields
+from domain_ft.corpus.conversations.formats import FieldChoice, Format, Speaker, parse, texts_read
 from domain_ft.corpus.conversations.messages import read_turns
 from domain_ft.corpus.readers.base import RawRecord
 
-_MESSAGES = {"chat": ("messages",), "sharegpt": ("conversations", "conversation")}
 _TEXT_FIELDS = ("content", "value", "text", "tool_calls", "function", "arguments", *REASONING)
 """The fields of a message that contain text, including tool calls."""
 
@@ -64,7 +63,9 @@ def rewrite(fields: Mapping[str, Any], format: Format, choice: FieldChoice, visi
     rewritten = dict(fields)
     for name, role in _text_fields(fields, format, choice).items():
         value = fields[name]
-        if role == "text":
+        if name == "tools":
+            rewritten[name] = _rewrite_tools(value, name, role, visit)
+        elif role == "text":
             rewritten[name] = _rewrite_all(value, name, visit)
         elif isinstance(value, list):
             rewritten[name] = _rewrite_messages(value, name, visit)
@@ -73,21 +74,12 @@ def rewrite(fields: Mapping[str, Any], format: Format, choice: FieldChoice, visi
     return rewritten
 
 
-def _text_fields(fields: Mapping[str, Any], format: Format, choice: FieldChoice) -> dict[str, str]:
-    """The fields of a record that hold its conversation, each with the speaker's role, or `text` if it has none."""
-    present = {name: value for name, value in fields.items() if value is not None}
-    if format == "qa":
-        prompts, answer = qa_fields(present, choice)
-        roles = {"system": "system", "input": "user", **dict.fromkeys(prompts, "user"), answer: "assistant"}
-    elif format == "alpaca":
-        users = ("instruction", "input", "context")
-        roles = {"system": "system", **dict.fromkeys(users, "user"), "output": "assistant", "response": "assistant"}
-    elif format == "prompt":
-        roles = {"system": "system", "prompt": "user", "completion": "assistant"}
-    else:
-        roles = {"system": "system", **dict.fromkeys(_MESSAGES[format], "user")}
-    extra = dict.fromkeys((HISTORY, *CONTEXT, *OPTIONS, *REASONING), "text")
-    return {name: role for name, role in (extra | {"system_prompt": "system"} | roles).items() if name in present}
+def _text_fields(fields: Mapping[str, Any], format: Format, choice: FieldChoice) -> dict[str, Speaker]:
+    """The fields of a record to check: those that the reader reads, and usual ones that a fault kept it from."""
+    usual: dict[str, Speaker] = dict.fromkeys((HISTORY, *CONTEXT, *OPTIONS, *REASONING), "text")
+    usual |= dict.fromkeys(SYSTEM, "system")
+    present = {name: speaker for name, speaker in usual.items() if fields.get(name) is not None}
+    return present | texts_read(fields, format, choice)
 
 
 def _rewrite_all(value: Any, place: str, visit: Visit) -> Any:
@@ -98,6 +90,22 @@ def _rewrite_all(value: Any, place: str, visit: Visit) -> Any:
         return [_rewrite_all(part, f"{place}[{number}]", visit) for number, part in enumerate(value)]
     if isinstance(value, Mapping):
         return {name: _rewrite_all(part, f"{place}.{name}", visit) for name, part in value.items()}
+    return value
+
+
+def _rewrite_tools(value: Any, place: str, role: str, visit: Visit) -> Any:
+    """Visit the texts of tools. Their names stay, because calls repeat them."""
+    if isinstance(value, str):
+        return visit(Passage(place, value, role))
+    if isinstance(value, list):
+        return [_rewrite_tools(part, f"{place}[{number}]", role, visit) for number, part in enumerate(value)]
+    if isinstance(value, Mapping):
+        return {
+            name: part
+            if name == "name" and isinstance(part, str)
+            else _rewrite_tools(part, f"{place}.{name}", role, visit)
+            for name, part in value.items()
+        }
     return value
 
 

@@ -12,6 +12,7 @@ from domain_ft.corpus.checks.items import Item
 from domain_ft.corpus.checks.statistics import Lengths
 from domain_ft.corpus.conversations.conversation import Conversation
 from domain_ft.corpus.conversations.rendering import ChatTemplate, Rendered
+from domain_ft.corpus.conversations.rows import trained_mask
 from domain_ft.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -84,13 +85,10 @@ class TokenLengths:
             yield Finding(line, None, "over-long", f"{length}: {lost}", error=True)
 
     def _count(self, row: Rendered) -> Any:
-        """(tokens,) bool, the tokens of a rendered text that are trained on."""
-        encoding = self._backend.encode(row.text, add_special_tokens=False)
-        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-        learned = np.zeros(len(offsets), dtype=bool)
-        for start, end in row.spans:
-            learned |= (offsets[:, 0] < end) & (offsets[:, 1] > start)
-        return learned
+        """(tokens,) bool, which tokens are trained on. As in `instruct`, the last one ends the row."""
+        mask = trained_mask(row, self._backend.encode(row.text, add_special_tokens=False))
+        trained = np.flatnonzero(mask)
+        return mask[: int(trained[-1]) + 1 if len(trained) else 0]
 
     def statistics(self) -> dict[str, Any]:
         """The distributions of token counts, and how much is too long."""

@@ -50,9 +50,24 @@ from domain_ft.corpus.readers.base import RawRecord, field_names, kind_of
 from domain_ft.errors import CorpusError, nearest
 from domain_ft.quoting import listed
 
-__all__ = ["FORMATS", "Fault", "FieldChoice", "Format", "Parsed", "parse", "recognise", "to_chat", "unrecognised"]
+__all__ = [
+    "FORMATS",
+    "Fault",
+    "FieldChoice",
+    "Format",
+    "Parsed",
+    "Speaker",
+    "parse",
+    "recognise",
+    "texts_read",
+    "to_chat",
+    "unrecognised",
+]
 
 Format = Literal["chat", "alpaca", "prompt", "sharegpt", "qa"]
+
+Speaker = Literal["system", "user", "assistant", "text"]
+"""Whose words a field holds; `text` if it is nobody's turn. The messages of a list have their own roles."""
 
 FORMATS: Mapping[Format, str] = {
     "chat": "OpenAI's chat messages",
@@ -215,14 +230,7 @@ def parse(
         if is_preference(fields) and not choice.answer_field:
             return Parsed(None, (preference_fault(),))
     reading = _Record(fields, choice, faults, answered, read)
-    turns = [turn for turn in reading.turns(format) if turn.role != "system" or turn.content.strip()]
-    system = reading.system(turns)
-    if system and not any(turn.role == "system" for turn in turns):
-        turns = [Turn("system", system), *turns]
-    tools: tuple[Mapping[str, Any], ...] = ()
-    if format != "qa" or (not reading.named and looks_like_tools(fields.get("tools"))):
-        read.add("tools")
-        tools = read_tools(fields.get("tools"), faults)
+    turns, tools = reading.conversation(format)
     if not compared:
         refuse_media(fields, "", faults)
         refuse_placeholders(turns, fields, faults)
@@ -243,6 +251,15 @@ def parse(
     return Parsed(Conversation(name, file, record.line, tuple(turns), tools, group), found, unread)
 
 
+def texts_read(fields: Mapping[str, Any], format: Format, choice: FieldChoice) -> dict[str, Speaker]:
+    """The fields from which `parse` takes the conversation, each with its speaker, in the order of reading."""
+    present = {name: value for name, value in fields.items() if value is not None}
+    reading = _Record(present, choice, Faults(), answered=True)
+    reading.conversation(format)
+    others: dict[str, Speaker] = {name: "text" for name in present if name in reading.read - reading.speakers.keys()}
+    return others | {name: speaker for name, speaker in reading.speakers.items() if name in present}
+
+
 def _answers(fields: Mapping[str, Any], choice: FieldChoice) -> Iterator[str]:
     """All texts of a raw record that may be its answer."""
     for name in (*_ANSWERS, choice.answer_field):
@@ -259,20 +276,43 @@ def _answers(fields: Mapping[str, Any], choice: FieldChoice) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Record:
-    """Converts a record to turns. `fields` has no nulls."""
+    """Converts a record to turns.
+
+    Attributes:
+        fields: without nulls.
+        read: receives every field that is read.
+        speakers: receives those of them that hold turns or tools, with the speaker.
+    """
 
     fields: Mapping[str, Any]
     choice: FieldChoice
     faults: Faults
     answered: bool
     read: set[str] = field(default_factory=set)
+    speakers: dict[str, Speaker] = field(default_factory=dict)
+
+    def conversation(self, format: Format) -> tuple[list[Turn], tuple[Mapping[str, Any], ...]]:
+        """All turns, the system turn included, and the tools."""
+        turns = [turn for turn in self._turns(format) if turn.role != "system" or turn.content.strip()]
+        system = self._system(turns)
+        if system and not any(turn.role == "system" for turn in turns):
+            turns = [Turn("system", system), *turns]
+        if format == "qa" and (self.named or not looks_like_tools(self.fields.get("tools"))):
+            return turns, ()
+        self._note("system", "tools")
+        return turns, read_tools(self.fields.get("tools"), self.faults)
+
+    def _note(self, speaker: Speaker, *names: str) -> None:
+        """Note that fields are read, as the words of a speaker."""
+        self.read.update(names)
+        self.speakers.update(dict.fromkeys(names, speaker))
 
     @property
     def named(self) -> bool:
         """Whether the user named the fields of prompt or answer. Then no other fields are read."""
         return bool(self.choice.prompt_field or self.choice.answer_field)
 
-    def turns(self, format: Format) -> list[Turn]:
+    def _turns(self, format: Format) -> list[Turn]:
         """The turns of a record in this format. Adds to `faults`."""
         if format == "chat":
             return self._messages("messages")
@@ -282,7 +322,7 @@ class _Record:
             return self._prompt()
         return self._alpaca() if format == "alpaca" else self._qa()
 
-    def system(self, turns: Sequence[Turn]) -> str | None:
+    def _system(self, turns: Sequence[Turn]) -> str | None:
         """The text of the system turn: from a field of the record, otherwise from `choice`."""
         name = next((name for name in SYSTEM if not is_blank(self.fields.get(name))), None)
         self.read.update(name for name in SYSTEM if is_blank(self.fields.get(name)))
@@ -294,11 +334,11 @@ class _Record:
             reason = "the messages have a different system turn: the field is not read"
             self.faults.warn("two-system-texts", name, reason)
             return None
-        self.read.add(name)
+        self._note("system", name)
         return text
 
     def _messages(self, name: str) -> list[Turn]:
-        self.read.add(name)
+        self._note("user", name)
         if name not in self.fields:
             self._missing(name)
             return []
@@ -311,7 +351,8 @@ class _Record:
     def _prompt(self) -> list[Turn]:
         """Prompt and completion, each a text or a list of messages (TRL's conversational format)."""
         prompt, answer = self.fields.get("prompt"), self.fields.get("completion")
-        self.read.update(("prompt", "completion"))
+        self._note("user", "prompt")
+        self._note("assistant", "completion")
         placed: list[Placed] = []
         if isinstance(prompt, list):
             placed += read_turns(prompt, "prompt", self.faults)
@@ -343,7 +384,7 @@ class _Record:
 
     def _qa(self) -> list[Turn]:
         prompts, answer = qa_fields(self.fields, self.choice)
-        self.read.update((*prompts, answer))
+        self._note("user", *prompts)
         texts: list[str | None] = []
         for name in prompts:
             if name in self.fields:
@@ -362,7 +403,7 @@ class _Record:
         """The prompt followed by the field `input`, unless that is in `used`."""
         if not prompt or self.named or "input" in used or "input" not in self.fields:
             return prompt
-        self.read.add("input")
+        self._note("user", "input")
         if is_blank(self.fields["input"]):
             return prompt
         return "\n\n".join(part for part in (prompt, self.faults.text(self.fields["input"], "input")) if part)
@@ -417,17 +458,17 @@ class _Record:
         return replace(turn, reasoning=reasoning_of(self.fields, "", self.faults))
 
     def _prompt_text(self, name: str) -> str | None:
+        self._note("user", name)
         return self._text(name, "empty-prompt", f"the {name} is empty")
 
     def _answer(self, name: str) -> str | None:
-        self.read.add(name)
+        self._note("assistant", name)
         if not self.answered and not self.fields.get(name):
             return None
         return self._text(name, "empty-answer", "the answer is empty")
 
     def _text(self, name: str, kind: str, empty: str) -> str | None:
         """The text of a field; None, with a fault added, if it is missing or blank."""
-        self.read.add(name)
         if name not in self.fields:
             self._missing(name)
             return None

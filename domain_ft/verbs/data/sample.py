@@ -84,6 +84,7 @@ class Samples:
     Attributes:
         template: `model` for the model's own chat template, `plain` if it has none.
         conversations: the number in the file.
+        drawn: the number that the samples come from, each in one or several texts.
         rejects: records that are not conversations, or that are marked as excluded from training.
         samples: in the order of the file.
         unread_fields: for each field that is not read, the number of records that have it.
@@ -91,6 +92,7 @@ class Samples:
 
     template: str
     conversations: int
+    drawn: int
     rejects: tuple[Reject, ...]
     samples: tuple[Sample, ...]
     unread_fields: dict[str, int] = field(default_factory=dict)
@@ -127,7 +129,8 @@ def sample(settings: DataSampleSettings, progress: Progress | None = None) -> Sa
         for rendered in template.render(conversations[place])
     )
     unread = left_out.to_result()["unread_fields"]
-    return Samples("plain" if template.is_plain else "model", len(conversations), tuple(rejects), samples, unread)
+    whose = "plain" if template.is_plain else "model"
+    return Samples(whose, len(conversations), len(chosen), tuple(rejects), samples, unread)
 
 
 def run(settings: DataSampleSettings) -> dict[str, Any]:
@@ -195,7 +198,8 @@ def _shown(one: Sample, coloured: bool) -> Text:
 def _legend(found: Samples, settings: DataSampleSettings, coloured: bool) -> Text:
     """What the colours or marks mean, and whose template was used."""
     whose = f"the chat template of {settings.model}" if found.template == "model" else "the plain chat template"
-    legend = plain(f"{len(found.samples)} of {counted(found.conversations, 'conversation')} by {whose}: ")
+    texts = f" in {len(found.samples)} texts" if len(found.samples) > found.drawn else ""
+    legend = plain(f"{found.drawn} of {counted(found.conversations, 'conversation')}{texts} by {whose}: ")
     for kind, words in (("trained", "trained on"), ("read", "read"), ("cut", "cut off")):
         _append(legend, kind, words, coloured)
         legend.append(", " if kind != "cut" else "")

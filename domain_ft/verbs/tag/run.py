@@ -8,6 +8,7 @@ files -> texts with spans -> labelled rows of tokens -> trials -> the best on va
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,9 +132,9 @@ def set_up(settings: TagSettings, machine: Machine, display: ProgressDisplay) ->
         if settings.remove_leaks:
             data = without(data, leaks.removals)
         model = load_model(settings, machine, Labels(data.tags), "token", display)
-        length = min(settings.max_length, model.max_length)
+        settings = dataclasses.replace(settings, max_length=min(settings.max_length, model.max_length))
         rows = {
-            split: encode_tags(texts, data.tags, model.tokenizer, max_length=length, progress=display.job)
+            split: encode_tags(texts, data.tags, model.tokenizer, max_length=settings.max_length, progress=display.job)
             for split, texts in data.splits.items()
         }
     for split, encoded in rows.items():
@@ -145,7 +146,7 @@ def set_up(settings: TagSettings, machine: Machine, display: ProgressDisplay) ->
     log_notes(data, leaks, rows, model, settings, display, left_out)
     weights = class_weights(rows["train"].token_targets, model.labels) if settings.balance == "weights" else None
     objective = TaggingObjective(kernels=machine.kernels, tag_weights=weights)
-    settings, trials = plan_trials(settings, machine, model, objective, rows["train"], length, display)
+    settings, trials = plan_trials(settings, machine, model, objective, rows["train"], settings.max_length, display)
     assert trials is not None
     return TagJob(settings, machine, data, rows, leaks, model, trials, left_out, rejected)
 

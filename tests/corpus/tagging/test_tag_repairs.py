@@ -298,6 +298,14 @@ def test_the_text_under_a_span_is_its_own_text_masked(marked: tuple[str, list[tu
     assert fields["text"] == "".join(masked_text(text, *pair, hits) for pair in itertools.pairwise(cuts))
 
 
+@pytest.mark.parametrize("key", ["label", "labels", "type", "entity_group"])
+def test_a_label_that_is_the_text_in_another_case_stays(key: str) -> None:
+    span = {"start": 2, "end": 6, key: "DRUG", "mention": "Drug"}
+    record = RawRecord(1, {"text": "A drug.", "entities": [span]})
+    fields = fix_record(record, TagFields(), lambda _: (), lambda *_: None)
+    assert fields["entities"] == [{"start": 2, "end": 6, key: "DRUG", "mention": "drug"}]
+
+
 WORDS = st.text("ab.東の😀É-", min_size=1, max_size=4)
 
 
