@@ -24,6 +24,7 @@ from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject, Seen,
 from domain_ft.corpus.readers.encoding_names import canonical
 from domain_ft.corpus.readers.files import KNOWN_ENDINGS, Listing, list_files
 from domain_ft.corpus.readers.gated import gated_error
+from domain_ft.corpus.readers.hub_copies import COPY, copy_revision, no_copy_error
 from domain_ft.corpus.recipes import Recipe, Source, load_recipe, recipe_names, recipes_folder
 from domain_ft.errors import AssetError, CorpusError, nearest
 from domain_ft.progress import Progress
@@ -147,20 +148,27 @@ def hub_revision(source: Source) -> str | None:
     """The commit of a data set on the hub; None if the source is a local folder.
 
     It is the commit that the source names, or else the newest. If the hub cannot be reached, it is the last one seen.
+    For a data set with a loading script, it is the newest revision of the hub's Parquet copy, which is what is read.
     """
     if Path(str(source.id)).is_dir():
         return None
     if source.revision:
         return source.revision
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     memory = cache_folder("corpora") / "hub-revisions.json"
     known: dict[str, str] = _read_json(memory)
     try:
-        revision = HfApi().dataset_info(str(source.id)).sha
+        newest = HfApi().dataset_info(str(source.id))
+        revision = newest.sha
+        script = f"{str(source.id).rpartition('/')[-1]}.py"
+        if any(file.rfilename == script for file in newest.siblings or ()):
+            revision = copy_revision(str(HfApi().dataset_info(str(source.id), revision=COPY).sha))
     except GatedRepoError as error:
         raise gated_error(str(source.id), f"hf:{source.id}") from error
+    except RevisionNotFoundError as error:
+        raise no_copy_error(f"hf:{source.id}") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         fix = "check the id; a private data set needs a token: hf auth login"
         raise CorpusError(f"there is no data set '{source.id}' on the hub", where=f"hf:{source.id}", fix=fix) from error

@@ -73,7 +73,7 @@ def text_fingerprints(texts: Iterable[str], *, signed: bool = True) -> Fingerpri
 
 def signed_batches(texts: Iterable[str], *, signed: bool) -> Iterator[tuple[bytes, bytes]]:
     """The digests and signatures of texts as bytes, in batches, computed on all cores. See `text_fingerprints`."""
-    return in_order(_signed if signed else _digested, _batches(texts))
+    return in_order(_signed if signed else _digested, _batches(texts), work="looks for copies")
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -394,7 +394,9 @@ class _Preparation:
         with contextlib.closing(GrowingFiles(self.unfinished, _SPOOLED, commit_every=_COMMIT_BATCHES)) as files:
             self.counts.update(files.facts)
             seen = {digest.tobytes() for digest in np.fromfile(self.unfinished / "digests.bin", _DIGEST)}
-            with contextlib.closing(in_order(_examine, self._records(self.counts["records"]))) as batches:
+            records = self._records(self.counts["records"])
+            examined = in_order(_examine, records, work=f"reads {self.corpus.name}", saved=True)
+            with contextlib.closing(examined) as batches:
                 for batch in batches:
                     files.append(self._spooled(batch, seen), dict(self.counts))
         self.progress(f"reading {self.corpus.name}", self.counts["read"], self.counts["read"])
@@ -452,6 +454,7 @@ class _Preparation:
     def _keep_apart(self, spool: _Spool, kept: Integers, groups: Integers, drawn: Bools) -> tuple[Bools, Shares]:
         """`move_contained` for the kept documents: those still held out, and their overlap with training documents."""
         label = f"comparing the splits of {self.corpus.name}"
+        work = f"compares the splits of {self.corpus.name}"
 
         def texts(documents: Integers) -> Iterator[list[str]]:
             done = 0
@@ -461,13 +464,13 @@ class _Preparation:
                 self.progress(label, done, len(documents))
 
         def shingles_of(documents: Integers) -> Iterator[Shingles]:
-            return itertools.chain.from_iterable(in_order(_shingles_of_texts, texts(documents)))
+            return itertools.chain.from_iterable(in_order(_shingles_of_texts, texts(documents), work=work))
 
         with tempfile.TemporaryDirectory(prefix="held-out-", dir=self.folder) as place:
 
             def overlaps(index: Containment, documents: Integers) -> Iterator[Overlap]:
                 index.save(Path(place))
-                found = in_order(functools.partial(overlaps_of_texts, Path(place)), texts(documents))
+                found = in_order(functools.partial(overlaps_of_texts, Path(place)), texts(documents), work=work)
                 return itertools.chain.from_iterable(found)
 
             return move_contained(drawn, groups, shingles_of, overlaps)

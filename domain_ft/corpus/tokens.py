@@ -524,7 +524,9 @@ def _write(
             **files.facts,
         }
         batches = _section_batches(split, done["documents"])
-        encoded = in_order(functools.partial(_encode, backend, np.dtype(token)), batches)
+        encoded = in_order(
+            functools.partial(_encode, backend, np.dtype(token)), batches, work="tokenises the corpus", saved=True
+        )
         with contextlib.closing(encoded):
             for texts, counts in _whole_documents(encoded):
                 data, done = _file_parts(done, texts, counts, special, max_length)

@@ -35,12 +35,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(function: Callable[[Item], Result], batches: Iterable[Item]) -> Generator[Result, None, None]:
+def in_order(
+    function: Callable[[Item], Result], batches: Iterable[Item], *, work: str, saved: bool = False
+) -> Generator[Result, None, None]:
     """`function` of each batch, in order, computed by as many processes as there are cores.
 
     Args:
         function: a function of a module, or a partial of one; pickled once for each worker.
         batches: consumed lazily. Each batch and each result is pickled.
+        work: what a worker does, for messages, such as "reads the corpus".
+        saved: whether the caller saves results as they come, and the next call resumes after them.
 
     Raises:
         CorpusError: a worker was killed, most often because memory ran out.
@@ -66,8 +70,8 @@ def in_order(function: Callable[[Item], Result], batches: Iterable[Item]) -> Gen
             yield pending.popleft().result()
     except BrokenProcessPool as error:
         raise CorpusError(
-            "a process that reads or tokenises the corpus was killed, most often because memory ran out",
-            fix="close other programs and start again; what is tokenised already is kept",
+            f"a process that {work} was killed, most often because memory ran out",
+            fix="close other programs and start again" + ("; it resumes after the last batch saved" if saved else ""),
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -165,9 +165,13 @@ def test_head_and_tail_of_a_pair() -> None:
     assert types == [0] * 5 + [1] * 10
 
 
-def test_no_room_for_a_pair_is_said() -> None:
-    with pytest.raises(SettingsError, match="leaves no room"):
-        encoder("wordpiece", "truncate", 4)
+@pytest.mark.parametrize(("kind", "length", "tokens"), [("wordpiece", 4, "3 tokens"), ("gpt2", 2, "1 token")])
+def test_no_room_for_a_pair_is_said(kind: str, length: int, tokens: str) -> None:
+    """The newline between the texts of a decoder's pair is no special token."""
+    with pytest.raises(SettingsError, match=f"a pair has {tokens} before, between and after its texts") as raised:
+        encoder(kind, "truncate", length)
+    assert f"give at least {length + 1};" in str(raised.value.fix)
+    encoder(kind, "truncate", length + 1)
 
 
 # --- Rows -------------------------------------------------------------------------------------------------------------

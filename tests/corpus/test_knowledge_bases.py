@@ -323,7 +323,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     real = datasets.load_dataset_builder
 
     def of_the_hub(identifier: str, config: str | None = None, revision: str | None = None, **given: Any) -> Any:
-        if revision != "refs/convert/parquet":
+        if revision not in ("refs/convert/parquet", f"{tmp_path}/{identifier}"):
             raise RuntimeError("Dataset scripts are no longer supported, but found a program")
         return real(str(tmp_path / identifier), **given)
 
@@ -333,7 +333,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         datasets.Dataset.from_list(rows, features=features).to_parquet(folder / "0000.parquet")
 
     monkeypatch.setattr(datasets, "load_dataset_builder", of_the_hub)
-    monkeypatch.setattr("domain_ft.corpus.tasks.reading.hub_revision", lambda source: f"{tmp_path}/{source.id}")
+    monkeypatch.setattr(
+        "domain_ft.corpus.tasks.reading.hub_revision", lambda source: f"refs/convert/parquet@{tmp_path}/{source.id}"
+    )
     return put
 
 

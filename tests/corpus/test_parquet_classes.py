@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from domain_ft.corpus.readers.parquet import class_names, file_class_names
+from domain_ft.corpus.readers.base import BadRecords
+from domain_ft.corpus.readers.packing import PACKED
+from domain_ft.corpus.readers.parquet import class_names, file_class_names, parquet_records
+from domain_ft.errors import RecordError
 
+_PACK: dict[str, Callable[[bytes], bytes]] = {
+    "": lambda data: data,
+    ".gz": gzip.compress,
+    ".zst": lambda data: pa.compress(data, codec="zstd", asbytes=True),
+    ".xz": lzma.compress,
+    ".bz2": bz2.compress,
+}
 NAMES = {"names": ["civil", "penal"], "_type": "ClassLabel"}
 
 
@@ -40,15 +53,24 @@ def test_a_schema_without_names_has_none(metadata: dict[str, str] | None) -> Non
     assert class_names(pa.schema([("label", pa.int64())], metadata=metadata)) == {}
 
 
-def test_the_names_of_a_file_packed_or_not(tmp_path: Path) -> None:
-    table = pa.table({"label": [0, 1]}, schema=_schema(label=NAMES))
-    pq.write_table(table, tmp_path / "a.parquet")
-    (tmp_path / "a.parquet.gz").write_bytes(gzip.compress((tmp_path / "a.parquet").read_bytes()))
-    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
-    (tmp_path / "broken.parquet.gz").write_bytes(b"PAR1")
-    assert file_class_names(tmp_path / "a.parquet") == {"label": ["civil", "penal"]}
-    assert file_class_names(tmp_path / "a.parquet.gz") == {"label": ["civil", "penal"]}
-    assert file_class_names(tmp_path / "broken.parquet") == file_class_names(tmp_path / "broken.parquet.gz") == {}
+@pytest.mark.parametrize("packing", ["", *PACKED])
+def test_the_names_of_a_file_packed_or_not(tmp_path: Path, packing: str) -> None:
+    pq.write_table(pa.table({"label": [0, 1]}, schema=_schema(label=NAMES)), tmp_path / "a.parquet")
+    data = _PACK[packing]((tmp_path / "a.parquet").read_bytes())
+    for name in (f"a.parquet{packing}", "named-otherwise.parquet"):  # packing is found by content
+        (tmp_path / name).write_bytes(data)
+        assert file_class_names(tmp_path / name) == {"label": ["civil", "penal"]}
+
+
+@pytest.mark.parametrize("packing", ["", *PACKED])
+def test_a_damaged_file_has_no_names(tmp_path: Path, packing: str) -> None:
+    """What is wrong with it is reported when its rows are read."""
+    path = tmp_path / f"broken.parquet{packing}"
+    for data in (_PACK[packing](b"PAR1"), _PACK[packing](bytes(range(256)) * 9)[:-20], b"PAR1"):
+        path.write_bytes(data)
+        assert file_class_names(path) == {}
+        with pytest.raises(RecordError, match=r"broken\.parquet"):
+            list(parquet_records(path, path.name, BadRecords("stop", lambda _: None)))
 
 
 def test_what_datasets_writes(tmp_path: Path) -> None:

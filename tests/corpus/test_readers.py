@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import huggingface_hub
 import numpy as np
 import pyarrow as pa
@@ -513,6 +514,45 @@ def test_why_the_hub_gives_no_data_set(
         open_splits("a/b", None, "c0ffee")
     assert what in raised.value.what
     assert fix in str(raised.value.fix)
+
+
+def test_a_copy_on_the_hub_is_named_by_its_own_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read of a data set with a loading script is not its newest commit, but that of the Parquet copy."""
+
+    def info(_: Any, identifier: str, revision: str | None = None) -> Any:
+        script = identifier.partition("/")[2] if identifier != "some/plain" else "README"
+        commit = "data" if revision is None else revision.replace("refs/convert/parquet", "copy")
+        return SimpleNamespace(sha=commit, siblings=[SimpleNamespace(rfilename=f"{script}.py")])
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
+    assert hub_revision(Source(kind="hub", id="some/plain")) == "data"
+    assert hub_revision(Source(kind="hub", id="some/script")) == "refs/convert/parquet@copy"
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", raising(hub_errors.RevisionNotFoundError))
+    with pytest.raises(CorpusError, match="the hub has no Parquet copy of it"):
+        hub_revision(Source(kind="hub", id="some/script"))
+
+
+def test_a_pinned_revision_is_what_is_read_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a data set with a loading script only revisions of the hub's Parquet copy can be read."""
+    asked = []
+    real = datasets.load_dataset_builder
+    (tmp_path / "main" / "train").mkdir(parents=True)
+    datasets.Dataset.from_list([{"text": "a"}]).to_parquet(tmp_path / "main" / "train" / "0000.parquet")
+
+    def of_the_hub(identifier: str, config: str | None = None, revision: str | None = None, **given: Any) -> Any:
+        asked.append(revision)
+        if revision == "c0ffee":
+            raise RuntimeError("Dataset scripts are no longer supported, but found script.py")
+        return real(str(tmp_path), **given)
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", of_the_hub)
+    with pytest.raises(CorpusError, match="the revision 'c0ffee' has a loading script") as raised:
+        open_splits("some/script", "main", "c0ffee")
+    assert 'revision = "refs/convert/parquet@COMMIT"' in str(raised.value.fix)
+    assert raised.value.where == "hf:some/script:main"
+    splits = open_splits("some/script", "main", "refs/convert/parquet@beef")
+    assert list(splits["train"]) == [{"text": "a"}]
+    assert asked == ["c0ffee", "beef"]
 
 
 def raising(kind: type[Exception]) -> Callable[..., None]:

@@ -8,11 +8,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from domain_ft.corpus import workers
+from domain_ft.corpus.near_copies import text_fingerprints
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError
 
@@ -35,7 +39,7 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_few_batches_stay_in_this_process(two_cores: None) -> None:
     few = range(workers.FEW_BATCHES)
-    assert list(in_order(square, few)) == [(n * n, os.getpid()) for n in few]
+    assert list(in_order(square, few, work="squares")) == [(n * n, os.getpid()) for n in few]
 
 
 def test_many_batches_go_to_other_processes_and_come_back_in_order(two_cores: None) -> None:
@@ -46,7 +50,7 @@ def test_many_batches_go_to_other_processes_and_come_back_in_order(two_cores: No
             taken.append(number)
             yield number
 
-    with contextlib.closing(in_order(square, batches())) as results:
+    with contextlib.closing(in_order(square, batches(), work="squares")) as results:
         done = [next(results)]
         assert len(taken) <= workers.FEW_BATCHES + 2  # a stream is not read ahead of the work
         done += results
@@ -56,12 +60,29 @@ def test_many_batches_go_to_other_processes_and_come_back_in_order(two_cores: No
 
 def test_an_error_comes_out_as_it_was_raised(two_cores: None) -> None:
     with pytest.raises(ValueError, match="-1 is below 0"):
-        list(in_order(square, [*range(20), -1, *range(20)]))
+        list(in_order(square, [*range(20), -1, *range(20)], work="squares"))
 
 
-def test_a_killed_worker_is_said(two_cores: None) -> None:
-    with pytest.raises(CorpusError, match="was killed"):
-        list(in_order(killed, range(20)))
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_killed_worker_is_said(two_cores: None, saved: bool) -> None:
+    with pytest.raises(CorpusError, match="a process that counts was killed") as raised:
+        list(in_order(killed, range(20), work="counts", saved=saved))
+    assert ("resumes" in str(raised.value.fix)) == saved
+
+
+def test_a_search_for_copies_does_not_promise_to_resume(two_cores: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(ThreadPoolExecutor):
+        def __init__(self, *_: object, **__: object) -> None:
+            super().__init__(1)
+
+        def submit(self, *_: object, **__: object) -> Any:
+            raise BrokenProcessPool
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Killed)
+    monkeypatch.setattr(workers, "FEW_BATCHES", 0)
+    with pytest.raises(CorpusError, match="a process that looks for copies was killed") as raised:
+        text_fingerprints(["a text"])
+    assert raised.value.fix == "close other programs and start again"
 
 
 def test_a_script_needs_no_guard(tmp_path: Path) -> None:
@@ -71,7 +92,7 @@ def test_a_script_needs_no_guard(tmp_path: Path) -> None:
         "from domain_ft.corpus import workers\n"
         "from test_workers import square\n"
         "workers.cores = lambda: 2\n"
-        "print(sum(value for value, _ in workers.in_order(square, range(20))))\n"
+        "print(sum(value for value, _ in workers.in_order(square, range(20), work='squares')))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True)

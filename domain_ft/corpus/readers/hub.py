@@ -17,12 +17,11 @@ from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, SourceDocument, TextField, looked_at
 from domain_ft.corpus.readers.gated import gated_error
+from domain_ft.corpus.readers.hub_copies import COPY, commit_of_copy, no_copy_error
 from domain_ft.corpus.readers.parquet import row_batches
 from domain_ft.corpus.recipes import Source
 from domain_ft.errors import CorpusError, nearest
-
-_EXPORT = "refs/convert/parquet"
-"""The branch with the hub's Parquet copy of a data set with a loading script: a folder for each configuration."""
+from domain_ft.quoting import shown
 
 
 def read_hub(source: Source, revision: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
@@ -64,7 +63,9 @@ def open_splits(identifier: str, config: str | None, revision: str | None) -> Ma
     except DatasetNotFoundError as error:  # `datasets` raises it for these too, and drops the cause
         if "is a gated dataset" in str(error):
             raise gated_error(identifier, where) from error
-        if revision and f"Revision '{revision}'" in str(error):
+        if f"Revision '{COPY}'" in str(error):
+            raise no_copy_error(where) from error
+        if revision and f"Revision '{commit_of_copy(revision) or revision}'" in str(error):
             fix = "give the hash of a commit that is on the hub, or none for the newest"
             raise CorpusError(f"the data set has no revision '{revision}'", where=where, fix=fix) from error
         fix = "check the id on the hub; a private data set needs a token (hf auth login)"
@@ -79,12 +80,21 @@ def open_splits(identifier: str, config: str | None, revision: str | None) -> Ma
 
 def _builder(identifier: str, config: str | None, revision: str | None) -> datasets.DatasetBuilder:
     """The builder of a data set. `datasets` 4.0 runs no loading scripts: for a data set with one, its Parquet copy."""
-    try:
-        return datasets.load_dataset_builder(identifier, config, revision=revision)
-    except RuntimeError as error:
-        if "scripts are no longer supported" not in str(error):
-            raise
-    builder = datasets.load_dataset_builder(identifier, data_dir=config, revision=_EXPORT)
+    copy = commit_of_copy(revision)
+    if copy is None:
+        try:
+            return datasets.load_dataset_builder(identifier, config, revision=revision)
+        except RuntimeError as error:
+            if "scripts are no longer supported" not in str(error):
+                raise
+            if revision is not None:
+                raise CorpusError(
+                    f"the revision '{shown(revision)}' has a loading script, which is not run, and the hub's Parquet "
+                    "copy may be of another revision",
+                    where=hub_name(identifier, config),
+                    fix=f'give no revision, for the newest copy, or one of the copy: revision = "{COPY}@COMMIT"',
+                ) from error
+    builder = datasets.load_dataset_builder(identifier, data_dir=config, revision=copy or COPY)
     files = itertools.chain.from_iterable(builder.config.data_files.values())
     configs = sorted({PurePosixPath(file).parts[-3] for file in files})  # CONFIG/SPLIT/0000.parquet
     if config is None and len(configs) > 1:

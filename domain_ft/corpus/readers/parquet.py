@@ -6,7 +6,6 @@ import contextlib
 import io
 import itertools
 import json
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -47,18 +46,8 @@ def read_parquet(path: Path, name: str, text_field: str | None, bad: BadRecords)
 def parquet_records(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
     """The rows of a Parquet file, with the chosen `columns`."""
     with reported(name, bad), contextlib.ExitStack() as stack:
-        bad.path = path
-        if packing(path) is not None:  # Parquet is read from the end, but packed data only from the beginning
-            data = read_bytes(path, name, bad, "unpack it: Parquet packs its columns already")
-            if data is None:
-                return
-            file: BinaryIO = io.BytesIO(data)
-        else:
-            file = stack.enter_context(open_bytes(path))
-        try:
-            table = pq.ParquetFile(file, pre_buffer=False)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            bad.add(f"this is not a valid Parquet file: {str(error).splitlines()[0]}", file=name)
+        table = _opened(path, name, bad, stack)
+        if table is None:
             return
         schema = table.schema_arrow
         wanted = columns(_what_columns_hold(table, name)) if columns else None
@@ -66,6 +55,23 @@ def parquet_records(path: Path, name: str, bad: BadRecords, columns: Columns | N
             if column not in schema.names:
                 raise CorpusError(f"there is no field '{shown(column)}'", where=name, fix=nearest(column, schema.names))
         yield from _rows(table, name, wanted, bad)
+
+
+def _opened(path: Path, name: str, bad: BadRecords, stack: contextlib.ExitStack) -> pq.ParquetFile | None:
+    """The file, packed or not, open until `stack` is closed; None if it was rejected."""
+    bad.path = path
+    if packing(path) is not None:  # Parquet is read from the end, but packed data only from the beginning
+        data = read_bytes(path, name, bad, "unpack it: Parquet packs its columns already")
+        if data is None:
+            return None
+        file: BinaryIO = io.BytesIO(data)
+    else:
+        file = stack.enter_context(open_bytes(path))
+    try:
+        return pq.ParquetFile(file, pre_buffer=False)
+    except pa.ArrowException as error:
+        bad.add(f"this is not a valid Parquet file: {str(error).splitlines()[0]}", file=name)
+        return None
 
 
 def row_batches(table: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -133,9 +139,9 @@ def _names_of(feature: Any) -> list[str]:
 
 def file_class_names(path: Path) -> dict[str, list[str]]:
     """`class_names` of a Parquet file; empty if it cannot be read, which is reported when its rows are read."""
-    try:
-        with open_bytes(path) as file:
-            source = io.BytesIO(file.read()) if path.suffix.lower() == ".gz" else file
-            return class_names(pq.read_schema(source))
-    except (pa.ArrowException, OSError, EOFError, zlib.error):
-        return {}
+    quiet = BadRecords("skip", lambda _: None)
+    with reported(path.name, quiet), contextlib.ExitStack() as stack:
+        table = _opened(path, path.name, quiet, stack)
+        if table is not None:
+            return class_names(table.schema_arrow)
+    return {}

@@ -31,6 +31,7 @@ from domain_ft.corpus.examples import Example, Examples, Labels
 from domain_ft.corpus.tokens import SpecialTokens, plain_backend
 from domain_ft.errors import CorpusError, SettingsError, nearest
 from domain_ft.quoting import shown
+from domain_ft.wording import counted
 
 if TYPE_CHECKING:  # workers do not need this slow import
     from transformers import PreTrainedTokenizerFast
@@ -175,7 +176,8 @@ class Encoder:
         least = len(templates.pair) + 2
         if max_length < least:
             raise SettingsError(
-                f"max-length {max_length} leaves no room for text: {least - 2} tokens of a pair are special tokens",
+                f"max-length {max_length} leaves no room for text: a pair has "
+                f"{counted(least - 2, 'token')} before, between and after its texts",
                 fix=f"give at least {least}; 128 to 512 are usual",
             )
         return cls(plain_backend(tokenizer), templates, labels, max_length, long_text)

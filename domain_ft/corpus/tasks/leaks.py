@@ -244,7 +244,11 @@ class _Search:
             Containment.of_documents(shingles(normalise(content(example))) for example in test).save(Path(place))
             documents = corpus.split("train")
             ids: deque[str] = deque()  # of the documents in progress
-            found = in_order(functools.partial(overlaps_of_texts, Path(place)), _texts(documents.documents(), ids))
+            found = in_order(
+                functools.partial(overlaps_of_texts, Path(place)),
+                _texts(documents.documents(), ids),
+                work=f"looks for test texts in {corpus.name}",
+            )
             for done, (owners, shares) in enumerate(itertools.chain.from_iterable(found), 1):
                 document = ids.popleft()
                 for owner, share in zip(owners.tolist(), shares.tolist(), strict=True):

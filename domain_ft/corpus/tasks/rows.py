@@ -209,7 +209,8 @@ def _write(folder: Path, encoder: Encoder, examples: Examples, progress: Progres
     unfinished = unfinished_folder(folder)
     with contextlib.closing(GrowingFiles(unfinished, _FILES, commit_every=COMMIT_BATCHES)) as files:
         done = _NOTHING | files.facts
-        encoded = in_order(encoder.encode, _batches(itertools.islice(examples, done["examples"], None)))
+        batches = _batches(itertools.islice(examples, done["examples"], None))
+        encoded = in_order(encoder.encode, batches, work="tokenises examples", saved=True)
         with contextlib.closing(encoded):
             for batch in encoded:
                 data, done = _file_parts(batch, done)

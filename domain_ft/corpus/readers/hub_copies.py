@@ -1,0 +1,36 @@
+"""The hub's own Parquet copies of data sets with a loading script, which `datasets` no longer runs.
+
+A copy is on a branch of its own, whose commits are not those of the data set. So its revisions have names of their own,
+`refs/convert/parquet@COMMIT`, which also identify it in keys.
+"""
+
+from __future__ import annotations
+
+from domain_ft.errors import CorpusError
+
+COPY = "refs/convert/parquet"
+"""The branch with the copy: a folder for each configuration."""
+
+
+def copy_revision(commit: str) -> str:
+    """The revision of a copy at a commit of its branch."""
+    return f"{COPY}@{commit}"
+
+
+def commit_of_copy(revision: str | None) -> str | None:
+    """The commit in a revision of a copy; None if it is no such revision.
+
+    >>> commit_of_copy("refs/convert/parquet@c0ffee"), commit_of_copy("c0ffee")
+    ('c0ffee', None)
+    """
+    branch, _, commit = (revision or "").partition("@")
+    return commit if branch == COPY and commit else None
+
+
+def no_copy_error(where: str) -> CorpusError:
+    """The error for a data set with a loading script that the hub has no copy of."""
+    return CorpusError(
+        "the data set has a loading script, which is not run, and the hub has no Parquet copy of it",
+        where=where,
+        fix="convert it to Parquet or JSON lines, and give the files",
+    )
