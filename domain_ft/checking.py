@@ -204,10 +204,12 @@ def _find_options(cls: type[Settings]) -> tuple[Option, ...]:
     known: dict[str, Option] = {}
     for owner in cls.__mro__[:-1]:
         documentation = _attribute_docstrings(owner)
+        group = getattr(owner, "group", "")
         for name in inspect.get_annotations(owner):
-            if name in fields and name not in known:
-                help_text = documentation.get(name, "")
-                known[name] = _option(name, hints[name], fields[name].default, help_text, getattr(owner, "group", ""))
+            if name in known:  # redefined by a verb: it stays in the group of the class that it comes from
+                known[name] = dataclasses.replace(known[name], group=group)
+            elif name in fields:
+                known[name] = _option(name, hints[name], fields[name].default, documentation.get(name, ""), group)
     return tuple(known.values())
 
 

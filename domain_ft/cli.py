@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _dispatch([word for word in own if word != "--debug"] + words[len(own) :])
     except KeyboardInterrupt as interrupt:
         if _is_main_process():
-            _say("interrupted", str(interrupt) or "stopped")
+            _say("interrupted", str(interrupt) or "by ctrl-C or SIGTERM")
         return 130
     except BrokenPipeError:
         return 0 if _reader_has_left() else _bug(debug)
@@ -222,7 +222,7 @@ def _command(verb: Verb) -> Callable[..., Any]:
         raise AssertionError
 
     shown = [o for o in checking.options(verb.settings) if not (verb.passes_on and o.name == "arguments")]
-    order = list(dict.fromkeys(option.group for option in shown))
+    order = sorted(dict.fromkeys(option.group for option in shown), key=_panel_place)
     parameters = [
         _parameter(
             option, Group(option.group, sort_key=order.index(option.group)), option.name in verb.settings.positional
@@ -232,6 +232,14 @@ def _command(verb: Verb) -> Callable[..., Any]:
     parameters += [_DEBUG] if verb.passes_on else [_CONFIG, _SET, _DEBUG]
     command.__signature__ = inspect.Signature(sorted(parameters, key=lambda p: p.kind))  # type: ignore[attr-defined]
     return command
+
+
+_LAST_PANELS = ("Model", "Training", "Measuring", "Machine", "Run folder", "Screen")
+"""The panels of --help that follow those of a verb's input, in this order."""
+
+
+def _panel_place(group: str) -> int:
+    return _LAST_PANELS.index(group) if group in _LAST_PANELS else -1
 
 
 def _parameter(option: checking.Option, group: Group, positional: bool) -> inspect.Parameter:

@@ -244,7 +244,7 @@ def failing(error: BaseException) -> Verb:
             2,
             "error: no text\n  where: a.jsonl, l",
         ),
-        (KeyboardInterrupt(), 130, "interrupted: stopped"),
+        (KeyboardInterrupt(), 130, "interrupted: by ctrl-C or SIGTERM"),
         (KeyboardInterrupt("checkpoint at step 50"), 130, "interrupted: checkpoint at step 50"),
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 2, "error: /x/y cannot be written: No space left"),
         (

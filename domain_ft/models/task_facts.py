@@ -67,7 +67,7 @@ class TaskFacts:
             raise ModelError(
                 f"'{folder}' is not the folder of a finished run of `classify` or `tag`: it has no "
                 f"{TASK_NAME if not path.is_file() else 'result.json'}",
-                fix="give the folder that such a run wrote; one that was stopped goes on with --resume",
+                fix="give the folder that such a run wrote; --resume continues one that was stopped",
             )
         values = read_facts(folder)
         try:

@@ -32,6 +32,14 @@ def template(name: str) -> Any:
     return environment.get_template(name)
 
 
+def licence_of(base: str, text: str | None) -> str | None:
+    """The licence in a card's front matter: the base model's, but `other` if it or that of the text is not known.
+
+    Tools read the front matter alone, without the card's words on what the model is derived from.
+    """
+    return base.lower() if base and text else "other"
+
+
 def _plain(text: Any) -> str:
     """Untrusted text on one line, with Markdown and HTML escaped."""
     return str(text).translate(_MARKS)

@@ -71,7 +71,7 @@ class CorpusOptions(EncodingOptions, group="Text"):
 
     text_field: str | None = None
     """The field or column with the text. Several, separated by commas, are joined; a single name may contain a comma.
-    By default a field with a common name, such as text."""
+    By default one with a usual name, such as text; otherwise the only field that holds text."""
 
     on_bad_record: Literal["stop", "skip"] = "stop"
     """What to do with a record that cannot be read: stop and name its line, or skip it and list it in rejects.jsonl."""
@@ -139,7 +139,8 @@ class TaskOptions(ExampleOptions, LabelOptions, group="Task"):
     """A task that belongs to a corpus, such as legal/license-category; `domain-ft data list` lists them."""
 
     text_field: str | None = None
-    """The field with the text. By default one with a common name, such as text."""
+    """The field with the text. By default one with a usual name, such as text; otherwise the only one that holds
+    text."""
 
     pair_field: str | None = None
     """The field with the second text, if each example is a pair of texts."""

@@ -204,8 +204,8 @@ def test_half_of_a_character_stays_an_escape(tmp_path: Path) -> None:
         (lambda r: r, {"text_field": "body"}, 'line 1, field "body"'),
         (lambda r: [], {}, "the file is empty"),
         (lambda r: r[:3], {"test_fraction": 0.01}, "the part 'test' would be empty: the file has 3 records"),
-        (lambda r: r[:1], {}, "the file has 1 record, and the largest family"),
-        (lambda r: [r[0]] * 50, {}, "the largest family of copies holds 50"),
+        (lambda r: r[:1], {}, "the file has 1 record, and the largest group"),
+        (lambda r: [r[0]] * 50, {}, "the largest group of copies holds 50"),
     ],
 )
 def test_what_cannot_be_split_is_refused_and_nothing_is_written(

@@ -164,7 +164,8 @@ def check_file(path: Path) -> None:
         raise CorpusError("there is no such file or folder", where=str(path), fix="check the path")
     if reason is not None:
         what = f"this {reason}" if reason.startswith("cannot") else f"this is {reason}, not a file"
-        raise CorpusError(what, where=str(path), fix="write the data to a file, and name that file")
+        fix = "name a file in it" if path.is_dir() else "write the data to a file, and name that file"
+        raise CorpusError(what, where=str(path), fix=fix)
 
 
 def read_by_ending(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:

@@ -142,7 +142,7 @@ def _marked_values(
                 text = _rest(line, lines, name, bad)
                 yield from () if text is None else _values(text, name, bad, number, records_in)
                 return
-            bad.add(f"broken JSON: {error.msg} at column {error.colno}", file=name, line=number, fix=fix)
+            bad.add(f"broken JSON: {_syntax(error)}", file=name, line=number, fix=fix)
             continue
         except ValueError as error:
             bad.add(f"broken JSON: {error}", file=name, line=number, fix=fix)
@@ -179,7 +179,7 @@ def json_records(path: Path, name: str, bad: BadRecords, columns: Columns | None
                 if is_object(value, name, bad, line):
                     yield RawRecord(line, value)
             return
-        bad.add(f"broken JSON: {error.msg} at column {error.colno}", file=name, line=error.lineno)
+        bad.add(f"broken JSON: {_syntax(error)}", file=name, line=error.lineno)
         return
     except ValueError as error:
         bad.add(f"broken JSON: {error}", file=name)
@@ -240,6 +240,11 @@ def _continues(line: str, error: json.JSONDecodeError) -> bool:
     return line.lstrip()[0] in "[{" and error.pos >= len(line.rstrip())
 
 
+def _syntax(error: json.JSONDecodeError) -> str:
+    """What is wrong and in which column. Some of Python's messages already end in "at"."""
+    return f"{error.msg.removesuffix(' at')} at column {error.colno}"
+
+
 def _rest(begin: str, lines: Iterator[tuple[int, int, bytes]], name: str, bad: BadRecords) -> str | None:
     """`begin` and the lines after it as one text; None if it is too large or cannot be decoded."""
     parts = [begin]
@@ -281,7 +286,7 @@ def _values(
             reason = str(error)
             if isinstance(error, json.JSONDecodeError):
                 at = line + text.count("\n", counted, error.pos)
-                reason = f"{error.msg} at column {error.colno}"
+                reason = _syntax(error)
             begun = "" if at == line else f" (the record begins in line {line})"
             bad.add(f"broken JSON: {reason}{begun}", file=name, line=at)
             place = text.find("\n{", place + 1) + 1

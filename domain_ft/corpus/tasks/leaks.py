@@ -32,6 +32,7 @@ from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError
 from domain_ft.progress import Progress
 from domain_ft.storage import cache_folder, write_atomic
+from domain_ft.wording import counted
 
 # (split with the copy, split whose scores the copy inflates)
 BETWEEN = (("train", "test"), ("train", "validation"), ("validation", "test"))
@@ -141,7 +142,9 @@ def remove_leaks(task: TaskData, leaks: Leaks) -> TaskData:
     }
     lost = [name for name in task.labels.names if name not in counts["train"]]
     if lost:
-        notes.append(f"This removed the last training examples of {len(lost):,} classes, such as '{lost[0]}'.")
+        notes.append(
+            f"This removed the last training examples of {counted(len(lost), 'class', 'classes')}, such as '{lost[0]}'."
+        )
     sizes = {split: len(examples) for split, examples in splits.items()}
     facts = {**task.facts, "examples": sizes, "counts": counts}
     key = content_key(task.key, {split: examples.key for split, examples in splits.items()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from huggingface_hub import ModelCardData
 
-from domain_ft.report.cards import template
+from domain_ft.report.cards import licence_of, template
 from domain_ft.verbs.adapt import words
 from domain_ft.verbs.adapt.report import AdaptReport
 from domain_ft.verbs.shared import loss_words
@@ -25,7 +25,7 @@ def card_data(report: AdaptReport) -> ModelCardData:
         library_name="transformers" if report.full else "peft",
         pipeline_tag=TASKS[report.result["objective"]],
         language=report.corpus.language or None,
-        license=report.base.licence.lower() or None,
+        license=licence_of(report.base.licence, report.corpus.licence),
         tags=["domain-ft", "domain-adaptation", str(report.settings.get("method", "lora")), report.corpus.name],
         eval_results=list(loss_results(report)),
     )

@@ -19,6 +19,7 @@ from domain_ft.verbs.shared.loss_words import (
     too_few,
     verdict,
 )
+from domain_ft.wording import counted
 
 STATISTICS = {
     "read": "documents read",
@@ -91,7 +92,7 @@ def limits(report: AdaptReport) -> list[str]:
     """What the numbers do not show."""
     held_out = report.differences["domain"]["documents"]
     sentences = [
-        f"Measured on {held_out:,} held-out documents of one corpus, with one seed. The interval covers other "
+        f"Measured on {counted(held_out, 'held-out document')} of one corpus, with one seed. The interval covers other "
         "documents from the same source, but not another source or another seed.",
         "A lower loss means that the model predicts the field's language better, not that a classifier or a tagger "
         "based on it is better: measure that on the task.",

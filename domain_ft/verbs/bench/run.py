@@ -37,7 +37,8 @@ def run(settings: BenchSettings) -> None:
     program = program_of(settings.what)
     if program is None:
         raise SettingsError(
-            f"this version has no benchmark '{settings.what}' yet", fix="run `domain-ft bench training`"
+            f"the program of the benchmark '{settings.what}' is missing from this installation",
+            fix="install domain-ft again, or run it in a clone of its repository",
         )
     done = subprocess.run([sys.executable, str(program), *settings.arguments], check=False)
     if done.returncode:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from domain_ft.report.cards import template
+from domain_ft.report.cards import licence_of, template
 from domain_ft.verbs.classify import words
 from domain_ft.verbs.classify.report import ClassifyReport
 from domain_ft.verbs.shared import task_words
@@ -27,7 +27,7 @@ def classify_card_data(report: ClassifyReport) -> ModelCardData:
         library_name={"full": "transformers", "head": "domain-ft"}.get(method, "peft"),
         pipeline_tag="text-classification",
         language=report.task.facts.get("language") or None,
-        license=report.base.licence.lower() or None,
+        license=licence_of(report.base.licence, report.task.facts.get("licence")),
         tags=["domain-ft", "text-classification", method],
         eval_results=[
             EvalResult(

@@ -173,7 +173,7 @@ def print_checked(checked: Checked, console: Console) -> None:
     if table is not None:
         console.print(table)
     if numbers["languages"]:
-        console.print(plain(f"languages of the texts: {_counts(numbers['languages'])}"), soft_wrap=False)
+        console.print(plain(f"languages, by number of texts: {_counts(numbers['languages'])}"), soft_wrap=False)
         console.print()
     for sentence in sentences(numbers):
         console.print(plain(sentence), soft_wrap=False)
@@ -192,7 +192,7 @@ def print_checked(checked: Checked, console: Console) -> None:
 def _about(checked: Checked) -> str:
     numbers, file = checked.result.statistics, checked.file
     kind = f"{file.kind} ({FORMATS[file.format]})" if file.format else file.kind
-    unread = f", {numbers['unreadable']:,} that cannot be read" if numbers["unreadable"] else ""
+    unread = f"; {numbers['unreadable']:,} more cannot be read" if numbers["unreadable"] else ""
     return f"{counted(numbers['records'], 'record')} of {kind}{unread}"
 
 

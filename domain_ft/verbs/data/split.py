@@ -108,7 +108,7 @@ def split(settings: DataSplitSettings) -> Split:
         if counts[part] == 0:
             raise CorpusError(
                 f"the part '{part}' would be empty: the file has {counted(len(groups), 'record')}, and the "
-                f"largest family of {joined} holds {sizes.max():,}",
+                f"largest group of {joined} holds {sizes.max():,}",
                 where=settings.data,
                 fix="give it another fraction, or choose its records by hand",
             )

@@ -10,7 +10,9 @@ from domain_ft.verbs.groups import CorpusOptions, MachineOptions, MeasureOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings(CorpusOptions, TokenOptions, MeasureOptions, MachineOptions, ScreenOptions, group="Model"):
+class EvaluateSettings(
+    CorpusOptions, TokenOptions, MeasureOptions, MachineOptions, ScreenOptions, group="What to score"
+):
     """Score models and runs side by side: language models on the same held-out text with the same masks, or runs of
     `classify` on the test examples of a task."""
 

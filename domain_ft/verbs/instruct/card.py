@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from domain_ft.report.cards import template
+from domain_ft.report.cards import licence_of, template
 from domain_ft.verbs.instruct import words
 from domain_ft.verbs.instruct.report import InstructReport
 from domain_ft.verbs.shared import loss_words, task_words
@@ -27,7 +27,7 @@ def instruct_card_data(report: InstructReport) -> ModelCardData:
         library_name="transformers" if report.full else "peft",
         pipeline_tag="text-generation",
         language=report.data.facts.get("language") or None,
-        license=report.base.licence.lower() or None,
+        license=licence_of(report.base.licence, report.data.facts.get("licence")),
         tags=["domain-ft", "instruction-tuning", "conversational", str(report.settings.get("method", "lora"))],
         eval_results=[*loss_results(report), *_answer_results(report)],
     )

@@ -79,7 +79,7 @@ class State:
         if header is None:
             raise SettingsError(
                 f"--resume: the model and options behind the answers in {self._output} are not known, because "
-                f"{self._path} is missing or damaged (earlier versions did not write it)",
+                f"{self._path} is missing or damaged",
                 fix="restore that file, give another --output, or delete both and start again; nothing was changed",
             )
         ours = json.loads(json.dumps(asdict(self._identity)))

@@ -58,7 +58,7 @@ def card_data(report: TagReport) -> ModelCardData:
         base_model=report.base.source if report.base.on_hub else None,
         library_name="transformers" if method == "full" else "peft",
         pipeline_tag="token-classification",
-        license=report.base.licence.lower() or None,
+        license=cards.licence_of(report.base.licence, None),
         tags=["domain-ft", "token-classification", method],
         eval_results=[
             EvalResult(

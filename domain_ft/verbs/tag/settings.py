@@ -27,7 +27,7 @@ class TagSettings(
     MachineOptions,
     RunOptions,
     ScreenOptions,
-    group="Model",
+    group="Measuring",
 ):
     """Fine-tune a model to find entities in texts, and measure how well it does.
 
