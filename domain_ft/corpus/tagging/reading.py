@@ -17,6 +17,7 @@ from domain_ft.corpus.annotation_tools import (
     Plain,
     Refused,
     Skipped,
+    is_label_studio,
     label_studio_answers,
     labels_whole_text,
     spans_in,
@@ -27,7 +28,7 @@ from domain_ft.corpus.readers.base import BadRecords, read_lines
 from domain_ft.corpus.readers.choosing import LOOKED_AT
 from domain_ft.corpus.readers.files import ending
 from domain_ft.corpus.readers.records import ONE_KEY, json_values
-from domain_ft.corpus.tagging.annotations import outcomes, records_of
+from domain_ft.corpus.tagging.annotations import label_studio_fields, outcomes, records_of
 from domain_ft.corpus.tagging.conll import begins_document, conll_blocks, layout_of
 from domain_ft.corpus.tagging.entities import OUTSIDE, Scheme, TaggedText, is_tag
 from domain_ft.corpus.tagging.fields import Entry, TagFields, choose_spans_field
@@ -172,12 +173,19 @@ def _outcomes(
         for record in raw_records(path, name, "parquet", bad):
             yield record.line or 0, Plain(named_classes(record.fields, classes))
     else:
-        for line, value in tagged_values(path, name, bad):
+        values = tagged_values(path, name, bad)
+        first = next(values, None)
+        values = itertools.chain([] if first is None else [first], values)
+        shown_in: Mapping[str, str] | None = None
+        if first is not None and isinstance(first[1], Mapping) and is_label_studio(first[1]):
+            read = list(values)
+            shown_in, values = label_studio_fields(value for _, value in read), iter(read)
+        for line, value in values:
             if isinstance(value, Mapping) and labels_whole_text(value) and not fields.spans:
                 reason = "the record has choices for its whole text, but no entities"
                 yield line, Refused(reason, None, "for labels of whole texts use `domain-ft classify`")
                 continue
-            for outcome in outcomes(value, fields.text, fields.spans):
+            for outcome in outcomes(value, fields.text, fields.spans, shown_in):
                 yield line, outcome
 
 

@@ -135,14 +135,20 @@ def _label_studio(task: Mapping[str, Any], label: str | None, text: str | None) 
         return Refused(f"Label Studio: {len(kept)} annotators disagree on the choice", name, fix)
     data = task["data"]
     texts = [field for field, value in data.items() if isinstance(value, str)]
-    if text not in data and "text" not in texts and len(texts) != 1:
+    shown_in = [name for name in _objects(read, question) if name in texts]
+    # `text` may also be the usual name, to which the fields were resolved: then the object of the choices comes first.
+    named = text in data and (text != "text" or len(shown_in) != 1)
+    if not named and len(shown_in) > 1:
+        fix = "name the one to learn from: --text-field F"
+        return Refused(f"Label Studio: the choices are about several texts: {listed(shown_in)}", "data", fix)
+    if not named and not shown_in and "text" not in texts and len(texts) != 1:
         fix = f"name the text field: --text-field F (the fields are: {listed(data)})"
         return Refused("Label Studio: it is not clear which field of 'data' holds the text", "data", fix)
-    field = text if text in data else "text" if "text" in texts else texts[0]
+    field = str(text) if named else shown_in[0] if shown_in else "text" if "text" in texts else texts[0]
     rest = {f"data.{key}": value for key, value in data.items() if key != field}
     rest |= {key: value for key, value in task.items() if key not in ("data", name)}
     rest |= {f"result of type {kind}": True for kind in kinds}
-    return Plain({**rest, str(text) if text in data else "text": data[field], **_label(label, answers[question])})
+    return Plain({**rest, str(text) if named else "text": data[field], **_label(label, answers[question])})
 
 
 def _as_set(choices: Sequence[Any]) -> set[str]:
@@ -157,6 +163,13 @@ def _answers(annotation: Mapping[str, Any]) -> dict[str, list[Any]]:
         if result.get("type") == CHOICES and isinstance(value, Mapping) and isinstance(value.get(CHOICES), list):
             answers.setdefault(str(result.get("from_name", LABEL)), []).extend(value[CHOICES])
     return answers
+
+
+def _objects(annotation: Mapping[str, Any], question: str) -> list[str]:
+    """The objects of the labelling interface that the choices for a question are about, each once."""
+    results = objects_in(annotation.get("result"))
+    choices = [one for one in results if one.get("type") == CHOICES and str(one.get("from_name", LABEL)) == question]
+    return list(dict.fromkeys(str(one["to_name"]) for one in choices if "to_name" in one))
 
 
 # --- Argilla ----------------------------------------------------------------------------------------------------------

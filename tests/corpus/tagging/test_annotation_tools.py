@@ -289,6 +289,37 @@ def test_the_text_of_label_studio_is_named_or_found(tmp_path: Path) -> None:
     assert read(tmp_path / "a.json", TagFields(text="note"))[0][0].text == TEXT
 
 
+def test_entities_of_label_studio_are_in_the_text_that_their_object_shows(tmp_path: Path) -> None:
+    def task(object_: str, number: int, *, copied: bool = False) -> dict[str, Any]:
+        value = {"start": 5, "end": 12, "labels": ["Drug"]} | ({"text": "aspirin"} if copied else {})
+        made = studio([{"type": "labels", "from_name": "l", "to_name": object_, "value": value}])
+        return {**made, "data": {"text": f"An unmarked summary, {number}", "body": f"Give aspirin now, {number}"}}
+
+    def texts_of(*tasks: dict[str, Any], fields: TagFields | None = None) -> list[str]:
+        texts = read(write(tmp_path / "a.json", json.dumps(tasks)), fields)[0]
+        return [text.text[span.start : span.end] for text in texts for span in text.spans]
+
+    assert texts_of(task("body", 1), task("body", 2)) == ["aspirin", "aspirin"]
+    assert texts_of(task("t", 1, copied=True)) == ["aspirin"]  # the object has another name, but a copy of the text
+    assert texts_of(task("text", 1, copied=True)) == ["aspirin"]  # ... even the name of another field
+    short = task("t", 1)
+    short["data"]["text"] = "Short"
+    assert texts_of(short) == ["aspirin"]  # the other text is too short
+    unmarked = {**task("body", 2), "annotations": [{"result": []}]}
+    assert [t.text for t in read(write(tmp_path / "b.json", json.dumps([task("body", 1), unmarked])))[0]] == [
+        "Give aspirin now, 1",
+        "Give aspirin now, 2",
+    ]
+    with pytest.raises(RecordError, match="which field of 'data' holds the text"):
+        texts_of(task("t", 1))
+    both = task("body", 1)
+    both["annotations"][0]["result"] += task("text", 1)["annotations"][0]["result"]
+    with pytest.raises(RecordError, match="the entities are in several texts: body, text"):
+        texts_of(both)
+    assert texts_of(both, fields=TagFields(text="body")) == ["aspirin"]
+    assert texts_of(both, fields=TagFields(text="text")) == ["marked"]
+
+
 def test_a_folder_of_brat(tmp_path: Path) -> None:
     folder = tmp_path / "notes"
     folder.mkdir()
