@@ -225,7 +225,7 @@ def _label_studio(task: Mapping[str, Any], text_field: str | None, shown_in: Map
 
 
 def _entities(annotation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The spans of an annotation, with the object that they are in. A span with several labels becomes one per label."""
+    """The spans of an annotation, with the object that each is in. A span with several labels becomes several spans."""
     spans = []
     for result in objects_in(annotation.get("result")):
         value = result.get("value")

@@ -15,6 +15,7 @@ from domain_ft.corpus.knowledge_bases import Document, KnowledgeBaseError, is_kn
 from domain_ft.corpus.left_out import VERDICT, LeftOut
 from domain_ft.corpus.readers.base import BadRecords, kind_of
 from domain_ft.corpus.tagging.entities import (
+    OUTSIDE,
     Scheme,
     Span,
     TagError,
@@ -24,8 +25,9 @@ from domain_ft.corpus.tagging.entities import (
     recognise,
 )
 from domain_ft.corpus.tagging.fields import Entry, Role, TagFields, choose_spans_field
-from domain_ft.corpus.tagging.offsets import COUNTED, Claim, contradiction, likely_causes
-from domain_ft.corpus.tagging.spans import NAMED, claims_of, holds, mention_keys, read_span, unread_keys
+from domain_ft.corpus.tagging.offsets import COUNTED, Claim, border_notes, contradiction, likely_causes
+from domain_ft.corpus.tagging.spans import NAMED, claims_of, holds, mention_keys, parts_of, read_span, unread_keys
+from domain_ft.corpus.tasks.labels import means_no_label
 from domain_ft.corpus.words import join_words
 from domain_ft.errors import CorpusError, nearest
 from domain_ft.quoting import shown
@@ -74,6 +76,8 @@ def read_tagged_records(
         if read and left is not None:
             record.count_unread(left, claims.keys)
     claims.reject()
+    if notes is not None:
+        notes += border_notes(claims.without, fields.offsets)
     if sentences and texts:
         raise CorpusError(
             "some records have words with tags, others text with spans",
@@ -228,11 +232,13 @@ class _Claims:
     Attributes:
         keys: the keys under which spans hold their text.
         fitting: correct claims.
+        without: (text, start, end) of spans that do not give their text, as in the file.
         contradicted: (record, path of its first wrong span, key, wrong claims) of each record with wrong claims.
     """
 
     keys: Collection[str] = ()
     fitting: list[Claim] = field(default_factory=list)
+    without: list[tuple[str, int, int]] = field(default_factory=list)
     contradicted: list[tuple[_Record, str, str, list[Claim]]] = field(default_factory=list)
 
     def reject(self) -> None:
@@ -278,15 +284,19 @@ def _spanned_text(record: _Record, claims: _Claims) -> TaggedText | None:
             record.reject(str(error), f"{field}[{place}]", fix)
             return None
         claims.fitting += [claim for _, claim in of_span[:1]]
+        if not of_span:
+            places = parts_of(value) if isinstance(value, Mapping) else [(value[0], value[1])]
+            claims.without += [(text, *place) for place in places]
         spans.append(span)
         joined += parts > 1
     if wrong:
         place, key, _ = wrong[0]
         claims.contradicted.append((record, f"{field}[{place}]", key, [claim for *_, claim in wrong]))
         return None
-    kept, overlapping = keep_longest(spans)
+    labelled = [span for span in spans if span.label != OUTSIDE and not means_no_label(span.label)]
+    kept, overlapping = keep_longest(labelled)
     where = record.group, record.file, record.line
-    return TaggedText(record.id, text, None, kept, *where, overlapping, joined)
+    return TaggedText(record.id, text, None, kept, *where, overlapping, joined, len(spans) - len(labelled))
 
 
 def _text_of_passages(record: _Record) -> TaggedText | None:

@@ -460,6 +460,43 @@ def test_types_that_differ_in_case_or_blanks_stop(tmp_path: Path) -> None:
     assert ("label-spelling", True) in check(path)[1]
 
 
+def marked(number: int, *spans: list[Any]) -> dict[str, Any]:
+    words = ["Give", "take", "stop", "hold", "raise", "lower", "weigh"]
+    return {"text": f"{words[number % 7]} aspirin for {words[number % 5]} {number} days", "entities": list(spans)}
+
+
+@pytest.mark.parametrize("name", ["O", "-", "NA", "null", "N/A"])
+def test_a_span_without_a_label_is_no_entity(tmp_path: Path, name: str) -> None:
+    records = [marked(n, [5, 12, "Drug"], [0, 20, name]) for n in range(0, 140, 7)]
+    path = json_lines(tmp_path / "a.jsonl", *records)
+    data = open_tagging(TaggingSource(train=str(path)))
+    assert data.types == ("Drug",)
+    assert sum(len(text.spans) for texts in data.splits.values() for text in texts) == 20
+    assert any("no entities: 20" in note for note in data.notes)
+    assert ("unlabelled-spans", False) in check(path)[1]
+
+
+def test_types_that_look_like_tags_or_like_no_label_are_said(tmp_path: Path) -> None:
+    path = json_lines(tmp_path / "a.jsonl", *(marked(n, [5, 12, "B-Drug"]) for n in range(0, 140, 7)))
+    data = open_tagging(TaggingSource(train=str(path)))
+    assert any("the types look like tags: B-Drug" in note for note in data.notes)
+    path = json_lines(
+        tmp_path / "b.jsonl", *(marked(n, [5, 12, "none" if n % 2 else "Drug"]) for n in range(0, 140, 7))
+    )
+    data = open_tagging(TaggingSource(train=str(path)))
+    assert any("'none' is read as a type" in note for note in data.notes)
+
+
+def test_one_text_with_different_entities_is_said(tmp_path: Path) -> None:
+    records = [marked(n, [5, 12, "Drug"]) for n in range(0, 140, 7)]
+    path = json_lines(tmp_path / "a.jsonl", *records, *records[:3])
+    assert not any("contradict" in note for note in open_tagging(TaggingSource(train=str(path))).notes)
+    path = json_lines(tmp_path / "a.jsonl", *records, marked(0, [0, 4, "Drug"]), marked(7))
+    notes = [note for note in open_tagging(TaggingSource(train=str(path))).notes if "contradict" in note]
+    assert len(notes) == 1
+    assert "2 texts in 4 records, such as a.jsonl:1 and a.jsonl:21" in notes[0]
+
+
 def test_overlaps_are_said_by_data_check(tmp_path: Path) -> None:
     path = json_lines(tmp_path / "a.jsonl", {"text": TEXT, "entities": [[5, 12, "Drug"], [5, 8, "Part"]]})
     assert check(path) == ("tags", [("overlapping-spans", False)])
