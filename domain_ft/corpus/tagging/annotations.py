@@ -7,17 +7,24 @@ cannot be read (`Refused`). `tag` and `data check` both read files with `outcome
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from domain_ft.corpus.annotation_tools import (
+    ARGILLA_RESPONSES,
     Outcome,
     Plain,
     Refused,
     Skipped,
     are_labelled_spans,
     are_spans,
+    argilla_responses,
+    argilla_spans,
+    argilla_values,
+    is_argilla,
     is_label_studio,
+    is_old_argilla_spans,
     label_studio_annotations,
     objects_in,
     skipped_task,
@@ -100,6 +107,10 @@ def outcomes(
         yield Skipped(rejected, VERDICT)
     elif is_label_studio(value):
         yield _label_studio(value, text_field, label_studio_fields([value]) if shown_in is None else shown_in)
+    elif is_argilla(value) and spans_field not in value:
+        yield _argilla(value, text_field)
+    elif is_old_argilla_spans(value) and spans_field not in value:
+        yield _old_argilla(value)
     elif is_bioc(value):
         yield from _bioc(value)
     elif "paragraphs" in value and "text" not in value:
@@ -117,7 +128,7 @@ def is_annotated(record: Mapping[str, Any]) -> bool:
     if is_label_studio(record):
         types = [result.get("type") for result in _results(record)]
         return not types or any(kind in ("labels", "hypertextlabels") for kind in types)
-    if is_bioc(record):
+    if is_bioc(record) or argilla_spans(record) or is_old_argilla_spans(record):
         return True
     if not isinstance(record.get("text"), str):
         return False
@@ -181,7 +192,7 @@ def _label_studio(task: Mapping[str, Any], text_field: str | None, shown_in: Map
     name, annotations = label_studio_annotations(task)
     kept = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
     if not kept:
-        return skipped_task(name, annotations)
+        return skipped_task(task, name, annotations)
     if any(_is_broken(annotation.get("result")) for annotation in kept):
         return Refused("Label Studio: the result of an annotation is not a list of objects", name)
     if any(result.get("type") == "hypertextlabels" for result in _results(task)):
@@ -303,6 +314,59 @@ def _mentions(text: str, span: Mapping[str, Any]) -> bool:
 def _reaches(text: str, span: Mapping[str, Any]) -> bool:
     """Whether `text` is long enough for the span."""
     return not isinstance(span["end"], int) or span["end"] <= len(text)
+
+
+# --- Argilla ----------------------------------------------------------------------------------------------------------
+
+
+def _argilla(record: Mapping[str, Any], text_field: str | None) -> Outcome:
+    """The outcome of a record of Argilla 2 with a question that is answered with spans."""
+    if str(record.get("status")).casefold() == "discarded":
+        return Skipped("Argilla: the record was discarded", "status")
+    responses, rest = argilla_responses(record)
+    questions = argilla_spans(record) or [name for name in responses if argilla_values(responses[name])]
+    if not questions:
+        return Skipped("Argilla: nobody has answered", "responses")
+    if len(questions) > 1:
+        fix = "export one question of entities"
+        return Refused(f"Argilla: several questions have entities: {listed(questions)}", "responses", fix)
+    answers = argilla_values(responses[questions[0]])
+    if any(_argilla_keys(answer) != _argilla_keys(answers[0]) for answer in answers):
+        fix = "keep only the right answer in each record"
+        return Refused(f"Argilla: {len(answers)} annotators disagree on the entities", "responses", fix)
+    fields = record["fields"] if isinstance(record.get("fields"), Mapping) else rest
+    texts = [name for name in _texts_of(fields) if name not in ("id", "status", "_server_id")]
+    field = text_field if text_field in fields else "text" if "text" in texts else texts[0] if len(texts) == 1 else None
+    if field is None:
+        fix = f"name the text field: --text-field F (the fields are: {listed(fields)})"
+        return Refused("Argilla: it is not clear which field holds the text", "fields", fix)
+    unread = [name for name in rest if name not in (field, "id", "status")]
+    unread += [f"{name}{ARGILLA_RESPONSES}" for name in responses if name != questions[0]]
+    plain = {"id": rest.get("id"), "text": fields[field], "entities": answers[0]}
+    return Plain(plain if text_field is None else {**plain, text_field: fields[field]}, tuple(unread))
+
+
+def _argilla_keys(answer: Any) -> list[str]:
+    return sorted(json.dumps(span, sort_keys=True, default=str) for span in answer) if isinstance(answer, list) else []
+
+
+def _old_argilla(record: Mapping[str, Any]) -> Outcome:
+    """The outcome of a record of token classification in Argilla 1, with spans [label, start, end]."""
+    if str(record.get("status")).casefold() == "discarded":
+        return Skipped("Argilla: the record was discarded", "status")
+    spans = record["annotation"]
+    if spans is None:
+        return Skipped("Argilla: nobody has annotated it", "annotation")
+    if not isinstance(spans, list):
+        return Refused(f"Argilla: the annotation is {kind_of(spans)}, where a list of spans is expected", "annotation")
+    entities = [
+        [part[1], part[2], part[0]]
+        if isinstance(part, list) and len(part) in (3, 4) and isinstance(part[0], str)
+        else part
+        for part in spans
+    ]
+    unread = [name for name in record if name not in ("id", "text", "annotation", "status")]
+    return Plain({"id": record.get("id"), "text": record["text"], "entities": entities}, tuple(unread))
 
 
 # --- BioC -------------------------------------------------------------------------------------------------------------

@@ -85,7 +85,14 @@ def open_tagging(
         CorpusError: a file cannot be read, or a split has no texts or no entities.
         RecordError: a record is bad, and `on_bad_record` is "stop".
     """
-    bad = BadRecords(source.on_bad_record, rejects or (lambda _reject: None), source.encoding)
+    reasons = Counter[str]()
+
+    def reject(one: Reject) -> None:
+        reasons[one.reason] += 1
+        if rejects is not None:
+            rejects(one)
+
+    bad = BadRecords(source.on_bad_record, reject, source.encoding)
     paths = {split: path for split in SPLITS if (path := getattr(source, split)) is not None}
     texts: dict[str, Sequence[TaggedText]] = {}
     schemes: dict[str, Scheme | None] = {}
@@ -104,7 +111,9 @@ def open_tagging(
             }
         for part, (read, scheme) in parts.items():
             if not read:
-                raise CorpusError(f"'{path}' has no readable text", fix="give a file with texts and their tags")
+                why = "".join(f": {reason} ({count:,})" for reason, count in reasons.most_common(1))
+                fix = "give a file with texts and their tags"
+                raise CorpusError(f"'{path}' has no readable text{why}", fix=fix)
             texts[part], schemes[part] = read, scheme
     names = {split: names.get(split, names["train"]) for split in texts}
     _check_spelling(texts)

@@ -7,6 +7,7 @@ wrong offsets. Offsets count Unicode characters (code points), unless `TagFields
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,16 +22,31 @@ from domain_ft.corpus.tagging.entities import (
     TagError,
     TaggedText,
     chunks,
+    is_tag,
     keep_longest,
     recognise,
 )
 from domain_ft.corpus.tagging.fields import Entry, Role, TagFields, choose_spans_field
 from domain_ft.corpus.tagging.offsets import COUNTED, Claim, border_notes, contradiction, likely_causes
-from domain_ft.corpus.tagging.spans import NAMED, claims_of, holds, mention_keys, parts_of, read_span, unread_keys
+from domain_ft.corpus.tagging.spans import (
+    A_SPAN,
+    NAMED,
+    NotASpanError,
+    claims_of,
+    holds,
+    mention_keys,
+    parts_of,
+    read_span,
+    unread_keys,
+)
 from domain_ft.corpus.tasks.labels import means_no_label
 from domain_ft.corpus.words import join_words
 from domain_ft.errors import CorpusError, nearest
 from domain_ft.quoting import shown
+
+_HEADINGS = frozenset({"token", "tokens", "word", "words", "form", "text", "tag", "tags", "label", "labels", "ner"})
+_SUFFIX = re.compile("(.+)[-_]([BIESLU])")  # Drug-B
+_UNDERSCORE = re.compile("([BIESLU])_(.+)")  # B_Drug
 
 
 @dataclass
@@ -104,12 +120,28 @@ def _check_tags(sentences: Sequence[Sentence], name: str, scheme: Scheme, bad: B
         except TagError as error:
             line = sentence.lines[error.index]
             word = sentence.words[error.index]
-            fix = "fix the tag; or, if the wrong scheme was detected, name it: --scheme iob1|iob2|bioes|bilou"
+            fix = _fix_of(sentence.tags[error.index], word, line)
             bad.add(f"{error}, at the word '{shown(word)}'", file=name, line=line, fix=fix)
             continue
         text, bounds = join_words(sentence.words)
         spans = tuple(Span(bounds[span.start][0], bounds[span.end - 1][1], span.label) for span in found)
         yield TaggedText(sentence.id, text, bounds, spans, sentence.group, name, sentence.lines[0])
+
+
+def _fix_of(tag: str, word: str, line: int) -> str:
+    """What to do about an invalid tag. Another scheme helps only with tags that are known in some scheme."""
+    if is_tag(tag):
+        return "fix the tag; or, if the wrong scheme was detected, name it: --scheme iob1|iob2|bioes|bilou"
+    if {tag.casefold(), word.casefold()} <= _HEADINGS:
+        return f"line {line} looks like a header of the columns: remove it"
+    if found := _SUFFIX.fullmatch(tag):
+        return f"write the prefix first: {found[2]}-{found[1]} instead of {shown(tag)}"
+    if found := _UNDERSCORE.fullmatch(tag):
+        return f"write a hyphen after the prefix: {found[1]}-{found[2]} instead of {shown(tag)}"
+    fix = "write O for a word outside entities, B-TYPE for the first word of an entity and I-TYPE for its other words"
+    if any(sign in tag for sign in "(*)") or tag == "-":
+        fix += "; brackets, as in CoNLL-2012, are not read"
+    return fix
 
 
 @dataclass(frozen=True)
@@ -279,6 +311,9 @@ def _spanned_text(record: _Record, claims: _Claims) -> TaggedText | None:
                 wrong.append(untrue[0])
                 continue
             span, parts = read_span(value, text, record.fields.offsets)
+        except NotASpanError as error:
+            record.reject(str(error), f"{field}[{place}]", A_SPAN)
+            return None
         except ValueError as error:
             fix = f"{COUNTED}; not bytes, not UTF-16 units (--span-offsets changes this)"
             record.reject(str(error), f"{field}[{place}]", fix)

@@ -13,14 +13,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from domain_ft.corpus.annotation_tools import (
-    ARGILLA_RESPONSES,
     Outcome,
     Plain,
     Refused,
     Skipped,
+    argilla_responses,
+    argilla_spans,
     is_argilla,
     is_label_studio,
     is_old_argilla,
+    is_old_argilla_spans,
     is_prodigy_choice,
     label_studio_annotations,
     objects_in,
@@ -38,7 +40,11 @@ CHOICES = "choices"
 
 def is_choice(record: Mapping[str, Any]) -> bool:
     """Whether the record comes from an annotation tool and has choices, which `classify` reads."""
-    return _has_choices(record) or is_prodigy_choice(record) or is_argilla(record) or is_old_argilla(record)
+    if is_argilla(record):
+        return not argilla_spans(record)
+    if is_old_argilla(record):
+        return not is_old_argilla_spans(record)
+    return _has_choices(record) or is_prodigy_choice(record)
 
 
 def chosen(value: Any) -> list[str] | None:
@@ -115,7 +121,7 @@ def _label_studio(task: Mapping[str, Any], label: str | None, text: str | None) 
     name, annotations = label_studio_annotations(task)
     kept = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
     if not kept:
-        return skipped_task(name, annotations)
+        return skipped_task(task, name, annotations)
     read = next((annotation for annotation in kept if annotation.get("ground_truth")), kept[0])
     answers = _answers(read)
     kinds = sorted({str(result.get("type")) for result in objects_in(read.get("result"))} - {CHOICES})
@@ -178,13 +184,13 @@ def _objects(annotation: Mapping[str, Any], question: str) -> list[str]:
 def _argilla(record: Mapping[str, Any], label: str | None) -> Outcome:
     if str(record.get("status")).casefold() == "discarded":
         return Skipped("Argilla: the record was discarded", "status")
-    if isinstance(record.get("responses"), Mapping):
-        responses = record["responses"]
-        rest = {name: part for name, part in record.items() if name not in ("fields", "responses")} | record["fields"]
-    else:
-        columns = [str(name) for name in record if str(name).endswith(ARGILLA_RESPONSES)]
-        responses = {name.removesuffix(ARGILLA_RESPONSES): record[name] for name in columns}
-        rest = {name: part for name, part in record.items() if name not in columns}
+    responses, rest = argilla_responses(record)
+    if spans := argilla_spans(record):
+        responses = {name: answers for name, answers in responses.items() if name not in spans}
+        if not responses:
+            fix = "use `domain-ft tag` for them"
+            return Refused("Argilla: the answers are entities, not labels of the whole text", "responses", fix)
+        rest |= {f"{name}.responses": True for name in spans}
     if not any(responses.values()):
         return Skipped("Argilla: nobody has answered", "responses")
     question = label if label in responses else next(iter(responses))
@@ -218,6 +224,9 @@ def _values(answer: Any) -> tuple[str, ...]:
 def _old_argilla(record: Mapping[str, Any], label: str | None) -> Outcome:
     if str(record.get("status")).casefold() == "discarded":
         return Skipped("Argilla: the record was discarded", "status")
+    if is_old_argilla_spans(record):
+        fix = "use `domain-ft tag` for them"
+        return Refused("Argilla: the record has words and entities, not a label of the whole text", "annotation", fix)
     answer = record["annotation"]
     if answer is None or answer == []:
         return Skipped("Argilla: nobody has annotated it", "annotation")

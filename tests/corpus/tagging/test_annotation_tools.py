@@ -159,6 +159,36 @@ FILES: dict[str, tuple[str, Any]] = {
         "a.json",
         [{"id": 1, "text": TEXT, "ner": [{"start": 5, "end": 12, "text": "aspirin", "labels": ["Drug"]}]}],
     ),
+    "argilla 2": (
+        "a.jsonl",
+        {
+            "fields": {"text": TEXT},
+            "responses": {"span": [{"value": [{"start": 5, "end": 12, "label": "Drug"}], "status": "submitted"}]},
+            "status": "completed",
+        },
+    ),
+    "argilla 2, flat": (
+        "a.jsonl",
+        {
+            "text": TEXT,
+            "span.responses": [[{"start": 5, "end": 12, "label": "Drug"}]],
+            "span.responses.status": ["submitted"],
+            "status": "completed",
+        },
+    ),
+    "argilla 1": (
+        "a.jsonl",
+        {
+            "text": TEXT,
+            "tokens": TEXT.split(),
+            "annotation": [["Drug", 5, 12]],
+            "prediction": None,
+            "annotation_agent": "a",
+            "status": "Validated",
+        },
+    ),
+    "rasa": ("a.jsonl", {"text": TEXT, "entities": [{"start": 5, "end": 12, "entity": "Drug", "value": "aspirin"}]}),
+    "inception": ("a.jsonl", {"text": TEXT, "entities": [{"begin": 5, "end": 12, "value": "Drug"}]}),
     "pairs of words and tags": ("a.json", [[["Give", "O"], ["aspirin", "B-Drug"], ["now", "O"]]]),
     "words and tags": ("a.json", [{"tokens": TEXT.split(), "tags": ["O", "B-Drug", "O"]}]),
     "bioc": ("a.json", BIOC),
@@ -495,6 +525,51 @@ def test_one_text_with_different_entities_is_said(tmp_path: Path) -> None:
     notes = [note for note in open_tagging(TaggingSource(train=str(path))).notes if "contradict" in note]
     assert len(notes) == 1
     assert "2 texts in 4 records, such as a.jsonl:1 and a.jsonl:21" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("span", "what"),
+    [
+        ({"start": 5, "length": 7, "label": "Drug"}, "it has no end"),
+        ({"end": 12, "label": "Drug"}, "it has no start"),
+        ({"start": 5, "end": 12, "kind": "Drug"}, "it has no label"),
+        ({"start": 5, "end": 12, "value": "aspirin"}, "'value' holds the text of the span"),
+    ],
+)
+def test_the_missing_part_of_a_span_is_named(tmp_path: Path, span: dict[str, Any], what: str) -> None:
+    with pytest.raises(RecordError, match=what) as error:
+        read(json_lines(tmp_path / "a.jsonl", {"text": TEXT, "entities": [span]}))
+    assert "UTF-16" not in str(error.value)
+
+
+def test_tasks_with_only_predictions_are_said(tmp_path: Path) -> None:
+    tasks = [studio(predictions=[{"result": [label(5, 12)]}]) for _ in range(3)]
+    path = write(tmp_path / "a.json", json.dumps(tasks))
+    with pytest.raises(CorpusError, match=r"only predictions of a model, which are not read \(3\)"):
+        open_tagging(TaggingSource(train=str(path)))
+
+
+def test_entities_of_argilla_are_of_one_answer(tmp_path: Path) -> None:
+    def record(*values: Any, status: str = "submitted") -> dict[str, Any]:
+        answers = [{"value": value, "status": status} for value in values]
+        return {"fields": {"text": TEXT, "title": "T"}, "responses": {"span": answers}, "status": "completed"}
+
+    drug, part = [{"start": 5, "end": 12, "label": "Drug"}], [{"start": 0, "end": 4, "label": "Drug"}]
+    records = [record(drug, drug), record([]), record(drug, status="discarded"), record()]
+    texts, rejects, left = read(json_lines(tmp_path / "a.jsonl", *records))
+    assert [text.spans for text in texts] == [DRUG, ()]
+    assert [reject.reason for reject in rejects] == ["Argilla: nobody has answered"] * 2
+    assert left.fields == {"title": 2}
+    with pytest.raises(RecordError, match="2 annotators disagree on the entities"):
+        read(json_lines(tmp_path / "b.jsonl", record(drug, part)))
+
+
+def test_tables_of_words_and_tags(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "id,tokens,ner_tags\n1,\"['Give', 'aspirin']\",\"['O', 'B-Drug']\"\n")
+    assert read(path)[0][0].spans == DRUG
+    path = write(tmp_path / "b.csv", "Sentence #,Word,POS,Tag\n1,Give,VB,O\n,aspirin,NN,B-Drug\n")
+    with pytest.raises(CorpusError, match=r"each row has a word and its tag \(column Tag\)"):
+        read(path)
 
 
 def test_overlaps_are_said_by_data_check(tmp_path: Path) -> None:

@@ -186,6 +186,25 @@ def test_positions_without_certain_words_are_refused(tmp_path: Path) -> None:
     assert [text for text, _ in read(path, TagFields(tokens="2"))[0]] == ["NN VB", "NN DT"]
 
 
+@pytest.mark.parametrize(
+    ("lines", "fix"),
+    [
+        (["token label", "Bad O", "flu B-Disease"], "line 1 looks like a header"),
+        (["Bad O", "flu Disease-B"], "B-Disease instead of Disease-B"),
+        (["Bad O", "flu B_Disease"], "B-Disease instead of B_Disease"),
+        (["Bad O", "flu Disease"], "write O for a word outside entities"),
+        (["Bad * *", "flu (DISEASE) -"], "brackets, as in CoNLL-2012, are not read"),
+    ],
+)
+def test_tags_of_no_scheme_are_explained_without_a_scheme(tmp_path: Path, lines: list[str], fix: str) -> None:
+    path = tmp_path / "a.conll"
+    path.write_text("\n".join([*lines, "", *(f"Some{' O' * lines[-1].count(' ')}" for _ in range(20))]))
+    with pytest.raises(UserError) as error:
+        read(path)
+    assert fix in str(error.value)
+    assert "--scheme" not in str(error.value)
+
+
 def test_several_columns_of_entities_stop_and_one_can_be_named(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("1\tUni\tB-ORG\tO\n2\tBonn\tI-ORG\tB-LOC\n\n1\tNo\tO\tO\n", encoding="utf-8")
