@@ -56,7 +56,7 @@ Outcome = Plain | Skipped | Refused
 
 # The keys that a span may have for its start, its end and its label.
 STARTS, ENDS = ("start", "start_offset", "begin"), ("end", "end_offset")
-LABELS = ("label", "labels", "type", "entity_group")
+LABELS = ("label", "labels", "type", "entity_group", "tag", "entity", "category", "value")
 
 
 def first_of(span: Mapping[str, Any], names: Sequence[str]) -> str | None:
@@ -122,9 +122,11 @@ def label_studio_annotations(task: Mapping[str, Any]) -> tuple[str, list[Mapping
     return name, objects_in(task[name])
 
 
-def skipped_task(field: str, annotations: Sequence[Mapping[str, Any]]) -> Skipped:
+def skipped_task(task: Mapping[str, Any], field: str, annotations: Sequence[Mapping[str, Any]]) -> Skipped:
     """The outcome for a task that has no annotation to read. `annotations` are the skipped ones."""
     reason = "the annotator skipped it (was_cancelled)" if annotations else "nobody has annotated it"
+    if task.get("predictions") and not annotations:
+        reason += ": it has only predictions of a model, which are not read"
     return Skipped(f"Label Studio: {reason}", field)
 
 
@@ -161,13 +163,53 @@ def is_argilla(record: Mapping[str, Any]) -> bool:
 
 
 def is_old_argilla(record: Mapping[str, Any]) -> bool:
-    """Whether the record comes from text classification in Argilla 1 or Rubrix."""
+    """Whether the record comes from Argilla 1 or Rubrix."""
     return "annotation" in record and "annotation_agent" in record and "prediction" in record
+
+
+def argilla_responses(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The answers to each question of an Argilla 2 record, and its other fields."""
+    if isinstance(record.get("responses"), Mapping):
+        rest = {name: part for name, part in record.items() if name not in ("fields", "responses")} | record["fields"]
+        return dict(record["responses"]), rest
+    columns = [str(name) for name in record if str(name).endswith(ARGILLA_RESPONSES)]
+    rest = {name: part for name, part in record.items() if name not in columns}
+    return {name.removesuffix(ARGILLA_RESPONSES): record[name] for name in columns}, rest
+
+
+def argilla_values(answers: Any) -> list[Any]:
+    """The values of the answers to a question of Argilla 2 that are neither null nor discarded."""
+    values = []
+    for answer in answers if isinstance(answers, list) else []:
+        if isinstance(answer, Mapping) and "value" in answer:
+            discarded = str(answer.get("status")).casefold() == "discarded"
+            values += [] if discarded or answer["value"] is None else [answer["value"]]
+        elif answer is not None:
+            values.append(answer)
+    return values
+
+
+def argilla_spans(record: Mapping[str, Any]) -> list[str]:
+    """The questions of an Argilla 2 record that are answered with spans."""
+    if not is_argilla(record):
+        return []
+    responses, _ = argilla_responses(record)
+    return [name for name, answers in responses.items() if any(map(are_spans, argilla_values(answers)))]
+
+
+def is_old_argilla_spans(record: Mapping[str, Any]) -> bool:
+    """Whether the record comes from token classification in Argilla 1 or Rubrix."""
+    return is_old_argilla(record) and isinstance(record.get("text"), str) and isinstance(record.get("tokens"), list)
 
 
 def labels_whole_text(record: Mapping[str, Any]) -> bool:
     """Whether the record can only have labels of its whole text, not entities."""
-    return (is_prodigy_choice(record) and "spans" not in record) or is_argilla(record) or is_old_argilla(record)
+    if is_argilla(record):  # an answer without spans may be an empty list of spans
+        values = [value for answers in argilla_responses(record)[0].values() for value in argilla_values(answers)]
+        return any(value != [] and not are_spans(value) for value in values) and not argilla_spans(record)
+    if is_old_argilla(record):
+        return not is_old_argilla_spans(record)
+    return is_prodigy_choice(record) and "spans" not in record
 
 
 def objects_in(value: Any) -> list[Mapping[str, Any]]:

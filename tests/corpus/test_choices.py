@@ -217,6 +217,24 @@ def test_the_question_is_named_where_there_are_several(tmp_path: Path) -> None:
     assert opened(table, label_field="tone").labels.names == ("Neg", "Pos")
 
 
+def test_spans_of_argilla_are_not_read_as_labels(tmp_path: Path) -> None:
+    spans = [{"value": [{"start": 0, "end": 5, "label": "Drug"}], "status": "submitted"}]
+    records = [{**argilla(number, ["Pos"]), "responses": {"span": spans}} for number in range(3)]
+    with pytest.raises(RecordError, match=r"answers are entities[^$]*`domain-ft tag`"):
+        opened(write(tmp_path / "a.jsonl", records))
+
+
+def test_choices_of_label_studio_are_about_the_text_that_they_name(tmp_path: Path) -> None:
+    def about(number: int, *objects: str) -> dict[str, Any]:
+        made = studio(number, [{**result(ONE[number]), "to_name": name} for name in objects])
+        return {**made, "data": {"text": "A summary", "body": text(number)}}
+
+    data = opened(write(tmp_path / "a.json", [about(number, "body") for number in range(30)]))
+    assert {example.text for split in data.splits.values() for example in split} == {text(n) for n in range(30)}
+    with pytest.raises(RecordError, match="the choices are about several texts: body, text"):
+        opened(write(tmp_path / "b.json", [about(number, "body", "text") for number in range(30)]))
+
+
 def test_several_labels_of_doccano_are_asked_for(tmp_path: Path) -> None:
     rows = [{"id": n, "text": text(n), "label": "#".join(one)} for n, one in enumerate(SEVERAL)]
     with pytest.raises(CorpusError, match="--label-separator '#'"):

@@ -237,6 +237,9 @@ def _changed_spans(text: TaggedText) -> Iterator[Finding]:
     if text.overlapping:
         message = f"entities that overlap a longer one are left out: {text.overlapping:,}"
         yield Finding(text.line, "entities", "overlapping-spans", message)
+    if text.unlabelled:
+        message = f"spans whose label means that they have none, such as O or N/A, are left out: {text.unlabelled:,}"
+        yield Finding(text.line, "entities", "unlabelled-spans", message)
     if text.joined:
         message = f"entities with several parts are read as one span from the first to the last: {text.joined:,}"
         yield Finding(text.line, "entities", "discontinuous-spans", message)

@@ -160,7 +160,9 @@ def _moved(span: Any, bounds: Bounds, places: Mapping[int, int], text: str, new:
     repeated = {
         name
         for name, value in span.items()
-        if name not in LABELS and isinstance(value, str) and (value == mention or (value and agrees(value, mention)))
+        if name != first_of(span, LABELS)
+        and isinstance(value, str)
+        and (value == mention or (value and agrees(value, mention)))
     }
     moved = dict(span)
     if "offsets" in span:

@@ -7,17 +7,24 @@ cannot be read (`Refused`). `tag` and `data check` both read files with `outcome
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from domain_ft.corpus.annotation_tools import (
+    ARGILLA_RESPONSES,
     Outcome,
     Plain,
     Refused,
     Skipped,
     are_labelled_spans,
     are_spans,
+    argilla_responses,
+    argilla_spans,
+    argilla_values,
+    is_argilla,
     is_label_studio,
+    is_old_argilla_spans,
     label_studio_annotations,
     objects_in,
     skipped_task,
@@ -31,6 +38,7 @@ from domain_ft.quoting import listed
 
 SPANS_FIELDS = ("entities", "spans", "label", "labels", "ents", "annotations")
 _CONTAINERS = ("documents", "PubTator3", "annotations")  # fields of a top-level object that may list the records
+_OBJECT = "to_name"  # the key of a Label Studio result for the object that it belongs to
 
 
 def records_of(value: Any) -> list[Any] | None:
@@ -75,8 +83,20 @@ def _is_sentence(value: list[Any]) -> bool:
     )
 
 
-def outcomes(value: Any, text_field: str | None = None, spans_field: str | None = None) -> Iterator[Outcome]:
-    """The outcomes of a record from any tool. `text_field` and `spans_field` are the fields that the user named."""
+def outcomes(
+    value: Any,
+    text_field: str | None = None,
+    spans_field: str | None = None,
+    shown_in: Mapping[str, str] | None = None,
+) -> Iterator[Outcome]:
+    """The outcomes of a record from any tool.
+
+    Args:
+        value: the record as it is in the file.
+        text_field, spans_field: the fields that the user named.
+        shown_in: for Label Studio, the result of `label_studio_fields` for the whole file. By default, it is determined
+            from the record.
+    """
     if isinstance(value, list):
         yield _of_list(value)
     elif value is None:
@@ -86,7 +106,11 @@ def outcomes(value: Any, text_field: str | None = None, spans_field: str | None 
     elif (rejected := rejected_by_annotator(value)) is not None:
         yield Skipped(rejected, VERDICT)
     elif is_label_studio(value):
-        yield _label_studio(value, text_field)
+        yield _label_studio(value, text_field, label_studio_fields([value]) if shown_in is None else shown_in)
+    elif is_argilla(value) and spans_field not in value:
+        yield _argilla(value, text_field)
+    elif is_old_argilla_spans(value) and spans_field not in value:
+        yield _old_argilla(value)
     elif is_bioc(value):
         yield from _bioc(value)
     elif "paragraphs" in value and "text" not in value:
@@ -104,7 +128,7 @@ def is_annotated(record: Mapping[str, Any]) -> bool:
     if is_label_studio(record):
         types = [result.get("type") for result in _results(record)]
         return not types or any(kind in ("labels", "hypertextlabels") for kind in types)
-    if is_bioc(record):
+    if is_bioc(record) or argilla_spans(record) or is_old_argilla_spans(record):
         return True
     if not isinstance(record.get("text"), str):
         return False
@@ -163,11 +187,12 @@ def _results(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from objects_in(annotation.get("result"))
 
 
-def _label_studio(task: Mapping[str, Any], text_field: str | None) -> Outcome:
+def _label_studio(task: Mapping[str, Any], text_field: str | None, shown_in: Mapping[str, str]) -> Outcome:
+    """The outcome of a task. For the arguments see `outcomes`."""
     name, annotations = label_studio_annotations(task)
     kept = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
     if not kept:
-        return skipped_task(name, annotations)
+        return skipped_task(task, name, annotations)
     if any(_is_broken(annotation.get("result")) for annotation in kept):
         return Refused("Label Studio: the result of an annotation is not a list of objects", name)
     if any(result.get("type") == "hypertextlabels" for result in _results(task)):
@@ -179,25 +204,44 @@ def _label_studio(task: Mapping[str, Any], text_field: str | None) -> Outcome:
         fix = "mark the right one as ground truth in Label Studio, or keep one annotation per task"
         return Refused(f"Label Studio: {len(kept)} annotators disagree on the entities", name, fix)
     data = task["data"]
-    field = text_field if text_field in data else _text_field(data, entities)
+    texts = _texts_of(data)
+    objects = {_object_of(span) for span in entities}
+    clear = {shown_in[name] for name in objects if name in shown_in}
+    elsewhere: list[str] = []
+    if text_field in data:
+        field = text_field
+        elsewhere = sorted(clear - {field})
+        entities = [span for span in entities if shown_in.get(_object_of(span), field) == field]
+    elif len(clear) > 1:
+        fix = "name the one to learn from: --text-field F"
+        return Refused(f"Label Studio: the entities are in several texts: {listed(sorted(clear))}", "data", fix)
+    elif objects:
+        unclear = len(texts) != 1 and not all(name in shown_in for name in objects)
+        field = None if unclear else next(iter(clear), texts[0] if texts else None)
+    else:  # nothing is marked: the text is the one in which other tasks have entities
+        fields = set(shown_in.values()) & set(texts)
+        usual = "text" if "text" in texts and not fields else None
+        field = next(iter(fields)) if len(fields) == 1 else texts[0] if len(texts) == 1 else usual
     if field is None:
         fix = f"name the text field: --text-field F (the fields are: {listed(data)})"
         return Refused("Label Studio: it is not clear which field of 'data' holds the text", "data", fix)
+    entities = [{key: part for key, part in span.items() if key != _OBJECT} for span in entities]
     kinds = {str(result.get("type")) for result in objects_in(chosen.get("result"))}
     unread = [key for key in task if key not in ("data", name, "id")]
     unread += [f"data.{key}" for key in data if key != field]
+    unread += [f"entities in data.{key}" for key in elsewhere]
     unread += [f"result of type {kind}" for kind in sorted(kinds - {"labels"})]
     record = {"id": task.get("id"), "text": data[field], "entities": entities}
     return Plain(record if text_field in (None, "text") else {**record, str(text_field): data[field]}, tuple(unread))
 
 
 def _entities(annotation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The spans of an annotation. A span with several labels becomes one span per label."""
+    """The spans of an annotation, with the object that each is in. A span with several labels becomes several spans."""
     spans = []
     for result in objects_in(annotation.get("result")):
         value = result.get("value")
         if isinstance(value, Mapping) and result.get("type", "labels") == "labels" and "start" in value:
-            span = {"start": value["start"], "end": value.get("end")}
+            span = {_OBJECT: result.get(_OBJECT), "start": value["start"], "end": value.get("end")}
             if isinstance(value.get("text"), str):
                 span["text"] = value["text"]
             labels = value.get("labels")
@@ -206,17 +250,123 @@ def _entities(annotation: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _span_keys(spans: Sequence[Mapping[str, Any]]) -> list[str]:
-    return sorted(f"{span['start']}-{span['end']} {span['label']}" for span in spans)
+    return sorted(f"{_object_of(span)} {span['start']}-{span['end']} {span['label']}" for span in spans)
 
 
-def _text_field(data: Mapping[str, Any], entities: Sequence[Mapping[str, Any]]) -> str | None:
-    """`text`, else the only string field, else the only one that contains the text of every entity; None if unclear."""
-    texts = [name for name, value in data.items() if isinstance(value, str)]
-    if "text" in texts or len(texts) == 1:
-        return "text" if "text" in texts else texts[0]
-    mentions = [span["text"] for span in entities if "text" in span]
-    matching = [name for name in texts if mentions and all(mention in data[name] for mention in mentions)]
-    return matching[0] if len(matching) == 1 else None
+def _object_of(span: Mapping[str, Any]) -> str:
+    """The object of the labelling interface that a span is in, such as `text` for `<Text name="text">`."""
+    return str(span.get(_OBJECT) or "")
+
+
+def _texts_of(data: Mapping[str, Any]) -> list[str]:
+    """The fields of a task that hold text."""
+    return [name for name, value in data.items() if isinstance(value, str)]
+
+
+def label_studio_fields(tasks: Iterable[Any]) -> dict[str, str]:
+    """The field of `data` that each object of Label Studio's interface shows.
+
+    Results name the object that they belong to (`to_name`), and the export does not say which field it shows. Usually
+    both have the same name; if they do not, the copies of the marked text show which field it is, or only one field is
+    long enough for the offsets. An object whose field is not clear is missing.
+
+    Args:
+        tasks: the tasks of a file. Other records are ignored.
+    """
+    found: dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
+    for task in tasks:
+        if isinstance(task, Mapping) and is_label_studio(task):
+            spans = [span for one in label_studio_annotations(task)[1] for span in _entities(one)]
+            for span in spans:
+                found.setdefault(_object_of(span), []).append((task["data"], span))
+    fields = {name: _field_of(name, spans) for name, spans in found.items()}
+    return {name: field for name, field in fields.items() if field is not None}
+
+
+def _field_of(name: str, spans: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str | None:
+    """The field that an object shows, from (data, span) of each span in it; None if it is not clear."""
+    texts = list(dict.fromkeys(field for data, _ in spans for field in _texts_of(data)))
+    if len(texts) <= 1:
+        return next(iter(texts), None)
+    for fits in (_marks, _mentions):
+        counts = {field: sum(fits(str(data.get(field, "")), span) for data, span in spans) for field in texts}
+        most = max(counts.values())
+        best = [field for field in texts if counts[field] == most]
+        if most > len(spans) / 2:
+            return best[0] if len(best) == 1 else next((field for field in (name, "text") if field in best), None)
+    if name in texts or (not name and "text" in texts):
+        return name or "text"
+    long_enough = [field for field in texts if all(_reaches(str(data.get(field, "")), span) for data, span in spans)]
+    return long_enough[0] if len(long_enough) == 1 else None
+
+
+def _marks(text: str, span: Mapping[str, Any]) -> bool:
+    """Whether the span's copy of its text is in `text` at its offsets."""
+    start, end = span["start"], span["end"]
+    return type(start) is int and type(end) is int and "text" in span and text[start:end] == span["text"]
+
+
+def _mentions(text: str, span: Mapping[str, Any]) -> bool:
+    """Whether the span's copy of its text is anywhere in `text`."""
+    return bool(span.get("text")) and span["text"] in text
+
+
+def _reaches(text: str, span: Mapping[str, Any]) -> bool:
+    """Whether `text` is long enough for the span."""
+    return not isinstance(span["end"], int) or span["end"] <= len(text)
+
+
+# --- Argilla ----------------------------------------------------------------------------------------------------------
+
+
+def _argilla(record: Mapping[str, Any], text_field: str | None) -> Outcome:
+    """The outcome of a record of Argilla 2 with a question that is answered with spans."""
+    if str(record.get("status")).casefold() == "discarded":
+        return Skipped("Argilla: the record was discarded", "status")
+    responses, rest = argilla_responses(record)
+    questions = argilla_spans(record) or [name for name in responses if argilla_values(responses[name])]
+    if not questions:
+        return Skipped("Argilla: nobody has answered", "responses")
+    if len(questions) > 1:
+        fix = "export one question of entities"
+        return Refused(f"Argilla: several questions have entities: {listed(questions)}", "responses", fix)
+    answers = argilla_values(responses[questions[0]])
+    if any(_argilla_keys(answer) != _argilla_keys(answers[0]) for answer in answers):
+        fix = "keep only the right answer in each record"
+        return Refused(f"Argilla: {len(answers)} annotators disagree on the entities", "responses", fix)
+    fields = record["fields"] if isinstance(record.get("fields"), Mapping) else rest
+    texts = [name for name in _texts_of(fields) if name not in ("id", "status", "_server_id")]
+    field = text_field if text_field in fields else "text" if "text" in texts else texts[0] if len(texts) == 1 else None
+    if field is None:
+        fix = f"name the text field: --text-field F (the fields are: {listed(fields)})"
+        return Refused("Argilla: it is not clear which field holds the text", "fields", fix)
+    unread = [name for name in rest if name not in (field, "id", "status")]
+    unread += [f"{name}{ARGILLA_RESPONSES}" for name in responses if name != questions[0]]
+    plain = {"id": rest.get("id"), "text": fields[field], "entities": answers[0]}
+    return Plain(plain if text_field is None else {**plain, text_field: fields[field]}, tuple(unread))
+
+
+def _argilla_keys(answer: Any) -> list[str]:
+    return sorted(json.dumps(span, sort_keys=True, default=str) for span in answer) if isinstance(answer, list) else []
+
+
+def _old_argilla(record: Mapping[str, Any]) -> Outcome:
+    """The outcome of a record of token classification in Argilla 1, with spans [label, start, end]."""
+    if str(record.get("status")).casefold() == "discarded":
+        return Skipped("Argilla: the record was discarded", "status")
+    spans = record["annotation"]
+    if spans is None:
+        return Skipped("Argilla: nobody has annotated it", "annotation")
+    if not isinstance(spans, list):
+        return Refused(f"Argilla: the annotation is {kind_of(spans)}, where a list of spans is expected", "annotation")
+    entities = [
+        [part[1], part[2], part[0]]
+        if isinstance(part, list) and len(part) in (3, 4) and isinstance(part[0], str)
+        else part
+        for part in spans
+    ]
+    unread = [name for name in record if name not in ("id", "text", "annotation", "status")]
+    return Plain({"id": record.get("id"), "text": record["text"], "entities": entities}, tuple(unread))
 
 
 # --- BioC -------------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ _SIGNS = (";", "|", ",", "/")  # tried if tabs and spaces give no columns
 _DOCUMENT = re.compile(rf"\s*(?:\d+[\s;|,/]+)?{re.escape(DOCUMENT)}(?![\w-])")
 _COMMENT = re.compile(r"[#%](?:\s|$)|[#%]\s*\S+\s*=")
 _NUMBER = re.compile(r"(\d+)(?:[-.](\d+))?")  # CoNLL-U: a word, 3; a range of words, 3-4; an empty node, 3.1
+_DIGITS = re.compile(r"\d+")
 _MISC = re.compile(r"(?:^|\|)(?:NER|NE|ner|ne)=([^|]+)")  # in the last column of CoNLL-U
 _CONLLU_COLUMNS = 10
 
@@ -116,18 +117,23 @@ class Layout:
         values = [[row[place] for sentence in rows for row in sentence] for place in range(count)]
         while count > 1 and not any(values[count - 1]):  # a tab at the end of every line
             count -= 1
-        numbered = count > 1 and _are_numbers([[row[0] for row in sentence] for sentence in rows])
+        columns = [[[row[place] for row in sentence] for sentence in rows] for place in range(count)]
+        numbered = count > 1 and _are_numbers(columns[0])
         if named and "FORM" in named and count == len(named) and not word:
             word = str(named.index("FORM") + 1)
             entity = next((place for place, column in enumerate(named) if "NER" in column.upper()), None)
             tag = tag or (str(entity + 1) if entity is not None else None)
         first = _place(word, count, name, "--tokens-field") if word else None
         last = _place(tag, count, name, "--tags-field") if tag else None
+        note = ""
+        if first is None:
+            first, note = _words_after_positions(columns, numbered, last, name)
         if last is None:
-            return cls._of_values(values[:count], numbered, first, name)
+            layout = cls._of_values(values[:count], numbered, first, name)
+            return replace(layout, note="; ".join(filter(None, (note, layout.note))))
         if first is None:
             first = next(place for place in (*range(int(numbered), count), 0) if place != last)
-        return cls(count, first, last, numbered)
+        return cls(count, first, last, numbered, note=note)
 
     @classmethod
     def _of_values(cls, values: Sequence[Sequence[str]], numbered: bool, word: int | None, name: str) -> Layout:
@@ -345,7 +351,70 @@ def _are_numbers(columns: Sequence[Sequence[str]]) -> bool:
     if not all(found):  # the numbers may also continue through a document
         return False
     numbers = [int(match[1]) for match in found if match and match[2] is None]
+    if len(numbers) < 2:
+        return False
     return sum(after == before + 1 for before, after in itertools.pairwise(numbers)) >= _MOST * (len(numbers) - 1)
+
+
+def _words_after_positions(
+    columns: Sequence[Sequence[Sequence[str]]], numbered: bool, tag: int | None, name: str
+) -> tuple[int | None, str]:
+    """The column of words if the columns before it hold positions, such as a sentence number, and a note on it.
+
+    Args:
+        columns: by column, the values of each sentence.
+        numbered: whether the first column holds word numbers.
+        tag: the column of tags if it is known.
+        name: of the file, for messages.
+
+    Returns:
+        the index of the column; None if the first column, or the one after the word numbers, is to be read as usual.
+
+    Raises:
+        CorpusError: the first column holds positions, and no other column is certain to hold the words.
+    """
+    places = [place for place in range(int(numbered), len(columns)) if place != tag]
+    positions = list(itertools.takewhile(lambda place: _are_positions(columns[place]), places))
+    if not positions or len(places) < len(positions) + (tag is None):
+        return None, ""
+    flat = {place: list(itertools.chain.from_iterable(columns[place])) for place in places}
+    others = [
+        place for place in places if place not in positions and (tag is not None or _share_of_tags(flat[place]) < _MOST)
+    ]
+    if not others:
+        return None, ""
+    what = f"column {positions[0] + 1} holds numbers or names of sentences or words ('{flat[positions[0]][0]}')"
+    if not _are_words(flat[others[0]]):
+        raise CorpusError(
+            f"{what}, and it is not clear which column holds the words",
+            where=name,
+            fix=f"name it: --tokens-field {others[0] + 1} (the number of the column, from 1)",
+        )
+    return others[0], f"the words are read from column {others[0] + 1}: {what} (--tokens-field N names another)"
+
+
+def _are_positions(sentences: Sequence[Sequence[str]]) -> bool:
+    """Whether the values of a column say where a word is: the same in a whole sentence, or numbers, or numbered names.
+
+    A cell may be empty if the value is given only once for each sentence.
+    """
+    values = list(itertools.chain.from_iterable(sentences))
+    if _share_of_tags(values) >= _MOST:
+        return False
+    longer = [values for values in sentences if len(values) > 1]
+    constant = sum(len(set(filter(None, values))) <= 1 for values in longer)
+    if len(longer) > 1 and constant >= _MOST * len(longer):
+        return True
+    shapes = Counter(_DIGITS.sub("0", value) for value in values)
+    shape, count = shapes.most_common(1)[0] if shapes else ("", 0)
+    return len(values) > 1 and "0" in shape and count >= _MOST * len(values)
+
+
+def _are_words(values: Sequence[str]) -> bool:
+    """Whether most values have letters, of several words, and are not all in capitals like tags of parts of speech."""
+    lettered = [value for value in values if any(character.isalpha() for character in value)]
+    small = sum(not value.isupper() for value in lettered)
+    return len(lettered) > len(values) / 2 and small > len(lettered) / 2 and len(set(lettered)) > 1
 
 
 def _counts_up(values: Sequence[str]) -> bool:

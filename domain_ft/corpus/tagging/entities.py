@@ -59,6 +59,7 @@ class TaggedText:
         line: its first line, counted from 1.
         overlapping: the number of the record's entities that were dropped because they overlap a longer one.
         joined: the number of the record's entities with several parts, read as one span from the first to the last.
+        unlabelled: the number of the record's spans that were dropped because their label means that they have none.
     """
 
     id: str
@@ -70,6 +71,7 @@ class TaggedText:
     line: int | None = None
     overlapping: int = 0
     joined: int = 0
+    unlabelled: int = 0
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from domain_ft.corpus.words import find_words, is_unspaced
+
 Counting = Literal["characters", "utf16", "bytes", "one-based", "inclusive", "one-based-inclusive"]
 
 COUNTED = "offsets count Unicode characters from 0, and the end is exclusive"
 
+_FEWEST_SPANS = 5  # with fewer spans, nothing is concluded from where they begin and end
+_SAMPLED_SPANS = 10_000  # spans that are tried with every way to count
+_NEARLY_ALL = 0.9  # the share of spans that have to begin and end with words if they are counted in the right way
 _SHOWN = 40  # characters of an entity in a message
 
 # Forms of the text in which offsets may have been counted.
@@ -188,6 +193,62 @@ def contradiction(claim: Claim, causes: Sequence[Cause], explained: int, count: 
     if claim.mention and place >= 0:
         reason += f"; it is at [{place}, {place + len(claim.mention)})"
     return reason, f"correct the offsets or the text of the span: {COUNTED}; not bytes, not UTF-16 units"
+
+
+def border_notes(places: Sequence[tuple[str, int, int]], counting: Counting) -> list[str]:
+    """A note if most spans begin or end inside a word: their offsets are probably counted in another way.
+
+    Args:
+        places: (text, start, end) of spans that do not give their text, with the offsets in the file.
+        counting: how the offsets were read.
+    """
+    cut = [place for place in places if _cuts_word(*place, counting)]
+    if len(places) < _FEWEST_SPANS or len(cut) <= len(places) / 2:
+        return []
+    text, start, end = cut[0]
+    start, end = to_characters(text, start, end, counting)
+    words = [(first, last) for first, last in find_words(text) if first < end and start < last]
+    example = f"'{_shortened(text[start:end])}' in '{_shortened(text[words[0][0] : words[-1][1]])}'"
+    note = f"most entities begin or end inside a word ({len(cut):,} of {len(places):,}), such as {example}"
+    sample = places[:: len(places) // _SAMPLED_SPANS + 1]
+    fits = {
+        cause: sum(_is_at_words(*place, cause.counting) for place in sample)
+        for cause in _CAUSES
+        if cause.counting not in (None, counting)
+    }
+    best = max(fits, key=lambda cause: fits[cause])
+    if fits[best] < _NEARLY_ALL * len(sample):
+        return [f"{note}: check how the offsets are counted (--span-offsets)"]
+    return [f"{note}; likely cause: {best.words}; {_fix_of([best])}"]
+
+
+def _cuts_word(text: str, start: int, end: int, counting: Counting) -> bool:
+    """Whether a span of the text begins or ends inside a word."""
+    start, end = to_characters(text, start, end, counting)
+    return _is_inside_word(text, start) or _is_inside_word(text, end)
+
+
+def _is_at_words(text: str, start: int, end: int, counting: Counting | None) -> bool:
+    """Whether a span, counted in another way, is in the text and begins and ends with words."""
+    try:
+        start, end = to_characters(text, start, end, counting or "characters")
+    except ValueError:
+        return False
+    if not 0 <= start < end <= len(text) or text[start].isspace() or text[end - 1].isspace():
+        return False
+    return not (_is_inside_word(text, start) or _is_inside_word(text, end))
+
+
+def _is_inside_word(text: str, place: int) -> bool:
+    """Whether both characters at a place are letters or digits of one word.
+
+    False for scripts without spaces, and for Korean, whose particles follow a word without a space.
+    """
+    around = text[place - 1 : place + 1] if place else ""
+    return len(around) == 2 and all(
+        character.isalnum() and not is_unspaced(character) and not "\uac00" <= character <= "\ud7a3"
+        for character in around
+    )
 
 
 def _fix_of(causes: Sequence[Cause]) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +23,20 @@ from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.near_copies import MOST_COMPARED, Integers, text_fingerprints
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
 from domain_ft.corpus.splitting import JOINED, draw, groupings, nearest_group
-from domain_ft.corpus.tagging.entities import SPELLED, Scheme, TaggedText, TaggingData, spelling_variants
+from domain_ft.corpus.tagging.entities import (
+    SPELLED,
+    Scheme,
+    Span,
+    TaggedText,
+    TaggingData,
+    is_tag,
+    spelling_variants,
+)
 from domain_ft.corpus.tagging.fields import Entry, TagFields
 from domain_ft.corpus.tagging.reading import named_classes, read_tagged
 from domain_ft.corpus.tagging.records import read_tagged_records
 from domain_ft.corpus.tagging.standoff import is_brat
+from domain_ft.corpus.tasks.labels import may_mean_no_label
 from domain_ft.errors import CorpusError
 
 
@@ -76,7 +85,14 @@ def open_tagging(
         CorpusError: a file cannot be read, or a split has no texts or no entities.
         RecordError: a record is bad, and `on_bad_record` is "stop".
     """
-    bad = BadRecords(source.on_bad_record, rejects or (lambda _reject: None), source.encoding)
+    reasons = Counter[str]()
+
+    def reject(one: Reject) -> None:
+        reasons[one.reason] += 1
+        if rejects is not None:
+            rejects(one)
+
+    bad = BadRecords(source.on_bad_record, reject, source.encoding)
     paths = {split: path for split in SPLITS if (path := getattr(source, split)) is not None}
     texts: dict[str, Sequence[TaggedText]] = {}
     schemes: dict[str, Scheme | None] = {}
@@ -95,7 +111,9 @@ def open_tagging(
             }
         for part, (read, scheme) in parts.items():
             if not read:
-                raise CorpusError(f"'{path}' has no readable text", fix="give a file with texts and their tags")
+                why = "".join(f": {reason} ({count:,})" for reason, count in reasons.most_common(1))
+                fix = "give a file with texts and their tags"
+                raise CorpusError(f"'{path}' has no readable text{why}", fix=fix)
             texts[part], schemes[part] = read, scheme
     names = {split: names.get(split, names["train"]) for split in texts}
     _check_spelling(texts)
@@ -105,6 +123,7 @@ def open_tagging(
     notes += _reading_notes(texts)
     types = _checked_types(texts, names)
     notes += _type_notes(texts, types)
+    notes += _contradiction_notes(texts)
     if len(set(schemes.values())) > 1:
         spelled = ", ".join(f"{names[s]}: {SPELLED[k] if k else 'spans of characters'}" for s, k in schemes.items())
         notes.append(f"the files use different tagging schemes; all of them are read ({spelled})")
@@ -423,6 +442,9 @@ def _reading_notes(texts: Mapping[str, Sequence[TaggedText]]) -> list[str]:
     notes = []
     if overlapping:
         notes.append(f"entities that overlap a longer one, or have the span of another, are left out: {overlapping:,}")
+    unlabelled = sum(text.unlabelled for text in every)
+    if unlabelled:
+        notes.append(f"spans whose label means that they have none, such as O or N/A, are no entities: {unlabelled:,}")
     if joined:
         notes.append(f"entities with several parts are read as one span from the first to the last: {joined:,}")
     return notes
@@ -431,6 +453,16 @@ def _reading_notes(texts: Mapping[str, Sequence[TaggedText]]) -> list[str]:
 def _type_notes(texts: Mapping[str, Sequence[TaggedText]], types: Sequence[str]) -> list[str]:
     notes = []
     train = type_counts(texts["train"])
+    tags = [name for name in types if is_tag(name) and "-" in name]
+    if len(tags) == len(types):
+        notes.append(
+            f"the types look like tags: {_listed(tags)}. They are learned as they are; write the type without the "
+            "prefix, and one span or one B- and its I- for each entity"
+        )
+    notes += [
+        f"'{name}' is read as a type ({train[name]:,}). If it means no entity, leave these entities out"
+        for name in filter(may_mean_no_label, types)
+    ]
     once = [name for name in types if train[name] == 1]
     if once:
         notes.append(f"too rare to learn, with only one entity in the training texts: {_listed(once)}")
@@ -439,6 +471,29 @@ def _type_notes(texts: Mapping[str, Sequence[TaggedText]], types: Sequence[str])
         if unseen:
             notes.append(f"in the {split} texts but not in training, so the model misses them all: {_listed(unseen)}")
     return notes
+
+
+def _contradiction_notes(texts: Mapping[str, Sequence[TaggedText]]) -> list[str]:
+    """A note on texts that are given several times with different entities, such as by annotators who disagree."""
+    readings: defaultdict[str, dict[tuple[Span, ...], TaggedText]] = defaultdict(dict)
+    counts = Counter[str]()
+    for text in itertools.chain.from_iterable(texts.values()):
+        readings[text.text].setdefault(text.spans, text)
+        counts[text.text] += 1
+    differing = {text: list(found.values()) for text, found in readings.items() if len(found) > 1}
+    if not differing:
+        return []
+    one, other = next(iter(differing.values()))[:2]
+    records = sum(counts[text] for text in differing)
+    return [
+        f"given several times with different entities, which contradict each other: {len(differing):,} "
+        f"{'text' if len(differing) == 1 else 'texts'} in {records:,} records, such as {_place(one)} and "
+        f"{_place(other)}. If annotators disagree, keep one record of each text"
+    ]
+
+
+def _place(text: TaggedText) -> str:
+    return text.file if text.line is None else f"{text.file}:{text.line}"
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:

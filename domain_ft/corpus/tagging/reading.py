@@ -17,6 +17,7 @@ from domain_ft.corpus.annotation_tools import (
     Plain,
     Refused,
     Skipped,
+    is_label_studio,
     label_studio_answers,
     labels_whole_text,
     spans_in,
@@ -27,12 +28,13 @@ from domain_ft.corpus.readers.base import BadRecords, read_lines
 from domain_ft.corpus.readers.choosing import LOOKED_AT
 from domain_ft.corpus.readers.files import ending
 from domain_ft.corpus.readers.records import ONE_KEY, json_values
-from domain_ft.corpus.tagging.annotations import outcomes, records_of
+from domain_ft.corpus.tagging.annotations import label_studio_fields, outcomes, records_of
 from domain_ft.corpus.tagging.conll import begins_document, conll_blocks, layout_of
 from domain_ft.corpus.tagging.entities import OUTSIDE, Scheme, TaggedText, is_tag
 from domain_ft.corpus.tagging.fields import Entry, TagFields, choose_spans_field
 from domain_ft.corpus.tagging.records import Sentence, read_tagged_records, with_scheme
 from domain_ft.corpus.tagging.standoff import is_brat, is_pubtator, read_bioc_xml, read_brat, read_pubtator
+from domain_ft.corpus.tasks.labels import listed_in
 from domain_ft.errors import CorpusError
 from domain_ft.json_files import RepeatedKeyError, loads
 from domain_ft.quoting import listed
@@ -172,12 +174,19 @@ def _outcomes(
         for record in raw_records(path, name, "parquet", bad):
             yield record.line or 0, Plain(named_classes(record.fields, classes))
     else:
-        for line, value in tagged_values(path, name, bad):
+        values = tagged_values(path, name, bad)
+        first = next(values, None)
+        values = itertools.chain([] if first is None else [first], values)
+        shown_in: Mapping[str, str] | None = None
+        if first is not None and isinstance(first[1], Mapping) and is_label_studio(first[1]):
+            read = list(values)
+            shown_in, values = label_studio_fields(value for _, value in read), iter(read)
+        for line, value in values:
             if isinstance(value, Mapping) and labels_whole_text(value) and not fields.spans:
                 reason = "the record has choices for its whole text, but no entities"
                 yield line, Refused(reason, None, "for labels of whole texts use `domain-ft classify`")
                 continue
-            for outcome in outcomes(value, fields.text, fields.spans):
+            for outcome in outcomes(value, fields.text, fields.spans, shown_in):
                 yield line, outcome
 
 
@@ -201,10 +210,22 @@ def _table(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iterato
     span_columns = [column for column in columns if any(spans_in(record.fields[column]) for record in first)]
     if fields.spans in columns:
         span_columns = [fields.spans]
+    if not span_columns and (lists := _columns_of_lists([record.fields for record in first], fields)):
+        for record in itertools.chain(first, records):
+            parsed = {column: listed_in(str(record.fields[column])) for column in lists}
+            yield record.line or 0, Plain({**record.fields, **{key: part for key, part in parsed.items() if part}})
+        return
     if len(span_columns) != 1:
         tool = "this is an export of Label Studio" if label_studio_answers(columns) is not None else "this is a table"
         what = "none of its columns lists entities with start, end and label"
         fix = f"{_TO_JSON_LINES}; for labels of whole texts use `domain-ft classify`"
+        tagged = [column for column in columns if _holds_tags([record.fields[column] for record in first])]
+        if tagged:
+            what = f"each row has a word and its tag (column {listed(tagged)})"
+            fix = (
+                "write a word, a tab and its tag in each line, and a blank line after each sentence; or JSON lines of "
+                '{"tokens": [...], "tags": [...]}'
+            )
         if span_columns:
             what, fix = f"several of its columns list entities: {listed(span_columns)}", "name one: --spans-field F"
         raise CorpusError(f"{tool}, and {what}", where=name, fix=fix)
@@ -221,6 +242,21 @@ def _table(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iterato
             yield record.line or 0, Refused(f"broken JSON: {error}", column)
             continue
         yield from ((record.line or 0, one) for one in outcomes({**rest, fields.spans or "entities": spans}))
+
+
+def _columns_of_lists(rows: Sequence[Mapping[str, Any]], fields: TagFields) -> tuple[str, ...]:
+    """The columns of words and of tags if both hold lists written as text; empty otherwise."""
+    if not rows:
+        return ()
+    names = fields.name("tokens", rows[0]), fields.name("tags", rows[0])
+    present = all(name in rows[0] for name in names) and names[0] != names[1]
+    return names if present and all(listed_in(str(rows[0][name])) for name in names) else ()
+
+
+def _holds_tags(cells: Sequence[Any]) -> bool:
+    """Whether a column holds the tag of one word in each row, with at least one entity."""
+    tags = [str(cell) for cell in cells if cell]
+    return bool(tags) and all(map(is_tag, tags)) and any("-" in tag for tag in tags)
 
 
 # --------------------------------------------------------------------------------------------------------------- CoNLL

@@ -7,6 +7,7 @@ wrong offsets. Offsets count Unicode characters (code points), unless `TagFields
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,20 +16,37 @@ from domain_ft.corpus.knowledge_bases import Document, KnowledgeBaseError, is_kn
 from domain_ft.corpus.left_out import VERDICT, LeftOut
 from domain_ft.corpus.readers.base import BadRecords, kind_of
 from domain_ft.corpus.tagging.entities import (
+    OUTSIDE,
     Scheme,
     Span,
     TagError,
     TaggedText,
     chunks,
+    is_tag,
     keep_longest,
     recognise,
 )
 from domain_ft.corpus.tagging.fields import Entry, Role, TagFields, choose_spans_field
-from domain_ft.corpus.tagging.offsets import COUNTED, Claim, contradiction, likely_causes
-from domain_ft.corpus.tagging.spans import NAMED, claims_of, holds, mention_keys, read_span, unread_keys
+from domain_ft.corpus.tagging.offsets import COUNTED, Claim, border_notes, contradiction, likely_causes
+from domain_ft.corpus.tagging.spans import (
+    A_SPAN,
+    NAMED,
+    NotASpanError,
+    claims_of,
+    holds,
+    mention_keys,
+    parts_of,
+    read_span,
+    unread_keys,
+)
+from domain_ft.corpus.tasks.labels import means_no_label
 from domain_ft.corpus.words import join_words
 from domain_ft.errors import CorpusError, nearest
 from domain_ft.quoting import shown
+
+_HEADINGS = frozenset({"token", "tokens", "word", "words", "form", "text", "tag", "tags", "label", "labels", "ner"})
+_SUFFIX = re.compile("(.+)[-_]([BIESLU])")  # Drug-B
+_UNDERSCORE = re.compile("([BIESLU])_(.+)")  # B_Drug
 
 
 @dataclass
@@ -74,6 +92,8 @@ def read_tagged_records(
         if read and left is not None:
             record.count_unread(left, claims.keys)
     claims.reject()
+    if notes is not None:
+        notes += border_notes(claims.without, fields.offsets)
     if sentences and texts:
         raise CorpusError(
             "some records have words with tags, others text with spans",
@@ -100,12 +120,28 @@ def _check_tags(sentences: Sequence[Sentence], name: str, scheme: Scheme, bad: B
         except TagError as error:
             line = sentence.lines[error.index]
             word = sentence.words[error.index]
-            fix = "fix the tag; or, if the wrong scheme was detected, name it: --scheme iob1|iob2|bioes|bilou"
+            fix = _fix_of(sentence.tags[error.index], word, line)
             bad.add(f"{error}, at the word '{shown(word)}'", file=name, line=line, fix=fix)
             continue
         text, bounds = join_words(sentence.words)
         spans = tuple(Span(bounds[span.start][0], bounds[span.end - 1][1], span.label) for span in found)
         yield TaggedText(sentence.id, text, bounds, spans, sentence.group, name, sentence.lines[0])
+
+
+def _fix_of(tag: str, word: str, line: int) -> str:
+    """What to do about an invalid tag. Another scheme helps only with tags that are known in some scheme."""
+    if is_tag(tag):
+        return "fix the tag; or, if the wrong scheme was detected, name it: --scheme iob1|iob2|bioes|bilou"
+    if {tag.casefold(), word.casefold()} <= _HEADINGS:
+        return f"line {line} looks like a header of the columns: remove it"
+    if found := _SUFFIX.fullmatch(tag):
+        return f"write the prefix first: {found[2]}-{found[1]} instead of {shown(tag)}"
+    if found := _UNDERSCORE.fullmatch(tag):
+        return f"write a hyphen after the prefix: {found[1]}-{found[2]} instead of {shown(tag)}"
+    fix = "write O for a word outside entities, B-TYPE for the first word of an entity and I-TYPE for its other words"
+    if any(sign in tag for sign in "(*)") or tag == "-":
+        fix += "; brackets, as in CoNLL-2012, are not read"
+    return fix
 
 
 @dataclass(frozen=True)
@@ -228,11 +264,13 @@ class _Claims:
     Attributes:
         keys: the keys under which spans hold their text.
         fitting: correct claims.
+        without: (text, start, end) of spans that do not give their text, as in the file.
         contradicted: (record, path of its first wrong span, key, wrong claims) of each record with wrong claims.
     """
 
     keys: Collection[str] = ()
     fitting: list[Claim] = field(default_factory=list)
+    without: list[tuple[str, int, int]] = field(default_factory=list)
     contradicted: list[tuple[_Record, str, str, list[Claim]]] = field(default_factory=list)
 
     def reject(self) -> None:
@@ -273,20 +311,27 @@ def _spanned_text(record: _Record, claims: _Claims) -> TaggedText | None:
                 wrong.append(untrue[0])
                 continue
             span, parts = read_span(value, text, record.fields.offsets)
+        except NotASpanError as error:
+            record.reject(str(error), f"{field}[{place}]", A_SPAN)
+            return None
         except ValueError as error:
             fix = f"{COUNTED}; not bytes, not UTF-16 units (--span-offsets changes this)"
             record.reject(str(error), f"{field}[{place}]", fix)
             return None
         claims.fitting += [claim for _, claim in of_span[:1]]
+        if not of_span:
+            places = parts_of(value) if isinstance(value, Mapping) else [(value[0], value[1])]
+            claims.without += [(text, *place) for place in places]
         spans.append(span)
         joined += parts > 1
     if wrong:
         place, key, _ = wrong[0]
         claims.contradicted.append((record, f"{field}[{place}]", key, [claim for *_, claim in wrong]))
         return None
-    kept, overlapping = keep_longest(spans)
+    labelled = [span for span in spans if span.label != OUTSIDE and not means_no_label(span.label)]
+    kept, overlapping = keep_longest(labelled)
     where = record.group, record.file, record.line
-    return TaggedText(record.id, text, None, kept, *where, overlapping, joined)
+    return TaggedText(record.id, text, None, kept, *where, overlapping, joined, len(spans) - len(labelled))
 
 
 def _text_of_passages(record: _Record) -> TaggedText | None:

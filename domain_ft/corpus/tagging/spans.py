@@ -24,10 +24,14 @@ NAMED = (
 )  # fmt: skip
 """Keys whose name says that they hold the text of the span, whatever their values are."""
 
-_A_SPAN = 'write {"start", "end", "label"} or [start, end, label]'
+A_SPAN = 'write {"start", "end", "label"} or [start, end, label]'
 _LONGEST_SPAN = 300  # characters of a span in a message
 _MOST = 0.5  # a key holds the spans' text if more than this share of its values does
 _SAMPLE = 1_000  # values of a key that are tried with every way to count
+
+
+class NotASpanError(ValueError):
+    """A value is no span: its start, end or label is missing."""
 
 
 def mention_keys(spans: Iterable[tuple[str, Any]], counting: Counting) -> frozenset[str]:
@@ -125,25 +129,32 @@ def read_span(value: Any, text: str, counting: Counting = "characters") -> tuple
     [start, end, label].
 
     Raises:
+        NotASpanError: a part of a span is missing.
         ValueError: it is not a span of the text.
     """
     shown = _span_in_words(value)
     if isinstance(value, str):
-        raise ValueError(f"{shown} is a name, such as a label of the whole text, but a span is expected: {_A_SPAN}")
+        raise NotASpanError(f"{shown} is a name, such as a label of the whole text, but a span is expected")
     if isinstance(value, Mapping):
         named = first_of(value, LABELS)
         parts = parts_of(value)
         has_places = "offsets" in value or (first_of(value, STARTS) and first_of(value, ENDS))
         if named is None or not has_places:
-            raise ValueError(f"{shown} is not a span with start, end and label: {_A_SPAN}")
+            parts_of_span = {"start": has_places or first_of(value, STARTS), "end": has_places or first_of(value, ENDS)}
+            missing = [name for name, found in {**parts_of_span, "label": named}.items() if not found]
+            raise NotASpanError(
+                f"{shown} is not a span with start, end and label: it has no {' and no '.join(missing)}"
+            )
         label = value[named]
+        if named == "value" and parts and label == text[parts[0][0] : parts[-1][1]]:
+            raise NotASpanError(f"{shown} has no label: 'value' holds the text of the span")
         if isinstance(label, list) and len(label) == 1:
             label = label[0]
     elif isinstance(value, list) and len(value) == 3:
         parts = [(value[0], value[1])] if all(type(number) is int for number in value[:2]) else []
         label = value[2]
     else:
-        raise ValueError(f"{shown} is not a span with start, end and label: {_A_SPAN}")
+        raise NotASpanError(f"{shown} is not a span with start, end and label")
     if not parts:
         raise ValueError(f"the start and end of {shown} are not whole numbers")
     if not isinstance(label, str) or not label:

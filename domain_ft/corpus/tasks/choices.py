@@ -13,14 +13,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from domain_ft.corpus.annotation_tools import (
-    ARGILLA_RESPONSES,
     Outcome,
     Plain,
     Refused,
     Skipped,
+    argilla_responses,
+    argilla_spans,
     is_argilla,
     is_label_studio,
     is_old_argilla,
+    is_old_argilla_spans,
     is_prodigy_choice,
     label_studio_annotations,
     objects_in,
@@ -38,7 +40,11 @@ CHOICES = "choices"
 
 def is_choice(record: Mapping[str, Any]) -> bool:
     """Whether the record comes from an annotation tool and has choices, which `classify` reads."""
-    return _has_choices(record) or is_prodigy_choice(record) or is_argilla(record) or is_old_argilla(record)
+    if is_argilla(record):
+        return not argilla_spans(record)
+    if is_old_argilla(record):
+        return not is_old_argilla_spans(record)
+    return _has_choices(record) or is_prodigy_choice(record)
 
 
 def chosen(value: Any) -> list[str] | None:
@@ -115,7 +121,7 @@ def _label_studio(task: Mapping[str, Any], label: str | None, text: str | None) 
     name, annotations = label_studio_annotations(task)
     kept = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
     if not kept:
-        return skipped_task(name, annotations)
+        return skipped_task(task, name, annotations)
     read = next((annotation for annotation in kept if annotation.get("ground_truth")), kept[0])
     answers = _answers(read)
     kinds = sorted({str(result.get("type")) for result in objects_in(read.get("result"))} - {CHOICES})
@@ -135,14 +141,20 @@ def _label_studio(task: Mapping[str, Any], label: str | None, text: str | None) 
         return Refused(f"Label Studio: {len(kept)} annotators disagree on the choice", name, fix)
     data = task["data"]
     texts = [field for field, value in data.items() if isinstance(value, str)]
-    if text not in data and "text" not in texts and len(texts) != 1:
+    shown_in = [name for name in _objects(read, question) if name in texts]
+    # `text` may also be the usual name, to which the fields were resolved: then the object of the choices comes first.
+    named = text in data and (text != "text" or len(shown_in) != 1)
+    if not named and len(shown_in) > 1:
+        fix = "name the one to learn from: --text-field F"
+        return Refused(f"Label Studio: the choices are about several texts: {listed(shown_in)}", "data", fix)
+    if not named and not shown_in and "text" not in texts and len(texts) != 1:
         fix = f"name the text field: --text-field F (the fields are: {listed(data)})"
         return Refused("Label Studio: it is not clear which field of 'data' holds the text", "data", fix)
-    field = text if text in data else "text" if "text" in texts else texts[0]
+    field = str(text) if named else shown_in[0] if shown_in else "text" if "text" in texts else texts[0]
     rest = {f"data.{key}": value for key, value in data.items() if key != field}
     rest |= {key: value for key, value in task.items() if key not in ("data", name)}
     rest |= {f"result of type {kind}": True for kind in kinds}
-    return Plain({**rest, str(text) if text in data else "text": data[field], **_label(label, answers[question])})
+    return Plain({**rest, str(text) if named else "text": data[field], **_label(label, answers[question])})
 
 
 def _as_set(choices: Sequence[Any]) -> set[str]:
@@ -159,19 +171,26 @@ def _answers(annotation: Mapping[str, Any]) -> dict[str, list[Any]]:
     return answers
 
 
+def _objects(annotation: Mapping[str, Any], question: str) -> list[str]:
+    """The objects of the labelling interface that the choices for a question are about, each once."""
+    results = objects_in(annotation.get("result"))
+    choices = [one for one in results if one.get("type") == CHOICES and str(one.get("from_name", LABEL)) == question]
+    return list(dict.fromkeys(str(one["to_name"]) for one in choices if "to_name" in one))
+
+
 # --- Argilla ----------------------------------------------------------------------------------------------------------
 
 
 def _argilla(record: Mapping[str, Any], label: str | None) -> Outcome:
     if str(record.get("status")).casefold() == "discarded":
         return Skipped("Argilla: the record was discarded", "status")
-    if isinstance(record.get("responses"), Mapping):
-        responses = record["responses"]
-        rest = {name: part for name, part in record.items() if name not in ("fields", "responses")} | record["fields"]
-    else:
-        columns = [str(name) for name in record if str(name).endswith(ARGILLA_RESPONSES)]
-        responses = {name.removesuffix(ARGILLA_RESPONSES): record[name] for name in columns}
-        rest = {name: part for name, part in record.items() if name not in columns}
+    responses, rest = argilla_responses(record)
+    if spans := argilla_spans(record):
+        responses = {name: answers for name, answers in responses.items() if name not in spans}
+        if not responses:
+            fix = "use `domain-ft tag` for them"
+            return Refused("Argilla: the answers are entities, not labels of the whole text", "responses", fix)
+        rest |= {f"{name}.responses": True for name in spans}
     if not any(responses.values()):
         return Skipped("Argilla: nobody has answered", "responses")
     question = label if label in responses else next(iter(responses))
@@ -205,6 +224,9 @@ def _values(answer: Any) -> tuple[str, ...]:
 def _old_argilla(record: Mapping[str, Any], label: str | None) -> Outcome:
     if str(record.get("status")).casefold() == "discarded":
         return Skipped("Argilla: the record was discarded", "status")
+    if is_old_argilla_spans(record):
+        fix = "use `domain-ft tag` for them"
+        return Refused("Argilla: the record has words and entities, not a label of the whole text", "annotation", fix)
     answer = record["annotation"]
     if answer is None or answer == []:
         return Skipped("Argilla: nobody has annotated it", "annotation")

@@ -133,7 +133,7 @@ class LabelForm:
         text = str(value).strip()
         if self.minus_one and text in ("-1", "-1.0"):
             return True
-        return text == "" if self.literal else text.casefold() in NO_LABEL
+        return text == "" if self.literal else means_no_label(text)
 
     def parts(self, value: Any) -> Any:
         """The labels in a value: a list, or one label. None for a text that should be a list but is not."""
@@ -193,6 +193,16 @@ def _item(single: str, double: str, number: str) -> Any:
     if not number:
         return single or double
     return float(number) if "." in number else int(number)
+
+
+def means_no_label(name: str) -> bool:
+    """Whether a text means a missing label, such as `N/A` or `-`."""
+    return name.strip().casefold() in NO_LABEL
+
+
+def may_mean_no_label(name: str) -> bool:
+    """Whether a text may be the name of a class or mean a missing label, such as `none`."""
+    return name.strip().casefold() in _MAYBE_NO_LABEL
 
 
 def truth_of(value: Any) -> int | None:
@@ -474,7 +484,7 @@ class LabelSurvey:
         notes = []
         for key, count in values.items():
             name = str(key[1]).strip()
-            if not isinstance(key[1], bool) and name.casefold() in _MAYBE_NO_LABEL and len(values) > 1:
+            if not isinstance(key[1], bool) and may_mean_no_label(name) and len(values) > 1:
                 if name == "-1" and all(number_in(value) is not None for _, value in values):
                     continue
                 records = "1 record" if count == 1 else f"{count:,} records"

@@ -159,6 +159,36 @@ FILES: dict[str, tuple[str, Any]] = {
         "a.json",
         [{"id": 1, "text": TEXT, "ner": [{"start": 5, "end": 12, "text": "aspirin", "labels": ["Drug"]}]}],
     ),
+    "argilla 2": (
+        "a.jsonl",
+        {
+            "fields": {"text": TEXT},
+            "responses": {"span": [{"value": [{"start": 5, "end": 12, "label": "Drug"}], "status": "submitted"}]},
+            "status": "completed",
+        },
+    ),
+    "argilla 2, flat": (
+        "a.jsonl",
+        {
+            "text": TEXT,
+            "span.responses": [[{"start": 5, "end": 12, "label": "Drug"}]],
+            "span.responses.status": ["submitted"],
+            "status": "completed",
+        },
+    ),
+    "argilla 1": (
+        "a.jsonl",
+        {
+            "text": TEXT,
+            "tokens": TEXT.split(),
+            "annotation": [["Drug", 5, 12]],
+            "prediction": None,
+            "annotation_agent": "a",
+            "status": "Validated",
+        },
+    ),
+    "rasa": ("a.jsonl", {"text": TEXT, "entities": [{"start": 5, "end": 12, "entity": "Drug", "value": "aspirin"}]}),
+    "inception": ("a.jsonl", {"text": TEXT, "entities": [{"begin": 5, "end": 12, "value": "Drug"}]}),
     "pairs of words and tags": ("a.json", [[["Give", "O"], ["aspirin", "B-Drug"], ["now", "O"]]]),
     "words and tags": ("a.json", [{"tokens": TEXT.split(), "tags": ["O", "B-Drug", "O"]}]),
     "bioc": ("a.json", BIOC),
@@ -287,6 +317,37 @@ def test_the_text_of_label_studio_is_named_or_found(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="which field of 'data' holds the text"):
         read(write(tmp_path / "a.json", json.dumps([task])))
     assert read(tmp_path / "a.json", TagFields(text="note"))[0][0].text == TEXT
+
+
+def test_entities_of_label_studio_are_in_the_text_that_their_object_shows(tmp_path: Path) -> None:
+    def task(object_: str, number: int, *, copied: bool = False) -> dict[str, Any]:
+        value = {"start": 5, "end": 12, "labels": ["Drug"]} | ({"text": "aspirin"} if copied else {})
+        made = studio([{"type": "labels", "from_name": "l", "to_name": object_, "value": value}])
+        return {**made, "data": {"text": f"An unmarked summary, {number}", "body": f"Give aspirin now, {number}"}}
+
+    def texts_of(*tasks: dict[str, Any], fields: TagFields | None = None) -> list[str]:
+        texts = read(write(tmp_path / "a.json", json.dumps(tasks)), fields)[0]
+        return [text.text[span.start : span.end] for text in texts for span in text.spans]
+
+    assert texts_of(task("body", 1), task("body", 2)) == ["aspirin", "aspirin"]
+    assert texts_of(task("t", 1, copied=True)) == ["aspirin"]  # the object has another name, but a copy of the text
+    assert texts_of(task("text", 1, copied=True)) == ["aspirin"]  # ... even the name of another field
+    short = task("t", 1)
+    short["data"]["text"] = "Short"
+    assert texts_of(short) == ["aspirin"]  # the other text is too short
+    unmarked = {**task("body", 2), "annotations": [{"result": []}]}
+    assert [t.text for t in read(write(tmp_path / "b.json", json.dumps([task("body", 1), unmarked])))[0]] == [
+        "Give aspirin now, 1",
+        "Give aspirin now, 2",
+    ]
+    with pytest.raises(RecordError, match="which field of 'data' holds the text"):
+        texts_of(task("t", 1))
+    both = task("body", 1)
+    both["annotations"][0]["result"] += task("text", 1)["annotations"][0]["result"]
+    with pytest.raises(RecordError, match="the entities are in several texts: body, text"):
+        texts_of(both)
+    assert texts_of(both, fields=TagFields(text="body")) == ["aspirin"]
+    assert texts_of(both, fields=TagFields(text="text")) == ["marked"]
 
 
 def test_a_folder_of_brat(tmp_path: Path) -> None:
@@ -427,6 +488,88 @@ def test_types_that_differ_in_case_or_blanks_stop(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"'DRUG ' \(9\), 'Drug' \(9\), 'drug' \(9\)"):
         open_tagging(TaggingSource(train=str(path)))
     assert ("label-spelling", True) in check(path)[1]
+
+
+def marked(number: int, *spans: list[Any]) -> dict[str, Any]:
+    words = ["Give", "take", "stop", "hold", "raise", "lower", "weigh"]
+    return {"text": f"{words[number % 7]} aspirin for {words[number % 5]} {number} days", "entities": list(spans)}
+
+
+@pytest.mark.parametrize("name", ["O", "-", "NA", "null", "N/A"])
+def test_a_span_without_a_label_is_no_entity(tmp_path: Path, name: str) -> None:
+    records = [marked(n, [5, 12, "Drug"], [0, 20, name]) for n in range(0, 140, 7)]
+    path = json_lines(tmp_path / "a.jsonl", *records)
+    data = open_tagging(TaggingSource(train=str(path)))
+    assert data.types == ("Drug",)
+    assert sum(len(text.spans) for texts in data.splits.values() for text in texts) == 20
+    assert any("no entities: 20" in note for note in data.notes)
+    assert ("unlabelled-spans", False) in check(path)[1]
+
+
+def test_types_that_look_like_tags_or_like_no_label_are_said(tmp_path: Path) -> None:
+    path = json_lines(tmp_path / "a.jsonl", *(marked(n, [5, 12, "B-Drug"]) for n in range(0, 140, 7)))
+    data = open_tagging(TaggingSource(train=str(path)))
+    assert any("the types look like tags: B-Drug" in note for note in data.notes)
+    path = json_lines(
+        tmp_path / "b.jsonl", *(marked(n, [5, 12, "none" if n % 2 else "Drug"]) for n in range(0, 140, 7))
+    )
+    data = open_tagging(TaggingSource(train=str(path)))
+    assert any("'none' is read as a type" in note for note in data.notes)
+
+
+def test_one_text_with_different_entities_is_said(tmp_path: Path) -> None:
+    records = [marked(n, [5, 12, "Drug"]) for n in range(0, 140, 7)]
+    path = json_lines(tmp_path / "a.jsonl", *records, *records[:3])
+    assert not any("contradict" in note for note in open_tagging(TaggingSource(train=str(path))).notes)
+    path = json_lines(tmp_path / "a.jsonl", *records, marked(0, [0, 4, "Drug"]), marked(7))
+    notes = [note for note in open_tagging(TaggingSource(train=str(path))).notes if "contradict" in note]
+    assert len(notes) == 1
+    assert "2 texts in 4 records, such as a.jsonl:1 and a.jsonl:21" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("span", "what"),
+    [
+        ({"start": 5, "length": 7, "label": "Drug"}, "it has no end"),
+        ({"end": 12, "label": "Drug"}, "it has no start"),
+        ({"start": 5, "end": 12, "kind": "Drug"}, "it has no label"),
+        ({"start": 5, "end": 12, "value": "aspirin"}, "'value' holds the text of the span"),
+    ],
+)
+def test_the_missing_part_of_a_span_is_named(tmp_path: Path, span: dict[str, Any], what: str) -> None:
+    with pytest.raises(RecordError, match=what) as error:
+        read(json_lines(tmp_path / "a.jsonl", {"text": TEXT, "entities": [span]}))
+    assert "UTF-16" not in str(error.value)
+
+
+def test_tasks_with_only_predictions_are_said(tmp_path: Path) -> None:
+    tasks = [studio(predictions=[{"result": [label(5, 12)]}]) for _ in range(3)]
+    path = write(tmp_path / "a.json", json.dumps(tasks))
+    with pytest.raises(CorpusError, match=r"only predictions of a model, which are not read \(3\)"):
+        open_tagging(TaggingSource(train=str(path)))
+
+
+def test_entities_of_argilla_are_of_one_answer(tmp_path: Path) -> None:
+    def record(*values: Any, status: str = "submitted") -> dict[str, Any]:
+        answers = [{"value": value, "status": status} for value in values]
+        return {"fields": {"text": TEXT, "title": "T"}, "responses": {"span": answers}, "status": "completed"}
+
+    drug, part = [{"start": 5, "end": 12, "label": "Drug"}], [{"start": 0, "end": 4, "label": "Drug"}]
+    records = [record(drug, drug), record([]), record(drug, status="discarded"), record()]
+    texts, rejects, left = read(json_lines(tmp_path / "a.jsonl", *records))
+    assert [text.spans for text in texts] == [DRUG, ()]
+    assert [reject.reason for reject in rejects] == ["Argilla: nobody has answered"] * 2
+    assert left.fields == {"title": 2}
+    with pytest.raises(RecordError, match="2 annotators disagree on the entities"):
+        read(json_lines(tmp_path / "b.jsonl", record(drug, part)))
+
+
+def test_tables_of_words_and_tags(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "id,tokens,ner_tags\n1,\"['Give', 'aspirin']\",\"['O', 'B-Drug']\"\n")
+    assert read(path)[0][0].spans == DRUG
+    path = write(tmp_path / "b.csv", "Sentence #,Word,POS,Tag\n1,Give,VB,O\n,aspirin,NN,B-Drug\n")
+    with pytest.raises(CorpusError, match=r"each row has a word and its tag \(column Tag\)"):
+        read(path)
 
 
 def test_overlaps_are_said_by_data_check(tmp_path: Path) -> None:

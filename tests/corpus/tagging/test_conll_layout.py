@@ -154,6 +154,57 @@ def test_tags_in_conllu_are_read_from_misc_or_refused(tmp_path: Path) -> None:
         read(path)
 
 
+@pytest.mark.parametrize(
+    "position",
+    ["{s}", "doc{s}", "doc{s}.{w}", "{s}-{w}", "T{w}", "train-{s}", "{o}\t{e}", "news/a\t{s}\t{w}", "note"],
+)
+def test_a_column_of_positions_is_not_taken_for_the_words(tmp_path: Path, position: str) -> None:
+    sentences = [["Give", "aspirin", "now"], ["No", "ibuprofen", "here"], ["Some", "codeine"]]
+    lines, offset = [], 0
+    for number, words in enumerate(sentences):
+        for place, word in enumerate(words):
+            before = position.format(s=number, w=place, o=offset, e=offset + len(word))
+            lines.append(f"{before}\t{word}\t{'B-Drug' if place == 1 else 'O'}")
+            offset += len(word) + 1
+        lines.append("")
+    path = tmp_path / "a.conll"
+    path.write_text("\n".join(lines))
+    found, unread, notes = read(path)
+    assert [text for text, _ in found] == [" ".join(words) for words in sentences]
+    assert [entities for _, entities in found] == [["aspirin Drug"], ["ibuprofen Drug"], ["codeine Drug"]]
+    skipped = position.count("\t") + 1
+    assert unread == {f"column {place + 1}": 3 for place in range(skipped)}
+    assert f"the words are read from column {skipped + 1}" in notes[0]
+    assert read(path, TagFields(tags=str(skipped + 2)))[0] == found
+
+
+def test_positions_without_certain_words_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.conll"
+    path.write_text("1\tNN\tO\n1\tVB\tB-Drug\n\n2\tNN\tO\n2\tDT\tO\n\n")
+    with pytest.raises(CorpusError, match=r"column 1 holds numbers or names .*\n.*\n.*--tokens-field 2"):
+        read(path)
+    assert [text for text, _ in read(path, TagFields(tokens="2"))[0]] == ["NN VB", "NN DT"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "fix"),
+    [
+        (["token label", "Bad O", "flu B-Disease"], "line 1 looks like a header"),
+        (["Bad O", "flu Disease-B"], "B-Disease instead of Disease-B"),
+        (["Bad O", "flu B_Disease"], "B-Disease instead of B_Disease"),
+        (["Bad O", "flu Disease"], "write O for a word outside entities"),
+        (["Bad * *", "flu (DISEASE) -"], "brackets, as in CoNLL-2012, are not read"),
+    ],
+)
+def test_tags_of_no_scheme_are_explained_without_a_scheme(tmp_path: Path, lines: list[str], fix: str) -> None:
+    path = tmp_path / "a.conll"
+    path.write_text("\n".join([*lines, "", *(f"Some{' O' * lines[-1].count(' ')}" for _ in range(20))]))
+    with pytest.raises(UserError) as error:
+        read(path)
+    assert fix in str(error.value)
+    assert "--scheme" not in str(error.value)
+
+
 def test_several_columns_of_entities_stop_and_one_can_be_named(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("1\tUni\tB-ORG\tO\n2\tBonn\tI-ORG\tB-LOC\n\n1\tNo\tO\tO\n", encoding="utf-8")

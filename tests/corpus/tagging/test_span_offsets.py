@@ -109,6 +109,38 @@ def test_one_cause_for_all_records_and_each_is_listed(tmp_path: Path) -> None:
     assert all("the end is inclusive (explains 3 of 4)" in r.reason for r in rejects)
 
 
+def border_notes_of(path: Path, counting: str, text: str = "Gib {} jetzt", drug: str = "Aspirin") -> list[str]:
+    records = []
+    for number in range(8):
+        whole = f"{number} " + text.format(drug)
+        start = whole.index(drug)
+        records.append({"text": whole, "entities": [[*counted(whole, start, start + len(drug), counting), "Drug"]]})
+    notes: list[str] = []
+    read_tagged(write(path, *records), path.name, TagFields(), None, BadRecords("stop", lambda _: None), notes=notes)
+    return notes
+
+
+@pytest.mark.parametrize(
+    ("counting", "cause"),
+    [
+        ("inclusive", "the end is inclusive"),
+        ("one-based", "counted from 1"),
+        ("one-based-inclusive", "counted from 1, and the end is inclusive"),
+    ],
+)
+def test_offsets_without_texts_that_cut_words_are_said(tmp_path: Path, counting: str, cause: str) -> None:
+    (note,) = border_notes_of(tmp_path / "a.jsonl", counting)
+    assert "most entities begin or end inside a word (8 of 8)" in note
+    assert f"likely cause: {'offsets are ' * cause.startswith('counted')}{cause}" in note
+    assert f"--span-offsets {counting}" in note
+    assert border_notes_of(tmp_path / "b.jsonl", "characters") == []
+
+
+def test_words_of_scripts_without_spaces_are_not_cut(tmp_path: Path) -> None:
+    assert border_notes_of(tmp_path / "a.jsonl", "characters", "患者は{}を服用", "アスピリン") == []
+    assert border_notes_of(tmp_path / "b.jsonl", "characters", "환자가 {}을 먹었다", "아스피린") == []
+
+
 def test_without_a_cause_the_right_place_is_said(tmp_path: Path) -> None:
     span = {"start": 0, "end": 4, "label": "Drug", "text": "Aspirin"}
     with pytest.raises(RecordError, match=r"it is at \[9, 16\)"):
