@@ -23,9 +23,10 @@ from domain_ft.corpus.annotation_tools import (
     skipped_task,
     spans_in,
 )
-from domain_ft.corpus.left_out import VERDICT, rejected_by_annotator
+from domain_ft.corpus.left_out import VERDICT
 from domain_ft.corpus.readers.base import kind_of
 from domain_ft.corpus.tagging.entities import is_tag
+from domain_ft.corpus.verdicts import annotation_rejected
 from domain_ft.json_files import Doubled
 from domain_ft.quoting import listed
 
@@ -83,8 +84,9 @@ def outcomes(value: Any, text_field: str | None = None, spans_field: str | None 
         yield Skipped("the record is null: nothing was annotated")
     elif not isinstance(value, Mapping):
         yield Refused(f"the record is {kind_of(value)}, where an object is expected")
-    elif (rejected := rejected_by_annotator(value)) is not None:
-        yield Skipped(rejected, VERDICT)
+    elif (rejected := annotation_rejected(value, [name for name in (text_field, spans_field) if name])) is not None:
+        field, reason = rejected
+        yield Skipped(reason, field)
     elif is_label_studio(value):
         yield _label_studio(value, text_field)
     elif is_bioc(value):

@@ -27,7 +27,7 @@ from domain_ft.progress import Progress
 from domain_ft.storage import cache_folder, creation_lock, new_folder, write_json
 
 # Increase this with every change to reading or cleaning, so that older cached files are not used.
-VERSION = 5
+VERSION = 6
 
 _SCHEMA = pa.schema(
     [
