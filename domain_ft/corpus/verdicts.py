@@ -115,7 +115,7 @@ def accepting_fields(record: Mapping[str, Any]) -> set[str]:
     """The fields with a verdict that accepts the annotation of a record. They are checked, so they count as read."""
     of_annotation = {name: value for name, value in record.items() if plain_name(name) in _OF_ANNOTATION}
     accepting = {name for name, good in verdicts_in(of_annotation).items() if good}
-    return accepting | ({VERDICT} if record.get(VERDICT) == "accept" else set())
+    return accepting | ({VERDICT} if str(record.get(VERDICT)).strip().casefold() == "accept" else set())
 
 
 def verdicts_in(fields: Mapping[str, Any], answers: Iterable[str] = (), *, numbers: bool = False) -> dict[str, bool]:

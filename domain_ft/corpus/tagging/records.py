@@ -82,7 +82,7 @@ def read_tagged_records(
     claims.reject()
     if notes is not None:
         rejected = sum(_is_rejected(span) for record in parsed for _, span in _spans_in(record))
-        notes += [f"{counted(rejected, 'span')} marked as rejected: left out"] if rejected else []
+        notes += [f"{counted(rejected, 'span is', 'spans are')} marked as rejected and left out"] if rejected else []
         notes += unread.verdict_notes()
     if sentences and texts:
         raise CorpusError(
@@ -191,8 +191,7 @@ class _Record:
             if is_knowledge_base(self.values):
                 mention_keys = {*mention_keys, "id", "text"}  # `read_document` compares these
             unread = unread_keys(spans, mention_keys) if isinstance(spans, list) else []
-            if isinstance(spans, list) and any(map(_is_rejected, spans)):
-                unread = [key for key in unread if not names_verdict(key)]
+            unread = [key for key in unread if not (names_verdict(key) and _has_verdict(spans, key))]
             # Converted spans have an id that the tool's file may lack.
             unread = unread if self.entry.plain.unread is None else [key for key in unread if key != "id"]
             left.fields.update(f"{self.name('spans')}[].{key}" for key in unread)
@@ -279,6 +278,12 @@ def _spans_in(record: _Record) -> Iterator[tuple[str, Any]]:
 def _is_rejected(span: Any) -> bool:
     """Whether a span is marked as rejected, so that it is no entity."""
     return isinstance(span, Mapping) and annotation_rejected(span) is not None
+
+
+def _has_verdict(spans: Iterable[Any], key: str) -> bool:
+    """Whether a key of the spans, such as `rejected`, holds a verdict in any of them."""
+    held = [{key: span[key]} for span in spans if isinstance(span, Mapping) and key in span]
+    return any(accepting_fields(one) or annotation_rejected(one) for one in held)
 
 
 def _spanned_text(record: _Record, claims: _Claims) -> TaggedText | None:
