@@ -23,9 +23,14 @@ _TRUTH_WORDS = frozenset({"true", "false", "yes", "no", "0", "1"})
 
 
 class UnreadValues:
-    """Collects the values of the fields that are not read, from all records of a source."""
+    """Collects the values of the fields that are not read, from all records of a source.
 
-    def __init__(self) -> None:
+    Args:
+        texts: whether to examine texts too, for `text_notes`.
+    """
+
+    def __init__(self, *, texts: bool = False) -> None:
+        self._has_texts = texts
         self._records = 0
         self._words: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._other: set[str] = set()  # fields with a value that is no verdict
@@ -53,6 +58,8 @@ class UnreadValues:
             self._other.add(field)
         else:
             self._words[field][word] += 1
+        if not self._has_texts:
+            return
         parts = [part.strip() for _, part in texts_inside(value) if part.strip()]
         text = "\n".join(parts)
         if text and not any(text in one or (one.strip() and one.strip() in text) for one in known):

@@ -223,6 +223,16 @@ def test_earlier_turns_under_close_names(name: str) -> None:
     assert parsed({**QA, name: 3}).faults == ()
 
 
+def test_earlier_turns_that_the_messages_contain_are_read() -> None:
+    messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
+    asked = {"role": "user", "content": "When?"}
+    answered = {"role": "assistant", "content": "Now."}
+    found = parsed({"messages": [*messages, asked, answered], "chat_history": messages})
+    assert (found.faults, found.unread) == ((), ())
+    refused = parsed({"messages": [asked, answered], "chat_history": messages})
+    assert [(fault.kind, fault.field) for fault in refused.faults] == [("unsupported-field", "chat_history")]
+
+
 def test_two_different_histories_are_refused() -> None:
     found = parsed({**QA, "history": [["Who?", "I."]], "chat_history": [["When?", "Now."]]})
     assert [fault.kind for fault in found.faults] == ["bad-history"]

@@ -63,6 +63,8 @@ _OPTION_COLUMNS = (
     ),
     ("choice_a", "choice_b", "choice_c", "choice_d", "choice_e"),
 )
+_SPEAKERS = ("role", "from")
+"""Fields of a message that are not its text."""
 _REFUSED = {
     "functions": "this is OpenAI's older way to declare tools: use tools instead",
     "chat_template_kwargs": "settings of the chat template cannot differ between records: remove the field",
@@ -220,7 +222,10 @@ def _texts(value: Any) -> Iterable[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list | tuple):
-        for part in value.values() if isinstance(value, Mapping) else value:
+        values = (
+            [part for name, part in value.items() if name not in _SPEAKERS] if isinstance(value, Mapping) else value
+        )
+        for part in values:
             yield from _texts(part)
 
 

@@ -205,7 +205,7 @@ class _Reading:
         self.left_out, self.marked = left_out or LeftOut(), marked
         self.format: Format | None = None
         self.placeholders = Placeholders()
-        self.unread = UnreadValues()
+        self.unread = UnreadValues(texts=True)
         self.warnings: dict[str, list[Fault]] = defaultdict(list)
 
     def conversation(self, record: RawRecord, name: str) -> Conversation | None:
