@@ -188,7 +188,7 @@ def test_an_annotators_answer_beside_another_answer_is_a_verdict() -> None:
         ({"mask": 1}, "messages[1].mask"),
         ({"masked": "partly"}, "messages[1].masked"),
         ({"ignore": True, "train": True}, "messages[1]"),
-        ({"train": "no"}, "messages[1].train"),
+        ({"train": "partly"}, "messages[1].train"),
         ({"loss": 0.5}, "messages[1].loss"),
         ({"weight": 0.5}, "messages[1].weight"),
         ({"weight": 1, "train": False}, "messages[1]"),

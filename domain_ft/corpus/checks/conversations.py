@@ -8,7 +8,7 @@ from typing import Any
 from domain_ft.corpus.checks.findings import Finding
 from domain_ft.corpus.checks.items import Item, Passage, Visit
 from domain_ft.corpus.conversations.conversation import Conversation
-from domain_ft.corpus.conversations.extra_fields import CONTEXT, HISTORY, OPTIONS, REASONING, SYSTEM
+from domain_ft.corpus.conversations.extra_fields import OPTIONS, REASONING, SYSTEM, context_fields, history_fields
 from domain_ft.corpus.conversations.faults import Faults
 from domain_ft.corpus.conversations.formats import FieldChoice, Format, Speaker, parse, texts_read
 from domain_ft.corpus.conversations.messages import read_turns
@@ -76,7 +76,8 @@ def rewrite(fields: Mapping[str, Any], format: Format, choice: FieldChoice, visi
 
 def _text_fields(fields: Mapping[str, Any], format: Format, choice: FieldChoice) -> dict[str, Speaker]:
     """The fields of a record to check: those that the reader reads, and usual ones that a fault kept it from."""
-    usual: dict[str, Speaker] = dict.fromkeys((HISTORY, *CONTEXT, *OPTIONS, *REASONING), "text")
+    named = (*history_fields(fields), *context_fields(fields, of_pairs=format not in ("chat", "sharegpt")))
+    usual: dict[str, Speaker] = dict.fromkeys((*named, *OPTIONS, *REASONING), "text")
     usual |= dict.fromkeys(SYSTEM, "system")
     present = {name: speaker for name, speaker in usual.items() if fields.get(name) is not None}
     return present | texts_read(fields, format, choice)

@@ -18,16 +18,33 @@ from domain_ft.corpus.conversations.faults import Fault, Faults
 from domain_ft.corpus.conversations.training_marks import is_blank
 from domain_ft.corpus.readers.base import join_names, kind_of
 from domain_ft.corpus.readers.choosing import Holds, what_fields_hold
+from domain_ft.corpus.verdicts import plain_name
 from domain_ft.json_files import loads
 from domain_ft.quoting import listed
 
 HISTORY = "history"
+_HISTORIES = (
+    *("history", "conversationhistory", "chathistory", "dialoguehistory", "dialoghistory", "messagehistory"),
+    *("previousturns", "previousmessages", "priorturns", "priormessages", "pastmessages", "contextmessages"),
+)
+"""Plain names of fields with earlier turns."""
 SYSTEM = ("system", "system_prompt", "system_message", "system_instruction")
 CONTEXT = (
     *("context", "contexts", "passage", "passages", "article", "articles", "document", "documents", "background"),
     *("evidence", "reference_text", "paragraph", "paragraphs", "story", "retrieved_contexts", "retrieved_documents"),
 )
 """Fields with the text that a question is about."""
+_CONTEXTS = (
+    *(plain_name(name) for name in CONTEXT),
+    *("ctx", "contexttext", "sqlcontext", "premise", "excerpt", "passagetext", "sourcetext"),
+)
+_CONTEXTS_OF_PAIRS = ("knowledge", "abstract", "table", "schema")
+"""Plain names of fields with such a text beside a prompt. Beside messages, many files have them for other purposes."""
+_REASONING_NAMES = (
+    *("cot", "chainofthought", "scratchpad", "rationale", "reasoningdetails", "reasoningtext", "reasoningtrace"),
+    *("analysis", "thought", "thoughts", "thinkingcontent"),
+)
+"""Plain names of fields that often hold reasoning. They are not read: the name does not say so with certainty."""
 QUESTIONS = ("question", "query", "prompt", "instruction")
 """Fields with a question. If a record has several, one that is neither read nor contained in the prompt is an error."""
 OPTIONS = ("options", "choices")
@@ -40,11 +57,53 @@ _OPTION_COLUMNS = (
     ("opa", "opb", "opc", "opd", "ope"),
     ("option_a", "option_b", "option_c", "option_d", "option_e"),
     ("A", "B", "C", "D", "E"),
+    *(
+        tuple(f"{name}{number}" for number in range(6))
+        for name in ("option", "option_", "opt", "choice", "choice_", "alternative", "ending", "sol")
+    ),
+    ("choice_a", "choice_b", "choice_c", "choice_d", "choice_e"),
 )
+_SPEAKERS = ("role", "from")
+"""Fields of a message that are not its text."""
 _REFUSED = {
     "functions": "this is OpenAI's older way to declare tools: use tools instead",
     "chat_template_kwargs": "settings of the chat template cannot differ between records: remove the field",
 }
+
+
+def history_fields(fields: Mapping[str, Any]) -> list[str]:
+    """The fields of a record with earlier turns. A number or truth value is none."""
+    return [
+        name
+        for name, value in fields.items()
+        if plain_name(name) in _HISTORIES and (name == HISTORY or not isinstance(value, bool | int | float))
+    ]
+
+
+def context_fields(fields: Mapping[str, Any], *, of_pairs: bool) -> list[str]:
+    """The fields of a record with a text that the question is about, in the order of their usual names.
+
+    Args:
+        fields: of the record.
+        of_pairs: whether the record is a prompt with an answer, not a list of messages.
+    """
+    names = (*_CONTEXTS, *(_CONTEXTS_OF_PAIRS if of_pairs else ()))
+    order = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    found = [name for name, value in fields.items() if plain_name(name) in order and _is_context(name, value)]
+    return sorted(found, key=lambda name: order[plain_name(name)])
+
+
+def _is_context(name: str, value: Any) -> bool:
+    """Whether a field with a less certain name holds a text, and not only a word or an unknown object."""
+    if name in CONTEXT or plain_name(name) not in _CONTEXTS_OF_PAIRS:
+        return True
+    texts = _paragraphs(value)
+    return bool(texts) and all(len(text.split()) > 2 for text in texts)
+
+
+def names_reasoning(name: str) -> bool:
+    """Whether a field that is not read, also of a message, has a name that suggests an answer's reasoning."""
+    return plain_name(name.rpartition(".")[2]) in _REASONING_NAMES
 
 
 # --- Fields that cannot be used ---------------------------------------------------------------------------------------
@@ -76,7 +135,13 @@ def refuse_fields(fields: Mapping[str, Any], faults: Faults) -> None:
 def refuse_option_columns(fields: Mapping[str, Any], prompts: Iterable[str], faults: Faults) -> None:
     """Report options of a question in separate columns: the user has to name those that belong to the prompt."""
     for names in _OPTION_COLUMNS:
-        present = [name for name in names if not is_blank(fields.get(name))]
+        # A single letter in lower case is rarely an option.
+        known = {name if len(name) == 1 else name.casefold() for name in names}
+        present = [
+            name
+            for name, value in fields.items()
+            if (name if len(name) == 1 else name.casefold()) in known and not is_blank(value)
+        ]
         if len(present) > 1:
             named = shlex.quote(join_names([*prompts, *present]))
             reason = f"the options in {listed(present)} are not read: name them, --prompt-field {named}"
@@ -86,11 +151,12 @@ def refuse_option_columns(fields: Mapping[str, Any], prompts: Iterable[str], fau
 def refuse_missing_context(fields: Mapping[str, Any], turns: Iterable[Turn], read: set[str], faults: Faults) -> None:
     """Report earlier turns, context and options beside a list of messages, unless the messages contain their text."""
     all_text = "\n".join(turn.content for turn in turns)
-    for name in (HISTORY, *CONTEXT, *OPTIONS):
+    contexts = context_fields(fields, of_pairs=False)
+    for name in (*history_fields(fields), *contexts, *OPTIONS):
         value = fields.get(name)
-        if is_blank(value) or (name in CONTEXT and is_reference(name, value)):
+        if is_blank(value) or (name in contexts and is_reference(name, value)):
             continue
-        texts = (_paragraphs(value) if name in CONTEXT else None) or list(_texts(value))
+        texts = (_paragraphs(value) if name in contexts else None) or list(_texts(value))
         if texts and all(text.strip() in all_text for text in texts):
             read.add(name)
         else:
@@ -156,7 +222,10 @@ def _texts(value: Any) -> Iterable[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list | tuple):
-        for part in value.values() if isinstance(value, Mapping) else value:
+        values = (
+            [part for name, part in value.items() if name not in _SPEAKERS] if isinstance(value, Mapping) else value
+        )
+        for part in values:
             yield from _texts(part)
 
 
@@ -177,9 +246,9 @@ def context_of(value: Any, place: str, faults: Faults) -> str:
 def is_reference(name: str, value: Any) -> bool:
     """Whether a context field only refers to a text, by a number, an id or a URL.
 
-    A field named `context` is never a reference: Dolly and SQuAD use that name for the text.
+    A field named `context` or `ctx` is never a reference: Dolly and SQuAD use that name for the text.
     """
-    if name == "context":
+    if plain_name(name) in ("context", "ctx"):
         return False
     if isinstance(value, bool | int | float):
         return True

@@ -15,13 +15,14 @@ from typing import Any, Literal, NamedTuple
 
 from domain_ft.corpus.conversations.conversation import Conversation, Turn
 from domain_ft.corpus.conversations.extra_fields import (
-    CONTEXT,
     HISTORY,
     OPTIONS,
     REASONING,
     SYSTEM,
     attach_reasoning,
+    context_fields,
     context_of,
+    history_fields,
     history_of,
     is_preference,
     is_reference,
@@ -419,9 +420,9 @@ class _Record:
         if self.named:
             return prompt
         contexts: list[str] = []
-        for name in CONTEXT:
-            value = self.fields.get(name)
-            if name not in self.fields or name in prompts or is_reference(name, value):
+        for name in context_fields(self.fields, of_pairs=True):
+            value = self.fields[name]
+            if name in prompts or is_reference(name, value):
                 continue
             self.read.add(name)
             text = "" if is_blank(value) else context_of(value, name, self.faults)
@@ -439,11 +440,14 @@ class _Record:
 
     def _history(self) -> list[Turn]:
         """The earlier turns. Their answers are trained on too."""
-        if self.named or HISTORY not in self.fields:
+        if self.named:
             return []
-        self.read.add(HISTORY)
-        value = self.fields[HISTORY]
-        return [] if is_blank(value) else history_of(value, HISTORY, self.faults)
+        histories = history_fields(self.fields)
+        self.read.update(histories)
+        given = [name for name in histories if not is_blank(self.fields[name])]
+        if len(given) > 1 and any(self.fields[name] != self.fields[given[0]] for name in given):
+            self.faults.error("bad-history", given[1], f"{listed(given)} differ: keep one of them")
+        return history_of(self.fields[given[0]], given[0], self.faults) if given else []
 
     def _pair(self, prompt: str | None, answer: str | None) -> list[Turn]:
         turns = [] if prompt is None else [Turn("user", prompt)]

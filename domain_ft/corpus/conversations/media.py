@@ -21,6 +21,11 @@ _FIELD = re.compile(
     r"|pixel_values(?:_videos)?|input_features|files|attachments?",
     re.IGNORECASE,
 )
+_FILE_FIELD = re.compile(
+    r"(?:clip|frame|screenshot|figure|scan|recording)s?(?:_(?:path|url|uri|file|filename)s?)?",
+    re.IGNORECASE,
+)
+"""Fields of media if their values are files: the same names are also used for texts."""
 _HINT = re.compile(r"(?:.*_)?(?:image|img|picture|photo|video|audio)s?(?:_.*)?", re.IGNORECASE)
 """Fields whose name mentions media, such as `image_id`."""
 
@@ -29,11 +34,13 @@ _FILE = re.compile(
     r"|\.(jpe?g|png|gif|webp|bmp|tiff?|dcm|mp3|wav|flac|ogg|m4a|mp4|avi|mov|mkv|webm)$",
     re.IGNORECASE,
 )
+_DOCUMENT = re.compile(r"\.(pdf|docx?|xlsx?|pptx?|odt|ods|odp|rtf|zip|svg|heic)$", re.IGNORECASE)
 
 _KIND = r"(?:image|img|video|audio)"
 _SPECIAL = re.compile(
     rf"<\|(?:(?:begin|start|end)_of_)?{_KIND}(?:_?\w+)?\|>|<\|vision_\w+\|>|<start_of_image>|<image_(?:soft_token|placeholder|token|pad)>"
-    r"|<IMG_CONTEXT>|<ImageHere>|<img>[^<>\n]+</img>",
+    r"|<IMG_CONTEXT>|<ImageHere>|<img>[^<>\n]+</img>"
+    rf"|!\[[^\[\]\n]*\]\(\s*<?data:{_KIND}/[\w.+-]*",
     re.IGNORECASE,
 )
 """Placeholders that cannot be anything else."""
@@ -64,17 +71,28 @@ def refuse_media(fields: Mapping[str, Any], place: str, faults: Faults) -> None:
     """
     for name, value in fields.items():
         known = _FIELD.fullmatch(str(name))
-        if known is None or is_blank(value) or isinstance(value, bool | int | float):
+        if known is None and not (_FILE_FIELD.fullmatch(str(name)) and _has_file(value)):
+            continue
+        if is_blank(value) or isinstance(value, bool | int | float):
             continue  # numbers are ids or counts
         plural = str(name).endswith("s")
-        described = isinstance(value, str) and not plural and known["where"] is None and not _FILE.search(value.strip())
-        if described:
+        may_describe = known is not None and not plural and known["where"] is None
+        if may_describe and isinstance(value, str) and not _has_file(value):
             continue
         here = f"{place}.{name}" if place else str(name)
         kind = name if plural else f"{name}s"
         faults.error(
             "unsupported-media", here, f"the record has {kind}, but only text can be learned: leave such records out"
         )
+
+
+def _has_file(value: Any) -> bool:
+    """Whether a value, or a value inside it, is the name, address or content of a media file or document."""
+    if isinstance(value, str):
+        return bool(_FILE.search(value.strip()) or _DOCUMENT.search(value.strip()))
+    if isinstance(value, Mapping | list | tuple):
+        return any(map(_has_file, value.values() if isinstance(value, Mapping) else value))
+    return False
 
 
 def refuse_placeholders(turns: Iterable[Turn], fields: Mapping[str, Any], faults: Faults) -> None:

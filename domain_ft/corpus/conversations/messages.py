@@ -16,7 +16,7 @@ from domain_ft.corpus.conversations.conversation import ROLES, Conversation, Rol
 from domain_ft.corpus.conversations.extra_fields import REASONING, reasoning_of
 from domain_ft.corpus.conversations.faults import Faults
 from domain_ft.corpus.conversations.media import refuse_media
-from domain_ft.corpus.conversations.training_marks import MARKS, WEIGHTS, is_blank, turn_mark
+from domain_ft.corpus.conversations.training_marks import is_blank, is_mark, is_weight, turn_mark
 from domain_ft.corpus.readers.base import kind_of
 from domain_ft.errors import nearest
 from domain_ft.json_files import loads
@@ -253,8 +253,8 @@ def _learned(message: Mapping[str, Any], role: Role | None, place: str, faults: 
     """Whether to train on an assistant turn (yes, unless a mark says no), and the names of the marks."""
     marked, read = turn_mark(message, place, of_answer=role == "assistant", faults=faults)
     if role not in ("assistant", None):
-        for name in MARKS:
-            if name in message and (name in WEIGHTS or marked):
+        for name in message:
+            if is_mark(name) and (is_weight(name) or marked):
                 reason = f"only assistant turns are learned: the {name} is not read"
                 faults.warn("bad-weight", f"{place}.{name}", reason)
     return marked is not False, read

@@ -22,6 +22,7 @@ import numpy as np
 
 from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.conversations.conversation import Conversation
+from domain_ft.corpus.conversations.extra_fields import names_reasoning
 from domain_ft.corpus.conversations.faults import Fault
 from domain_ft.corpus.conversations.formats import FieldChoice, Format, parse, recognise, to_chat, unrecognised
 from domain_ft.corpus.conversations.placeholders import Placeholders
@@ -36,6 +37,7 @@ from domain_ft.corpus.readers.files import ending, stem
 from domain_ft.corpus.readers.packing import PACKED
 from domain_ft.corpus.recipes import Source
 from domain_ft.corpus.splitting import draw, groupings, why_none_held_out
+from domain_ft.corpus.unread_values import UnreadValues
 from domain_ft.errors import CorpusError
 from domain_ft.progress import Progress
 from domain_ft.storage import user_path
@@ -203,6 +205,7 @@ class _Reading:
         self.left_out, self.marked = left_out or LeftOut(), marked
         self.format: Format | None = None
         self.placeholders = Placeholders()
+        self.unread = UnreadValues(texts=True)
         self.warnings: dict[str, list[Fault]] = defaultdict(list)
 
     def conversation(self, record: RawRecord, name: str) -> Conversation | None:
@@ -221,6 +224,9 @@ class _Reading:
                 self.marked(Reject(name, record.line, parsed.left_out.field, parsed.left_out.message))
             return None
         if parsed.conversation is not None:
+            texts = [turn.content for turn in parsed.conversation.turns]
+            named = {id_field, self.choice.group_field}
+            self.unread.add(record.fields, [name for name in parsed.unread if name not in named], texts)
             self.placeholders.add(record.line, (turn.content for turn in parsed.conversation.turns))
         errors = [fault for fault in parsed.faults if fault.error]
         for fault in parsed.faults:
@@ -276,6 +282,9 @@ def _read(
     for kind, faults in reading.warnings.items():
         notes.append(f"{counted(len(faults), 'time')} in {spec}: {faults[0].message} ({kind}).")
     notes += [f"In {spec}, {one.message}." for one in reading.placeholders.unfilled()[:_PLACEHOLDERS]]
+    notes += [f"In {spec}: {note}" for note in reading.unread.verdict_notes()]
+    if not (reading.choice.prompt_field or reading.choice.answer_field):  # the user chose the fields of the prompt
+        notes += [f"In {spec}, {note}" for note in reading.unread.text_notes(names_reasoning)]
     return conversations, reading.format
 
 

@@ -30,9 +30,10 @@ from domain_ft.corpus.annotation_tools import (
     skipped_task,
     spans_in,
 )
-from domain_ft.corpus.left_out import VERDICT, rejected_by_annotator
+from domain_ft.corpus.left_out import VERDICT
 from domain_ft.corpus.readers.base import kind_of
 from domain_ft.corpus.tagging.entities import is_tag
+from domain_ft.corpus.verdicts import annotation_rejected
 from domain_ft.json_files import Doubled
 from domain_ft.quoting import listed
 
@@ -103,8 +104,9 @@ def outcomes(
         yield Skipped("the record is null: nothing was annotated")
     elif not isinstance(value, Mapping):
         yield Refused(f"the record is {kind_of(value)}, where an object is expected")
-    elif (rejected := rejected_by_annotator(value)) is not None:
-        yield Skipped(rejected, VERDICT)
+    elif (rejected := annotation_rejected(value, [name for name in (text_field, spans_field) if name])) is not None:
+        field, reason = rejected
+        yield Skipped(reason, field)
     elif is_label_studio(value):
         yield _label_studio(value, text_field, label_studio_fields([value]) if shown_in is None else shown_in)
     elif is_argilla(value) and spans_field not in value:

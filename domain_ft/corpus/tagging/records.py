@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from domain_ft.corpus.knowledge_bases import Document, KnowledgeBaseError, is_knowledge_base, read_document
-from domain_ft.corpus.left_out import VERDICT, LeftOut
+from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import BadRecords, kind_of
 from domain_ft.corpus.tagging.entities import (
     OUTSIDE,
@@ -40,9 +40,12 @@ from domain_ft.corpus.tagging.spans import (
     unread_keys,
 )
 from domain_ft.corpus.tasks.labels import means_no_label
+from domain_ft.corpus.unread_values import UnreadValues
+from domain_ft.corpus.verdicts import accepting_fields, annotation_rejected, names_verdict
 from domain_ft.corpus.words import join_words
 from domain_ft.errors import CorpusError, nearest
 from domain_ft.quoting import shown
+from domain_ft.wording import counted
 
 _HEADINGS = frozenset({"token", "tokens", "word", "words", "form", "text", "tag", "tags", "label", "labels", "ner"})
 _SUFFIX = re.compile("(.+)[-_]([BIESLU])")  # Drug-B
@@ -77,7 +80,10 @@ def read_tagged_records(
     fields, field_notes = choose_spans_field(fields, entries)
     if notes is not None:
         notes += field_notes
-    parsed = [_Record(entry, fields, name, bad) for entry in entries]
+    parsed = [
+        one for one in (_Record(entry, fields, name, bad) for entry in entries) if not one.leave_out_if_rejected()
+    ]
+    unread = UnreadValues()
     claims = _Claims(mention_keys(itertools.chain.from_iterable(map(_spans_in, parsed)), fields.offsets))
     for record in parsed:
         if fields.has_words(record.values):
@@ -90,10 +96,13 @@ def read_tagged_records(
             texts += [text] if text else []
             read = text is not None
         if read and left is not None:
-            record.count_unread(left, claims.keys)
+            record.count_unread(left, claims.keys, unread)
     claims.reject()
     if notes is not None:
         notes += border_notes(claims.without, fields.offsets)
+        rejected = sum(_is_rejected(span) for record in parsed for _, span in _spans_in(record))
+        notes += [f"{counted(rejected, 'span is', 'spans are')} marked as rejected and left out"] if rejected else []
+        notes += unread.verdict_notes()
     if sentences and texts:
         raise CorpusError(
             "some records have words with tags, others text with spans",
@@ -195,17 +204,29 @@ class _Record:
         line = None if self.entry.plain.file else self.line
         self.bad.add(reason, file=self.file, line=line, field=field, fix=fix)
 
-    def count_unread(self, left: LeftOut, mention_keys: Collection[str]) -> None:
+    def leave_out_if_rejected(self) -> bool:
+        """Leave out the record if its annotation was rejected; whether it was."""
+        named = (self.fields.text, self.fields.tokens, self.fields.tags, self.fields.spans, self.fields.group)
+        rejected = annotation_rejected(self.values, [name for name in named if name])
+        if rejected is None:
+            return False
+        field, reason = rejected
+        self.bad.leave_out(reason, file=self.file, line=None if self.entry.plain.file else self.line, field=field)
+        return True
+
+    def count_unread(self, left: LeftOut, mention_keys: Collection[str], values: UnreadValues) -> None:
         """Count the fields of the record and of its spans that are not read.
 
         Args:
             mention_keys: the keys of the spans' texts, which are compared.
+            values: receives the values of the record's fields.
         """
         if not self.fields.has_words(self.values):
             spans = self.values.get(self.name("spans"))
             if is_knowledge_base(self.values):
                 mention_keys = {*mention_keys, "id", "text"}  # `read_document` compares these
             unread = unread_keys(spans, mention_keys) if isinstance(spans, list) else []
+            unread = [key for key in unread if not (names_verdict(key) and _has_verdict(spans, key))]
             # Converted spans have an id that the tool's file may lack.
             unread = unread if self.entry.plain.unread is None else [key for key in unread if key != "id"]
             left.fields.update(f"{self.name('spans')}[].{key}" for key in unread)
@@ -218,9 +239,9 @@ class _Record:
             read -= {self.name("text")}
         else:
             read |= {self.name("spans"), *(("passages", "entities") if is_knowledge_base(self.values) else ())}
-        if self.values.get(VERDICT) == "accept":
-            read.add(VERDICT)
+        read |= accepting_fields(self.values)
         left.see_fields(map(str, self.values), {name for name in read if name})
+        values.add(self.values, [str(name) for name in self.values if name not in read])
 
     @property
     def id(self) -> str:
@@ -291,6 +312,17 @@ def _spans_in(record: _Record) -> Iterator[tuple[str, Any]]:
         yield from ((text, span) for span in spans)
 
 
+def _is_rejected(span: Any) -> bool:
+    """Whether a span is marked as rejected, so that it is no entity."""
+    return isinstance(span, Mapping) and annotation_rejected(span) is not None
+
+
+def _has_verdict(spans: Iterable[Any], key: str) -> bool:
+    """Whether a key of the spans, such as `rejected`, holds a verdict in any of them."""
+    held = [{key: span[key]} for span in spans if isinstance(span, Mapping) and key in span]
+    return any(accepting_fields(one) or annotation_rejected(one) for one in held)
+
+
 def _spanned_text(record: _Record, claims: _Claims) -> TaggedText | None:
     text = record.find("text", str, "text")
     raw = None if text is None else record.find("spans", list, "a list of spans")
@@ -304,6 +336,8 @@ def _spanned_text(record: _Record, claims: _Claims) -> TaggedText | None:
     wrong: list[tuple[int, str, Claim]] = []
     joined = 0
     for place, value in enumerate(raw):
+        if _is_rejected(value):
+            continue
         try:
             of_span = list(claims_of(value, claims.keys, text))
             untrue = [(place, *one) for one in of_span if not holds(value, one[1], record.fields.offsets)]

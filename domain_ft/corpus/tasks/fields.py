@@ -15,7 +15,7 @@ from typing import Any
 from domain_ft.corpus.annotation_tools import label_studio_answers
 from domain_ft.corpus.cleaning import clean
 from domain_ft.corpus.examples import Example, Input
-from domain_ft.corpus.left_out import VERDICT, LeftOut, rejected_by_annotator
+from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import (
     BadRecords,
     RawRecord,
@@ -31,6 +31,8 @@ from domain_ft.corpus.readers.base import (
 from domain_ft.corpus.readers.choosing import what_fields_hold
 from domain_ft.corpus.tasks.choices import chosen, plain_records
 from domain_ft.corpus.tasks.labels import LabelForm, LabelProblem, LabelRules, LabelSurvey
+from domain_ft.corpus.unread_values import UnreadValues
+from domain_ft.corpus.verdicts import accepting_fields, annotation_rejected, names_verdict
 from domain_ft.errors import CorpusError, nearest
 from domain_ft.quoting import listed, shown
 
@@ -132,6 +134,8 @@ class ExampleFields:
                 if field not in fields:
                     what = f"there is no field '{shown(field)}'; the fields are: {listed(fields)}"
                     raise CorpusError(what, where=file, fix=nearest(field, map(str, fields)))
+            if self.labelled:
+                wanted += [field for field in fields if names_verdict(field)]
             self._absent = tuple(field for field in fields if field not in wanted)
             return list(dict.fromkeys(wanted))
 
@@ -141,9 +145,10 @@ class ExampleFields:
         """The example of a record; None if it cannot be made, which is reported."""
         fields = record.fields
         self._resolve({} if self._resolved else what_fields_hold([fields]), file)
-        rejected = rejected_by_annotator(fields) if self.labelled and VERDICT not in self.read else None
+        rejected = annotation_rejected(fields, self.read) if self.labelled else None
         if rejected is not None:
-            bad.leave_out(rejected, file=file, line=record.line, field=VERDICT)
+            field, reason = rejected
+            bad.leave_out(reason, file=file, line=record.line, field=field)
             return None
         if self.labelled:
             self.left_out.fields.update(self.unread_in(record))
@@ -191,7 +196,8 @@ class ExampleFields:
         """The non-empty fields of a record that are not read."""
         held = [str(name) for name, value in record.fields.items() if value is not None and value != ""]
         absent = [name for name in self._absent if name not in record.fields]
-        return [name for name in (*held, *absent) if name not in self.read and not _is_accepted(name, record)]
+        read = self.read | accepting_fields(record.fields)
+        return [name for name in (*held, *absent) if name not in read]
 
     def look(self, records: Sequence[RawRecord], file: str) -> None:
         """Determine the fields that were not named from the first records of a file."""
@@ -375,6 +381,7 @@ class FieldSurvey(ExampleFields):
         )
         self._fields = fields
         self._labels_seen: LabelSurvey | None = None
+        self._unread_values = UnreadValues()
 
     def columns(self, file: str) -> Callable[[Mapping[str, int]], list[str] | None]:  # type: ignore[override]
         """All columns, because it is not known yet which are needed."""
@@ -385,6 +392,8 @@ class FieldSurvey(ExampleFields):
         """Survey a record."""
         del bad
         self._resolve({} if self._resolved else what_fields_hold([record.fields]), file)
+        if annotation_rejected(record.fields, self.read) is None:
+            self._unread_values.add(record.fields, self.unread_in(record))
         if len(self.label_columns) == 1:
             label = self.label_columns[0]
             if self._labels_seen is None:
@@ -400,12 +409,8 @@ class FieldSurvey(ExampleFields):
             fields.names, fields.classes = self.names, self.classes
             fields._text.names, fields._pair.names = self._text.names, self._pair.names
             fields.unread, fields._resolved = self.unread, True
+        unread = self._unread_values.verdict_notes()
         if self._labels_seen is None:
-            return [], []
+            return unread, []
         fields.form, notes, problems = self._labels_seen.decide()
-        return notes, problems
-
-
-def _is_accepted(name: str, record: RawRecord) -> bool:
-    """Whether a field is an annotator's verdict `accept`. It is checked, so it counts as read."""
-    return name == VERDICT and record.fields.get(name) == "accept"
+        return [*notes, *unread], problems

@@ -19,7 +19,7 @@ import numpy as np
 
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.examples import SPLITS, Labels, TaskData
-from domain_ft.corpus.left_out import VERDICT, LeftOut
+from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.near_copies import MOST_COMPARED, Bools, duplicate_groups
 from domain_ft.corpus.readers.base import BadRecords, Reject, decode, read_bytes
@@ -29,6 +29,7 @@ from domain_ft.corpus.tasks.fingerprints import fingerprints
 from domain_ft.corpus.tasks.reading import Place
 from domain_ft.corpus.tasks.sources import TaskSource, find_places
 from domain_ft.corpus.tasks.table import ExampleTable, tabulate
+from domain_ft.corpus.verdicts import names_verdict
 from domain_ft.errors import CorpusError, nearest
 from domain_ft.progress import Progress
 from domain_ft.quoting import shown
@@ -67,14 +68,15 @@ class _Opening:
         self.source, self.progress = source, progress
         self.left_out = LeftOut()
         self._rejects = rejects
-        self._verdicts = False  # whether a record was left out because its annotator rejected it
+        self._verdict: str | None = None  # the field by which the first rejected record was left out
         self.notes: list[str] = []
         self.facts: dict[str, Any] = {}
 
     def rejects(self, reject: Reject) -> None:
         """Count a record that is left out, and pass it to the caller."""
         self.left_out.records += 1
-        self._verdicts = self._verdicts or reject.field == VERDICT
+        if self._verdict is None and reject.field is not None and names_verdict(reject.field):
+            self._verdict = reject.field
         self._rejects(reject)
 
     def run(self) -> TaskData:
@@ -235,7 +237,11 @@ class _Opening:
                 f"{reason}: there is nothing to learn",
                 where=self.source.task or self.source.train,
                 fix="check which field holds the label: --label-field F"
-                + (f"; if the annotators' verdicts are the labels: --label-field {VERDICT}" if self._verdicts else ""),
+                + (
+                    f"; if the annotators' verdicts are the labels: --label-field {self._verdict}"
+                    if self._verdict
+                    else ""
+                ),
             )
         return Labels(tuple(names), multi_label)
 

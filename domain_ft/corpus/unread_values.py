@@ -1,0 +1,131 @@
+"""Notes on fields that are not read although their values look like verdicts, or like a part of the prompt."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from domain_ft.corpus.readers.choosing import Holds, texts_inside, what_fields_hold
+from domain_ft.corpus.verdicts import NEGATIVE_WORDS, plain_name
+from domain_ft.quoting import quoted
+
+_LISTED = 5  # most fields in a note
+_LONGEST_WORD = 40  # characters of a verdict
+_MOST_WORDS = 8  # different values of a field of verdicts
+_LONG = 40  # mean characters of a text that may belong to the prompt
+_COMMON = 0.05  # the smallest share of the records that have it
+_SAMPLE = 1_000  # records whose texts are kept, to see what a field holds
+_SET_NAMES = ("split", "set", "subset", "partition", "fold", "datasplit")
+_HELD_OUT = frozenset({"test", "testing", "validation", "valid", "val", "dev", "eval", "heldout", "held_out"})
+_NEGATIVE = NEGATIVE_WORDS | {"fail", "failed", "wrong", "incorrect", "invalid"}
+_TRUTH_WORDS = frozenset({"true", "false", "yes", "no", "0", "1"})
+
+
+class UnreadValues:
+    """Collects the values of the fields that are not read, from all records of a source.
+
+    Args:
+        texts: whether to examine texts too, for `text_notes`.
+    """
+
+    def __init__(self, *, texts: bool = False) -> None:
+        self._has_texts = texts
+        self._records = 0
+        self._words: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._other: set[str] = set()  # fields with a value that is no verdict
+        self._texts: Counter[str] = Counter()  # records by field with text
+        self._characters: Counter[str] = Counter()
+        self._samples: defaultdict[str, list[str]] = defaultdict(list)
+
+    def add(self, record: Mapping[str, Any], unread: Iterable[str], known: Collection[str] = ()) -> None:
+        """Add a record.
+
+        Args:
+            record: all its fields.
+            unread: the fields that are not read; those of messages as `messages[].tag`.
+            known: the texts that are read. A field that repeats one of them holds no text of its own.
+        """
+        self._records += 1
+        for field in unread:
+            for value in _values(record, field):
+                if value is not None and value != "":
+                    self._add(field, value, known)
+
+    def _add(self, field: str, value: Any, known: Collection[str]) -> None:
+        word = _word(value)
+        if word is None or len(self._words[field]) > _MOST_WORDS:
+            self._other.add(field)
+        else:
+            self._words[field][word] += 1
+        if not self._has_texts:
+            return
+        parts = [part.strip() for _, part in texts_inside(value) if part.strip()]
+        text = "\n".join(parts)
+        if text and not any(text in one or (one.strip() and one.strip() in text) for one in known):
+            self._texts[field] += 1
+            self._characters[field] += len(text)
+            if self._texts[field] <= _SAMPLE:
+                self._samples[field] += [part[:300] for part in parts[:10]]
+
+    def verdict_notes(self) -> list[str]:
+        """A note on fields whose values look like verdicts or marks; none if there are no such fields."""
+        found = [
+            f"{quoted(field)} ({', '.join(f'{word}: {count:,}' for word, count in counts.most_common())})"
+            for field, counts in self._words.items()
+            if field not in self._other and self._are_verdicts(field, counts)
+        ]
+        if not found:
+            return []
+        more = f" and {len(found) - _LISTED:,} more" if len(found) > _LISTED else ""
+        return [
+            "Fields whose values look like verdicts or marks have no effect; values and their counts: "
+            f"{', '.join(found[:_LISTED])}{more}. If they mark records that should not be learned, remove those."
+        ]
+
+    def _are_verdicts(self, field: str, counts: Counter[str]) -> bool:
+        words = set(counts)
+        if words <= _TRUTH_WORDS:
+            return len(words) > 1 or counts.total() < self._records or not words <= {"0", "1"}  # a constant number
+        last = plain_name(field.rpartition(".")[2])
+        return bool(words & (_NEGATIVE | (_HELD_OUT if last in _SET_NAMES else frozenset())))
+
+    def text_notes(self, is_reasoning: Callable[[str], bool]) -> list[str]:
+        """A note on each field that holds longer text, the longest first.
+
+        Args:
+            is_reasoning: whether a field is named like the reasoning before an answer. Then shorter text counts too.
+        """
+        means = {field: self._characters[field] / count for field, count in self._texts.items()}
+        notes = []
+        for field in sorted(means, key=lambda field: -means[field]):
+            reasoning = is_reasoning(field)
+            if not reasoning and (means[field] < _LONG or self._texts[field] < _COMMON * self._records):
+                continue
+            name = field.rpartition(".")[2]
+            if what_fields_hold([{name: self._samples[field]}])[name] is Holds.TEXT:
+                size = f"{means[field]:,.0f} characters on average"
+                fix = " To learn it as the answer's reasoning, name it reasoning_content." if reasoning else ""
+                notes.append(f"{quoted(field)} holds text ({size}) and is not part of the prompt or the answer.{fix}")
+        return notes[:_LISTED]
+
+
+def _word(value: Any) -> str | None:
+    """A truth value or short word in lower case; None for anything else."""
+    if isinstance(value, bool) or (isinstance(value, int | float) and value in (0, 1)):
+        return str(value).casefold().removesuffix(".0")
+    if isinstance(value, str) and len(value) <= _LONGEST_WORD and len(value.split()) <= 2:
+        return value.strip().casefold()
+    return None
+
+
+def _values(record: Mapping[str, Any], field: str) -> Iterator[Any]:
+    """The values of a field, or of a field of messages such as `messages[].tag`."""
+    outer, inside, inner = field.partition("[].")
+    if field in record or not inside:
+        yield record.get(field)
+        return
+    messages = record.get(outer)
+    for message in messages if isinstance(messages, list | tuple) else ():
+        if isinstance(message, Mapping):
+            yield message.get(inner)
