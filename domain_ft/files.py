@@ -24,6 +24,14 @@ File = str | Path | IO[Any]
 """A path or an open file."""
 
 
+_SPECIAL = (
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
 def same_file(one: File, other: File) -> bool:
     """Whether two files are the same, so that writing to one changes the other.
 
@@ -117,6 +125,25 @@ def refuse_folder(path: Path, option: str) -> None:
             f"{option} {path} is a folder, not a file",
             fix=f"name a file in it, such as {option} {path / 'out.jsonl'}",
         )
+
+
+def refuse_special(path: Path, option: str, instead: str = "") -> None:
+    """Check that nothing but a file or folder is at the path of an output. Such a thing is never to be removed.
+
+    Args:
+        instead: what to do instead of naming a file, if there is anything.
+
+    Raises:
+        SettingsError: it is a device, a pipe or a socket.
+    """
+    status = _status(path)
+    if status is None or stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+        return
+    what = next((what for is_it, what in _SPECIAL if is_it(status.st_mode)), "a special file")
+    raise SettingsError(
+        f"{option} {path} is {what}, and {option} has to be a new file",
+        fix=f"{instead}{', or ' if instead else ''}give the name of a new file; nothing was changed",
+    )
 
 
 def refuse_no_file(path: Path) -> None:

@@ -7,6 +7,7 @@ beginning of a text, and an ellipsis where it is cut.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,6 +28,20 @@ def shown(text: Any) -> str:
     """
     flat = " ".join(str(text)[: 4 * SHOWN].split())
     return flat if len(flat) <= SHOWN else f"{flat[:SHOWN].rstrip()}…"
+
+
+def is_invisible(character: str) -> bool:
+    """Whether a character has no width of its own: format characters, such as U+200B, and variation selectors."""
+    return unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f"
+
+
+def made_visible(text: str) -> str:
+    """A text with its invisible characters as escapes, where names that look the same are told apart.
+
+    >>> made_visible("law\u200b")
+    'law\\\\u200b'
+    """
+    return "".join(f"\\u{ord(one):04x}" if is_invisible(one) else one for one in text)
 
 
 def quoted(name: Any) -> str:

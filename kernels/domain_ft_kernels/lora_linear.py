@@ -332,6 +332,9 @@ def lora_linear(
 
     Raises:
         ValueError: shapes, types, devices or options that do not match.
+
+    In float16, drop(x) Aᵀ must be below 65,504, because it is rounded to the type of the product before `scaling` is
+    applied, as in PEFT: beyond that, y is inf even where scaling · drop(x) Aᵀ Bᵀ is small. bfloat16 has no such limit.
     """
     _check_layer(x, weight, bias, lora_a, lora_b, "weight", "bias", "lora_a", "lora_b")
     return _group(x, [weight], [bias], [lora_a], [lora_b], [scaling], dropout_p, seed, backend)[0]

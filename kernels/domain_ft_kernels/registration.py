@@ -7,12 +7,19 @@ than a GPU needs to compute them. So a call that no trace or mode observes runs 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType, get_interpreter_stack, peek_interpreter_stack
+from torch._C._functorch import (
+    TransformType,
+    get_interpreter_stack,
+    is_batchedtensor,
+    is_legacy_batchedtensor,
+    peek_interpreter_stack,
+)
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
@@ -26,6 +33,9 @@ class Op:
         function: what computes it.
         fake: from the same arguments to empty tensors with the shapes and types of the results.
         mutates: the arguments that it writes to.
+
+    Attributes:
+        public_name: of the function that calls the op, for messages.
     """
 
     def __init__(
@@ -38,6 +48,7 @@ class Op:
         mutates: Iterable[str] = (),
     ) -> None:
         self.name, self.function, self.mutates = name, function, tuple(mutates)
+        self.public_name = re.sub("(_with_gradients|_backward_?|_finish|_triton)+$", "", name)
         self.registered = torch.library.custom_op(
             f"domain_ft_kernels::{name}", function, mutates_args=self.mutates, schema=schema
         )
@@ -52,12 +63,20 @@ class Op:
         A second derivative raises, in a node that is attached to the gradients.
         """
 
+        def differentiate_any(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+            try:
+                return differentiate(ctx, *grads)
+            except RuntimeError as error:
+                if any(is_batchedtensor(grad) or is_legacy_batchedtensor(grad) for grad in _tensors(grads)):
+                    raise self._no_rule("with batched gradients (is_grads_batched=True)") from error
+                raise
+
         def differentiate_once(ctx: Any, *grads: Any) -> tuple[Any, ...]:
             if not torch.is_grad_enabled():
-                return differentiate(ctx, *grads)
+                return differentiate_any(ctx, *grads)
             origins = [t for t in (*ctx.saved_tensors, *_tensors(grads)) if t is not None and t.requires_grad]
             with torch.no_grad():
-                gradients = differentiate(ctx, *grads)
+                gradients = differentiate_any(ctx, *grads)
             return self._final(gradients, origins)
 
         self.differentiate, self.setup_context = differentiate_once, setup_context
@@ -73,7 +92,7 @@ class Op:
         lengths = [len(entry) if isinstance(entry, list) else None for entry in gradients]
         flat = list(_flat(gradients, lengths))
         places = [place for place, entry in enumerate(flat) if entry is not None]
-        marked = _Final.apply(self.name, len(places), *(flat[place] for place in places), *origins)
+        marked = _Final.apply(self.public_name, len(places), *(flat[place] for place in places), *origins)
         for place, entry in zip(places, marked, strict=True):
             flat[place] = entry
         return tuple(_nested(flat, lengths))
@@ -99,9 +118,12 @@ class Op:
         elif forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
             what = "with forward-mode derivatives (torch.autograd.forward_ad)"
         if what is not None:
-            raise NotImplementedError(
-                f"{self.name} does not work {what} on this backend; pass backend='reference', which is plain PyTorch"
-            )
+            raise self._no_rule(what)
+
+    def _no_rule(self, what: str) -> NotImplementedError:
+        return NotImplementedError(
+            f"{self.public_name} does not work {what} on this backend; pass backend='reference', which is plain PyTorch"
+        )
 
 
 class _Eager(torch.autograd.Function):

@@ -65,6 +65,41 @@ def test_what_is_called_an_id_is_not_the_text_unless_it_holds_sentences(field: s
     assert what_fields_hold([{field: TEXT}]) == {field: Holds.TEXT}
 
 
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("payload", ["FhPUAS0cI7wU24pURlN/YrGAfwDsP5j59yLwQos+qCrlOgMD43s8HXQVtRia5IRRTH68PEo9HRW3NN/H"]),
+        ("payload", ["\n".join(["QmFzZTY0IGlzIGEgZ3JvdXAgb2YgYmluYXJ5LXRvLXRleHQgZW5jb2Rpbmcgc2No"] * 3 + ["QQ=="])]),
+        ("author", ["John Smith", "Ann Jones"]),
+        ("first_name", ["Ann Marie"]),
+        ("record", [json.dumps({"id": 1, "body": TEXT})]),
+        ("record", [json.dumps([{"body": TEXT}])]),
+    ],
+)
+def test_what_is_no_prose_is_not_guessed_to_be_the_text(tmp_path: Path, field: str, values: list[str]) -> None:
+    assert what_fields_hold([{field: value} for value in values]) == {field: Holds.NAMES}
+    path = jsonl(tmp_path, *[{field: value} for value in values])
+    with pytest.raises(CorpusError, match=f"--text-field {field}"):
+        texts(path)
+    assert texts(path, field) == values
+    path = jsonl(tmp_path, *[{field: value, "story": TEXT} for value in values])
+    assert texts(path) == [TEXT] * len(values)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "\u5951\u7d04\u306e\u89e3\u9664",
+        "\u0e2a\u0e31\u0e0d\u0e0d\u0e32",
+        "[sic] see note",
+        "{draft} of a text",
+        "Two words",
+    ],
+)
+def test_short_texts_and_scripts_without_spaces_are_texts(value: str) -> None:
+    assert what_fields_hold([{"body": value}]) == {"body": Holds.TEXT}
+
+
 def test_ids_alone_are_refused_with_what_they_are(tmp_path: Path) -> None:
     path = jsonl(tmp_path, {"id": "case-1", "n": 3}, {"id": "case-2", "n": 4})
     with pytest.raises(CorpusError, match="identifiers, addresses, dates or numbers") as caught:

@@ -77,6 +77,15 @@ def findings(path: Path, **fields: Any) -> list[tuple[str, int | None]]:
         ("(a)", None),
         ("[[1]]", None),
         ("{'a': 1}", None),
+        ("{a,b}", ["a", "b"]),  # PostgreSQL's arrays
+        ('{civil law,"tax, customs","a \\"b\\""}', ["civil law", "tax, customs", 'a "b"']),
+        ("{1,0,0}", [1, 0, 0]),
+        ("{0.0,0.5}", [0.0, 0.5]),
+        ("{a,NULL}", ["a", None]),
+        ("{}", []),
+        ("{{a},{b}}", None),
+        ("{a: 1}", None),
+        ("{a,}", None),
         ("['a", None),
         ("__import__('os')", None),
         ("[" * 5000 + "]" * 5000, None),
@@ -193,6 +202,27 @@ def test_one_label_that_is_made_of_others_is_asked_for(tmp_path: Path, separator
     assert len(opened(path, label_kind="names").labels) == 4
 
 
+@pytest.mark.parametrize(
+    ("labels", "noted"),
+    [
+        (["a", "a|b"], "'a|b' is read as one class name, but 'a' is in other labels too"),
+        (["a|c", "a|b", "d"], "'a|c' is read as one class name"),
+        (["law", "law/civil", "law/penal"], None),
+        (["Trusts, estates", "Contracts; sale", "C++", "C#", "Penal"], None),
+    ],
+)
+def test_a_shared_part_of_a_label_is_noted(tmp_path: Path, labels: list[str], noted: str | None) -> None:
+    path = write(tmp_path / "x.csv", labels * 20)
+    data = opened(path)
+    assert set(data.labels.names) == set(labels)
+    found = [note for note in data.notes if "is read as one class name" in note]
+    assert len(found) == (noted is not None)
+    if noted:
+        assert noted in found[0]
+        assert "--label-separator '|'" in found[0]
+        assert not any("one class name" in note for note in opened(path, label_kind="names").notes)
+
+
 def test_a_joined_label_of_the_test_examples_is_asked_for(tmp_path: Path) -> None:
     train = write(tmp_path / "train.csv", ["civil", "penal"] * 20)
     test = write(tmp_path / "test.csv", ["civil", "civil/penal"])
@@ -227,7 +257,10 @@ def test_entities_are_no_labels(tmp_path: Path) -> None:
 # --- no label ---
 
 
-@pytest.mark.parametrize("name", ["None", "none", "unknown", "-1", ".", "Missing"])
+@pytest.mark.parametrize(
+    "name",
+    ["None", "none", "unknown", "-1", ".", "Missing", "\u2014", "\u2013", "UNK", "<unk>", "999", "-99", "unassigned"],
+)
 def test_names_that_may_stand_for_no_label_are_said(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "x.csv", [name if number % 7 == 0 else "ab"[number % 2] for number in range(40)])
     data = opened(path)
@@ -237,6 +270,14 @@ def test_names_that_may_stand_for_no_label_are_said(tmp_path: Path, name: str) -
     result = Checker().check(file.items(rejections.bad), rejections)
     assert any(f"'{name}'" in finding.message for finding in result.warnings)
     assert not any("is read as a class name" in note for note in opened(path, label_kind="names").notes)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "noted"), [([1, 2, 3, 999], True), ([0, 1, 99], True), ([200, 404, 999], False), ([7, 8, 9], False)]
+)
+def test_a_number_for_a_missing_value_is_far_from_the_others(tmp_path: Path, numbers: list[int], noted: bool) -> None:
+    notes = opened(write(tmp_path / "x.jsonl", numbers * 10)).notes
+    assert any(f"'{numbers[-1]}' is read as a class name" in note for note in notes) is noted
 
 
 @pytest.mark.parametrize("spelled", [["a"], '["a"]'])
@@ -287,6 +328,9 @@ def test_minus_one_among_others_is_a_class(tmp_path: Path, values: list[Any]) ->
         (["ﬁne", "fine"], "'fine', 'ﬁne'"),
         (["two words", "two\u3000words"], "two"),
         (["1", "1.0"], "'1', '1.0'"),
+        (["law", "law\u200b"], r"'law', 'law\u200b'"),
+        (["la\u00adw", "law"], r"'law', 'la\u00adw'"),
+        (["\u2764", "\u2764\ufe0f"], "\u2764\\ufe0f"),
     ],
 )
 def test_spellings_of_one_name_are_refused(tmp_path: Path, names: list[str], group: str) -> None:

@@ -245,7 +245,7 @@ def test_usual_names_are_found_and_others_have_to_be_named(tmp_path: Path) -> No
     with pytest.raises(CorpusError, match=r"which field holds the label; the fields are: one, two"):
         task(write(tmp_path / "c.csv", [{"one": "x", "two": "y"}]))
     with pytest.raises(CorpusError, match=r"which field holds the text[^$]*--text-field one,two"):
-        task(write(tmp_path / "d.csv", [{"one": "x", "two": "y", "label": "z"}]))
+        task(write(tmp_path / "d.csv", [{"one": "x y", "two": "y z", "label": "z"}]))
     with pytest.raises(CorpusError, match=r"no field 'labl'[^$]*did you mean 'label'"):
         task(write(tmp_path / "e.csv", [{"text": "x", "label": "z"}]), label_field="labl")
 
@@ -259,6 +259,21 @@ def test_a_second_text_that_nobody_asked_for_is_said(tmp_path: Path) -> None:
     for options in ({"pair_field": "hypothesis"}, {"text_field": "premise"}):
         assert task(path, **options).notes == []
     assert every(task(path, pair_field="hypothesis"))[0].pair == "It is so."
+
+
+def test_long_text_that_is_not_read_is_said(tmp_path: Path) -> None:
+    rows = [
+        {"question": sentence(i), "passage": sentence(i + 30), "kind": "short", "label": "ab"[i % 2]} for i in range(30)
+    ]
+    path = write(tmp_path / "a.jsonl", rows)
+    (note,) = task(path).notes
+    assert note.startswith("Only 'question' is read, but passage holds text too.")
+    assert "--text-field 'question,passage'" in note
+    assert "--pair-field passage" in note
+    for options in ({"pair_field": "passage"}, {"text_field": "question"}):
+        assert task(path, **options).notes == []
+    short = [{"text": sentence(i), "title": "A title", "label": "ab"[i % 2]} for i in range(30)]
+    assert task(write(tmp_path / "b.jsonl", short)).notes == []
 
 
 def test_several_text_fields_are_joined(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,11 @@ def _head(x: Tensor, w: Tensor, **how: Any) -> Tensor:
 
 def _head_by_row(x: Tensor, w: Tensor, **how: Any) -> Tensor:
     return linear_cross_entropy(x, w, TARGET.to(x.device), reduction="none", **how)
+
+
+def _lse(x: Tensor, w: Tensor, **how: Any) -> Tensor:
+    loss, lse = linear_cross_entropy(x, w, TARGET.to(x.device), reduction="none", return_lse=True, **how)
+    return loss + lse
 
 
 def _logits(x: Tensor, w: Tensor, **how: Any) -> Tensor:
@@ -105,6 +111,37 @@ def test_transforms_of_torch_func_raise(function: Function, backend: str) -> Non
     ):
         with pytest.raises(NotImplementedError, match=r"torch.func transforms.*backend='reference'"):
             transformed()
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch", "triton"])
+@pytest.mark.parametrize("function", [*OPS, _lse])
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_batched_gradients_are_right_or_refused(function: Function, backend: str, create_graph: bool) -> None:
+    x, w = X.clone().requires_grad_(), W.clone().requires_grad_()
+    output = function(x, w, backend=backend)
+    grads = torch.randn(3, *output.shape, generator=torch.Generator().manual_seed(1))
+    how: dict[str, Any] = {"retain_graph": True, "create_graph": create_graph}
+    try:
+        batched = torch.autograd.grad(output, [x, w], grads, is_grads_batched=True, **how)
+    except NotImplementedError as error:
+        assert backend != "reference"
+        assert re.match(
+            r"(lora_linear|(linear_)?cross_entropy) does not work .*(batched gradients|transforms).*'reference'",
+            str(error),
+        )
+        return
+    each = [torch.autograd.grad(output, [x, w], grad, **how) for grad in grads]
+    for found, wanted in zip(batched, zip(*each, strict=True), strict=True):
+        torch.testing.assert_close(found, torch.stack(wanted))
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_messages_name_the_function_that_was_called(backend: str) -> None:
+    for function, name in ((_head, "linear_cross_entropy"), (_logits, "cross_entropy"), (_lora, "lora_linear")):
+        x = X.clone().requires_grad_()
+        (first,) = torch.autograd.grad(function(x, W, backend=backend).square().sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match=f"^{name} has no second derivative"):
+            first.sum().backward()
 
 
 @pytest.mark.parametrize("function", OPS)

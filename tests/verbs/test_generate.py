@@ -557,7 +557,7 @@ def test_what_does_not_fit_is_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="but --input has something else there"):
         other = prompts_file(tmp_path / "others.jsonl")
         generate(asked(model, input=str(other), output=output, resume=True))
-    with pytest.raises(CorpusError, match="more than the limit of .*, 128"):
+    with pytest.raises(CorpusError, match=r"more than the limit of .*, 128"):
         generate(asked(model, prompt="bones " * 100), stdout=io.StringIO())
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -346,3 +347,25 @@ def test_a_named_pipe_is_read(tmp_path: Path) -> None:
         assert [
             (text.key if isinstance(text.key, int) else str(text.key).split("/")[-1], text.text) for text in texts
         ] == found
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("option", ["output", "rejects"])
+@pytest.mark.parametrize(("kind", "what"), [("null", "a device"), ("fifo", "a pipe"), ("socket", "a socket")])
+def test_a_special_file_is_never_to_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, what: str, option: str, resume: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket may not be long
+    name = Path("special")
+    with socket.socket(socket.AF_UNIX) as listener:
+        if kind == "null":
+            name = Path("/dev/null")
+        elif kind == "fifo":
+            os.mkfifo(name)
+        else:
+            listener.bind(str(name))
+        others = {"output": Path("out.jsonl")} if option == "rejects" else {}
+        with pytest.raises(SettingsError, match=f"--{option} {name} is {what}") as raised:
+            call(Options(resume=resume, **{**others, option: name}))
+    assert "remove" not in str(raised.value)
+    assert (f"> {name}" in str(raised.value)) == (option == "output")

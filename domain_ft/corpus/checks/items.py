@@ -31,6 +31,7 @@ from domain_ft.corpus.tagging.fields import TagFields
 from domain_ft.corpus.tagging.reading import has_columns, read_tagged
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.corpus.tasks.labels import LabelRules
+from domain_ft.quoting import made_visible
 
 
 @dataclass(frozen=True)
@@ -221,8 +222,8 @@ def tag_items(path: Path, name: str, fields: TagFields, bad: BadRecords, left: L
     about = [Finding(None, None, kind, note) for note in notes]
     about += [Finding(None, one.file, "unread-file", f"{one.file} is not read: {one.reason}") for one in left.files]
     for names in spelling_variants(span.label for text in texts for span in text.spans):
-        listed = ", ".join(f"'{label}'" for label in names)
-        bad.add(f"entity types differ only in case, spaces, _ or -: {listed}", file=name)
+        listed = ", ".join(f"'{made_visible(label)}'" for label in names)
+        bad.add(f"entity types differ only in case, spaces, Unicode form, _ or -: {listed}", file=name)
     for text in texts:
         labels = tuple(span.label for span in text.spans)
         marked = ";".join(f"{span.start}-{span.end}:{span.label}" for span in text.spans)

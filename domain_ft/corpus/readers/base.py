@@ -375,7 +375,10 @@ class TextField:
                 "text of each record into a separate field, such as text; or else "
             )
         if names and not texts:
-            what += f" ({listed(names)}: these seem to hold identifiers, addresses, dates or numbers)"
+            hold = "this seems to hold" if len(names) == 1 else "these seem to hold"
+            what += (
+                f" ({listed(names)}: {hold} identifiers, addresses, dates or numbers, persons, JSON or encoded data)"
+            )
         header = "; if the file has no header, give it one as its first line" if any(map(_no_name, fields)) else ""
         return CorpusError(
             what,

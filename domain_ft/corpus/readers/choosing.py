@@ -6,6 +6,7 @@ Several records at the beginning of a file are examined, because the first may h
 from __future__ import annotations
 
 import enum
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,16 +22,17 @@ class Holds(enum.IntEnum):
     """What a field holds, for choosing the text. Only NOTHING is false."""
 
     NOTHING = 0  # no text: numbers, nulls, objects
-    NAMES = 1  # text that is not prose: ids, addresses, hashes, dates, numbers, codes, or only white space
+    NAMES = 1  # text that is not prose: ids, addresses, hashes, dates, numbers, codes, JSON, or only white space
     TEXT = 2
     INSIDE = 3  # objects or lists, such as paragraphs, with more text inside them than any field of text has
 
 
-# Names of fields that identify a record or its source, unless most of their values are sentences.
+# Names of fields that identify a record, its source or persons, unless most of their values are sentences.
 _NAMING = re.compile(
     r"(.*[_\-. ])?(u?u?id|guid|pmid|pmcid|doi|isbn|key|url|uri|link|href|hash|sha\d*|md5|checksum|date|time|"
     r"timestamp|created|updated|(created|updated|published)[_ ]?at|file|filename|path|lang|language|licen[cs]e|"
-    r"split|version|source)",
+    r"split|version|source|authors?|editors?|creators?|publishers?|reviewers?|annotators?|senders?|recipients?|"
+    r"(user|first|last|full|family|given)[_\-. ]?name|surname|e-?mail|phone)",
     re.IGNORECASE,
 )
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -39,10 +41,12 @@ _IDENTIFIERS = re.compile(
     r"|www\.\S+|[\w.-]+(/[\w.-]+)+|\S+@\S+\.\w+|(/|\./|~/|[A-Za-z]:\\)\S*"  # an address, a path
     r"|[0-9A-Fa-f]{8,}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"  # a hash, a UUID
     r"|[\d\s.,:;/+%TZ\-\u20ac$\xa3\xa5]+"  # numbers, dates, times, sums of money
-    r"|(?=\S*\d)[\w.:/#\-]+",  # one word with a digit in it: an id
+    r"|(?=\S*\d)[\w.:/#\-]+"  # one word with a digit in it: an id
+    r"|[!-~]{32,}(\s+[!-~]{32,})*(\s+[!-~]+)?",  # only words of 32 characters or more: encoded data, such as base64
 )
 _DEEPEST = 8  # levels of objects and lists that are examined
 _IDENTIFYING = 0.9  # if this share of the values are identifiers, the field holds NAMES
+_LONG = 40  # the fewest characters of a long text, if all are ASCII
 _SENTENCE_WORDS = 4  # the fewest words of a sentence
 _SENTENCE_CHARACTERS = 20  # the fewest characters of a sentence with fewer words, if not all are ASCII
 
@@ -93,6 +97,8 @@ def _holds(name: str, values: Sequence[str]) -> Holds:
     shortened = [value.strip()[:300] for value in values if value.strip()]
     if not shortened:
         return Holds.NAMES if values else Holds.NOTHING
+    if sum(map(_is_json, values)) >= _IDENTIFYING * len(shortened):
+        return Holds.NAMES
     identifying = sum(_IDENTIFIERS.fullmatch(value) is not None or is_date(value) for value in shortened)
     if identifying >= _IDENTIFYING * len(shortened):
         return Holds.NAMES
@@ -100,6 +106,23 @@ def _holds(name: str, values: Sequence[str]) -> Holds:
     if sentences * 2 < len(shortened) and _NAMING.fullmatch(_CAMEL.sub("_", str(name))):
         return Holds.NAMES
     return Holds.TEXT
+
+
+def is_long_text(value: Any) -> bool:
+    """Whether a value is a sentence or more, longer than most titles and names."""
+    return isinstance(value, str) and _is_sentence(value[:300].strip()) and (len(value) >= _LONG or not value.isascii())
+
+
+def _is_json(value: str) -> bool:
+    """Whether a text is an object or list in JSON."""
+    value = value.strip()
+    if (value[:1], value[-1:]) not in (("{", "}"), ("[", "]")):
+        return False
+    try:
+        json.loads(value)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _is_sentence(value: str) -> bool:

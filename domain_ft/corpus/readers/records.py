@@ -6,11 +6,13 @@ import contextlib
 import csv
 import itertools
 import json
+import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from domain_ft.corpus.annotation_tools import are_spans
 from domain_ft.corpus.readers import base
 from domain_ft.corpus.readers.base import (
     BadRecords,
@@ -29,7 +31,9 @@ from domain_ft.corpus.readers.base import (
 )
 from domain_ft.corpus.readers.choosing import LOOKED_AT, Holds
 from domain_ft.corpus.readers.headers import DELIMITERS, check_header, check_is_table, check_shape
+from domain_ft.errors import CorpusError
 from domain_ft.json_files import MARKING, Doubled, RepeatedKeyError, find_doubled
+from domain_ft.quoting import listed
 
 _LARGEST_FIELD = 2**31 - 1  # the csv module's default of 131,072 characters is too little for a whole book
 _SWALLOWED = 5  # a record of more lines may be several records after a stray quotation mark, so it is checked
@@ -184,6 +188,9 @@ def json_records(path: Path, name: str, bad: BadRecords, columns: Columns | None
     except ValueError as error:
         bad.add(f"broken JSON: {error}", file=name)
         return
+    lists = lists_of_records(values)
+    if lists:
+        raise wrapped(lists, name)
     if isinstance(values, dict) and values and all(isinstance(value, dict) for value in values.values()):
         if isinstance(values, Doubled):
             bad.add(f"two records have the id {values.key!r:.100}", file=name, field=values.key, fix=ONE_KEY)
@@ -201,6 +208,42 @@ def json_records(path: Path, name: str, bad: BadRecords, columns: Columns | None
     for number, value in dropping_doubled(enumerate(values, 1), name, bad):
         if is_object(value, name, bad, number):
             yield RawRecord(number, value)
+
+
+_TEXTS = frozenset(
+    {"text", "tokens", "words", "sentence", "question", "context", "content", "document", "body"}
+    | {"messages", "conversations", "prompt"}
+)
+"""Names of fields by which an object is taken for a record."""
+
+
+def lists_of_records(value: Any) -> list[str]:
+    """The fields of a file's only object that hold its records: lists of objects, or objects of objects by their ids.
+
+    Empty if the object is a record itself, or an object of records by their ids.
+    """
+    if not isinstance(value, dict) or not _TEXTS.isdisjoint(map(str, value)):
+        return []
+    found = []
+    for name, part in value.items():
+        records = list(part.values()) if isinstance(part, dict) else part
+        if not (isinstance(records, list) and records and all(isinstance(record, dict) for record in records)):
+            continue
+        if not are_spans(records) and any(not _TEXTS.isdisjoint(map(str, record)) for record in records[:LOOKED_AT]):
+            found.append(str(name))
+    return found
+
+
+def wrapped(lists: Sequence[str], name: str) -> CorpusError:
+    """The error about a file whose records are in these fields of its only object."""
+    first, given = json.dumps(lists[0], ensure_ascii=False), shlex.quote(name)
+    program = shlex.quote(f".[{first}][]")
+    several = ", each into a file of its own" if len(lists) > 1 else ""
+    return CorpusError(
+        f"the file is one object, and its records are in its field{'s' if len(lists) > 1 else ''} {listed(lists)}",
+        where=name,
+        fix=f"write them as JSON lines{several}: jq -c {program} {given} > {shlex.quote(f'{lists[0]}.jsonl')}",
+    )
 
 
 ONE_KEY = "keep one of the two, or give the other another name"

@@ -16,13 +16,14 @@ reported with its line.
 from __future__ import annotations
 
 import bisect
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from domain_ft.corpus.words import Bounds
-from domain_ft.quoting import shown
+from domain_ft.quoting import is_invisible, shown
 
 Scheme = Literal["iob1", "iob2", "bioes", "bilou"]
 
@@ -119,16 +120,15 @@ def keep_longest(found: Iterable[Span]) -> tuple[tuple[Span, ...], int]:
 
 
 def spelling_variants(names: Iterable[str]) -> list[list[str]]:
-    """Groups of two or more names that differ only in case, spaces, `_` or `-`.
+    """Groups of two or more names that differ only in case, Unicode form, spaces, invisible characters, `_` or `-`.
 
     >>> spelling_variants(["Drug", "DRUG ", "Dose"])
     [['DRUG ', 'Drug']]
     """
     by_key: defaultdict[str, list[str]] = defaultdict(list)
     for name in sorted(set(names)):
-        by_key[
-            "".join(character for character in name.casefold() if not character.isspace() and character not in "_-")
-        ].append(name)
+        folded = unicodedata.normalize("NFKC", name).casefold()
+        by_key["".join(one for one in folded if not (one.isspace() or one in "_-" or is_invisible(one)))].append(name)
     return [group for group in by_key.values() if len(group) > 1]
 
 

@@ -38,6 +38,7 @@ from domain_ft.corpus.tagging.records import read_tagged_records
 from domain_ft.corpus.tagging.standoff import is_brat
 from domain_ft.corpus.tasks.labels import may_mean_no_label
 from domain_ft.errors import CorpusError
+from domain_ft.quoting import made_visible
 
 
 @dataclass(frozen=True)
@@ -262,10 +263,12 @@ def _check_spelling(texts: Mapping[str, Sequence[TaggedText]]) -> None:
     clashing = spelling_variants(counts)
     if not clashing:
         return
-    listed = "; ".join(", ".join(f"'{name}' ({counts[name]:,})" for name in group) for group in clashing[:5])
+    listed = "; ".join(
+        ", ".join(f"'{made_visible(name)}' ({counts[name]:,})" for name in group) for group in clashing[:5]
+    )
     first = next(text for text in every for span in text.spans if span.label == clashing[0][-1])
     raise CorpusError(
-        f"entity types differ only in case, spaces, _ or -: {listed}",
+        f"entity types differ only in case, spaces, Unicode form, _ or -: {listed}",
         where=f"{first.file}, line {first.line}",
         fix="spell each type the same way",
     )

@@ -27,7 +27,7 @@ from domain_ft.corpus.readers import ENDINGS, raw_records
 from domain_ft.corpus.readers.base import BadRecords, read_lines
 from domain_ft.corpus.readers.choosing import LOOKED_AT
 from domain_ft.corpus.readers.files import ending
-from domain_ft.corpus.readers.records import ONE_KEY, json_values
+from domain_ft.corpus.readers.records import ONE_KEY, json_values, lists_of_records, wrapped
 from domain_ft.corpus.tagging.annotations import label_studio_fields, outcomes, records_of
 from domain_ft.corpus.tagging.conll import begins_document, conll_blocks, layout_of
 from domain_ft.corpus.tagging.entities import OUTSIDE, Scheme, TaggedText, is_tag
@@ -323,6 +323,10 @@ def tagged_values(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int,
     fix = "write JSON lines, one object per line; CoNLL columns are read from .txt, .conll and other endings"
 
     def records_in(value: Any) -> list[Any] | None:
+        by_name = isinstance(value, dict) and all(isinstance(part, dict) for part in value.values())
+        lists = lists_of_records(value) if ending(path) == ".json" and (by_name or _records_in(value) is None) else []
+        if lists:
+            raise wrapped(lists, name)
         # [] is a valid JSON file without records, but not a valid line of JSON lines.
         return None if value == [] and ending(path) != ".json" else _records_in(value)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from domain_ft.corpus.knowledge_bases import Document, KnowledgeBaseError, is_knowledge_base, read_document
 from domain_ft.corpus.left_out import LeftOut
+from domain_ft.corpus.no_label import means_no_label
 from domain_ft.corpus.readers.base import BadRecords, kind_of
 from domain_ft.corpus.tagging.entities import (
     OUTSIDE,
@@ -39,7 +40,6 @@ from domain_ft.corpus.tagging.spans import (
     read_span,
     unread_keys,
 )
-from domain_ft.corpus.tasks.labels import means_no_label
 from domain_ft.corpus.unread_values import UnreadValues
 from domain_ft.corpus.verdicts import accepting_fields, annotation_rejected, names_verdict
 from domain_ft.corpus.words import join_words

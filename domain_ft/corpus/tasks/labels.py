@@ -19,23 +19,22 @@ from typing import Any, Literal
 
 from domain_ft.corpus.annotation_tools import are_spans, spans_in
 from domain_ft.corpus.cleaning import clean
+from domain_ft.corpus.no_label import means_no_label
 from domain_ft.corpus.tasks.choices import chosen
 from domain_ft.errors import CorpusError
-from domain_ft.quoting import shown
+from domain_ft.quoting import is_invisible, made_visible, shown
 
 LabelKind = Literal["auto", "names"]
 
-NO_LABEL = frozenset(
-    {"", "-", "--", "_", "?", "nan", "na", "n/a", "n.a.", "<na>", "#n/a", "#na", "nat", "null", "<null>", "(null)"}
-    | {"\\n", "unlabeled", "unlabelled"}
-)
-"""Texts that mean a missing label, in any case."""
-
 _MAYBE_NO_LABEL = frozenset(
     {"none", "nil", "missing", "unknown", "undefined", "not available", "not applicable", "tbd", "todo", "blank"}
-    | {".", "...", "-1", "#value!", "#ref!", "(blank)", "empty"}
+    | {".", "...", "-1", "#value!", "#ref!", "(blank)", "empty", "unk", "<unk>", "[unk]", "no label", "unspecified"}
+    | {"not specified", "not labeled", "not labelled", "unannotated", "not annotated", "unassigned", "not assigned"}
 )
 """Names that are read as classes, with a note, because they may mean a missing label."""
+
+_MISSING_NUMBERS = frozenset({9.0, 99.0, 999.0, 9999.0})
+"""Numbers that statistics packages use for a missing value, also negative. Noted beside names and smaller numbers."""
 
 SEPARATORS = ("|", ";", "#", ",", "+", "\n", "/")
 _BETWEEN = (*SEPARATORS, "&", "\t", " and ", " - ", "_", "-", ":", " ")
@@ -53,6 +52,8 @@ _KEPT = 100_000  # the most different labels that are counted
 _LONGEST_LIST = 100_000  # the most characters of a list as text
 _NUMPY = re.compile(r"""\[\s*((?:'[^']*'|"[^"]*"|-?\d+\.?\d*)(?:\s+(?:'[^']*'|"[^"]*"|-?\d+\.?\d*))*)\s*\]""")
 _NUMPY_ITEM = re.compile(r"""'([^']*)'|"([^"]*)"|(-?\d+\.?\d*)""")
+_POSTGRES_ITEM = re.compile(r""""(?:[^"\\]|\\.)*"|[^\s{}"'\\,:][^{}"'\\,:]*""", re.DOTALL)
+_POSTGRES = re.compile(rf"\{{\s*(?:{_POSTGRES_ITEM.pattern})\s*(?:,\s*(?:{_POSTGRES_ITEM.pattern})\s*)*\}}", re.DOTALL)
 _BITS = re.compile(r"[01](?:\s*[ ,;|]\s*[01])+")
 _WRITTEN = {r"\n": "\n", r"\t": "\t"}
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
@@ -158,10 +159,14 @@ class LabelForm:
 
 
 def listed_in(text: str) -> list[Any] | None:
-    """The list that a text is, in the notation of JSON, Python or numpy, or as a row of 0 and 1; None for other texts.
+    """The list that a text is, in the notation of JSON, Python, numpy or PostgreSQL, or as a row of 0 and 1.
+
+    None for other texts.
 
     >>> listed_in("['a', 'b']"), listed_in('["a"]'), listed_in("['a' 'b']"), listed_in("0 1 1"), listed_in("[sic]")
     (['a', 'b'], ['a'], ['a', 'b'], [0, 1, 1], None)
+    >>> listed_in('{a,"b, c"}')
+    ['a', 'b, c']
     """
     text = text.strip()
     if _BITS.fullmatch(text):
@@ -180,7 +185,11 @@ def listed_in(text: str) -> list[Any] | None:
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            return None
+            return _postgres_array(text)
+    if value == {}:
+        return []  # PostgreSQL's empty array
+    if isinstance(value, set | frozenset) and not any(isinstance(item, str) for item in value):
+        return _postgres_array(text)  # which keeps the order of numbers, and repeated ones
     if isinstance(value, set | frozenset):
         value = sorted(value, key=str)
     if not isinstance(value, list | tuple):
@@ -188,21 +197,28 @@ def listed_in(text: str) -> list[Any] | None:
     return list(value) if all(item is None or isinstance(item, str | int | float) for item in value) else None
 
 
+def _postgres_array(text: str) -> list[Any] | None:
+    """The items of a PostgreSQL array, such as `{a,"b, c",NULL}`; None for another text, such as a nested array."""
+    if not _POSTGRES.fullmatch(text):
+        return None
+    items: list[Any] = []
+    for item in _POSTGRES_ITEM.findall(text[1:-1]):
+        if item.startswith('"'):
+            items.append(re.sub(r"\\(.)", r"\1", item[1:-1], flags=re.DOTALL))
+        elif item.upper() == "NULL":
+            items.append(None)
+        else:
+            number = number_in(item)
+            whole = number is not None and re.fullmatch(r"-?\d+", item)
+            items.append(int(item) if whole else item if number is None else number)
+    return items
+
+
 def _item(single: str, double: str, number: str) -> Any:
     """An item of numpy's notation: a text in single or double quotes, or a number."""
     if not number:
         return single or double
     return float(number) if "." in number else int(number)
-
-
-def means_no_label(name: str) -> bool:
-    """Whether a text means a missing label, such as `N/A` or `-`."""
-    return name.strip().casefold() in NO_LABEL
-
-
-def may_mean_no_label(name: str) -> bool:
-    """Whether a text may be the name of a class or mean a missing label, such as `none`."""
-    return name.strip().casefold() in _MAYBE_NO_LABEL
 
 
 def truth_of(value: Any) -> int | None:
@@ -223,7 +239,10 @@ def number_in(value: Any) -> float | None:
 
 
 def spelling_key(name: str) -> str:
-    """A key that is equal for names that differ only in case, spaces, Unicode form, or the notation of a number."""
+    """A key that is equal for names that differ only in case, white space, invisible characters, Unicode form, or the
+    notation of a number.
+    """
+    name = "".join(character for character in name if not is_invisible(character))
     number = number_in(name)
     if number is not None:
         return str(number)
@@ -484,20 +503,48 @@ class LabelSurvey:
         notes = []
         for key, count in values.items():
             name = str(key[1]).strip()
-            if not isinstance(key[1], bool) and may_mean_no_label(name) and len(values) > 1:
-                if name == "-1" and all(number_in(value) is not None for _, value in values):
-                    continue
+            if self._may_be_missing(key[1], values):
                 records = "1 record" if count == 1 else f"{count:,} records"
                 notes.append(
                     f"'{name}' is read as a class name ({records}). If it means a missing label, leave these records "
                     "out or empty the field."
                 )
+        notes += [] if is_certain or self._are_known(values) else self._sharing(values)
         if lists and not is_certain and not values and all(len(items) == 1 for items, _ in lists):
             notes.append(
                 "Each record has a list of one label, so the task is multi-label. If examples have only one class "
                 "each, write the label without the list."
             )
         return notes
+
+    def _may_be_missing(self, value: Any, values: Mapping[Any, int]) -> bool:
+        """Whether a label may mean that there is none, beside the other labels `values`."""
+        if isinstance(value, bool) or len(values) < 2:
+            return False
+        number, others = number_in(value), [number_in(other) for _, other in values if other != value]
+        if number is not None and (number == -1 or abs(number) in _MISSING_NUMBERS):
+            sizes = [abs(other) for other in others if other is not None]
+            if len(sizes) < len(others):
+                return True
+            return number != -1 and not self.names and 10 * max(sizes) < abs(number)
+        name = str(value).strip().casefold()
+        return name in _MAYBE_NO_LABEL or all(unicodedata.category(one) == "Pd" for one in name)
+
+    def _sharing(self, values: Mapping[Any, int]) -> list[str]:
+        """Notes on names with a separator that share a part with another name, so that they may be several labels."""
+        texts = [key[1] for key in values if key[0] == "str"]
+        for separator in SEPARATORS:
+            split = {text: _parts(text, separator) for text in texts if separator in text.strip(separator)}
+            in_labels = Counter(spelling_key(part) for text in texts for part in set(_parts(text, separator)))
+            for text, parts in split.items():
+                later = parts[1:] if separator in _TREES else parts  # branches of a tree share their first level
+                shared = next((part for part in later if in_labels[spelling_key(part)] > 1), None)
+                if shared is not None and len(parts) > 1:
+                    return [
+                        f"{_quoted(text)} is read as one class name, but {_quoted(shared)} is in other labels too. If "
+                        f"{_spelled(separator)} separates several labels: --label-separator {_as_option(separator)}."
+                    ]
+        return []
 
     def _all_different(self, values: Mapping[Any, int]) -> list[LabelProblem]:
         total = sum(values.values())
@@ -520,7 +567,7 @@ class LabelSurvey:
         return [
             self._problem(
                 "label-variants",
-                f"labels differ only in case, spaces or Unicode form: {_listed(group)}",
+                f"labels differ only in case, spaces or Unicode form: {_listed(map(made_visible, group))}",
                 "spell them the same way; or, if they are different classes: --label-kind names",
                 next(seen[name] for name in reversed(group) if name in seen),
             )
@@ -536,7 +583,8 @@ class LabelSurvey:
         return LabelProblem(kind, what, fix, file, line)
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(all_names: Iterable[str]) -> str:
+    names = list(all_names)
     more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
     return ", ".join(map(_quoted, names[:_LISTED])) + more
 

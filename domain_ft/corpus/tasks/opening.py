@@ -101,9 +101,6 @@ class _Opening:
                 self.notes += [note for note in tables[split].facts.notes if note not in self.notes]
         train = tables["train"].facts
         self.facts["mean_characters"] = round(train.characters / max(train.examples, 1))
-        unread = tables["train"].facts.unread
-        if unread:
-            self.notes.append(f"Only '{names.text}' is read: for pairs, name the second text: --pair-field {unread}.")
         self._note_kinds({places[split].name: table for split, table in tables.items()})
         splits = self._split(tables)
         labels = self._labels(splits["train"], bool(multi_label))

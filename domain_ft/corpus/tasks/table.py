@@ -55,10 +55,9 @@ class TableFacts:
         counts: examples by label, in the order of first occurrence.
         examples: the number of examples.
         rejects: records that were left out.
-        unread: a field that looks like the second text of pairs, but was not named.
         characters: of all texts.
         unread_fields: by field that is not read, the number of records with it.
-        notes: remarks for the user on how labels are written.
+        notes: remarks for the user on how labels are written, and on text that is not read.
     """
 
     fields: FieldNames
@@ -67,7 +66,6 @@ class TableFacts:
     counts: dict[str, int]
     examples: int
     rejects: int
-    unread: str | None
     characters: int
     unread_fields: dict[str, int]
     notes: list[str]
@@ -268,7 +266,6 @@ def _write(
         counts=dict(counts),
         examples=examples,
         rejects=rejected,
-        unread=fields.unread,
         characters=characters,
         unread_fields=dict(fields.left_out.fields),
         notes=notes,

@@ -14,6 +14,7 @@ from domain_ft.corpus.readers.base import BadRecords
 from domain_ft.corpus.readers.files import check_file, ending
 from domain_ft.corpus.readers.packing import PACKED
 from domain_ft.errors import CorpusError, RecordError, SettingsError
+from domain_ft.files import refuse_special
 from domain_ft.locks import refuse_below_file
 from domain_ft.storage import user_path
 
@@ -59,6 +60,7 @@ def refuse_existing(output: Path, option: str = "--output") -> None:
     Raises:
         SettingsError: `output` exists, or is below a file.
     """
+    refuse_special(output, option)
     refuse_below_file(output, option)
     if output.exists() or output.is_symlink():
         what = "exists already as a folder" if output.is_dir() else "exists already"

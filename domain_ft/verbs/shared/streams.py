@@ -25,7 +25,7 @@ from typing import IO, Any, BinaryIO, Protocol, TextIO
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import BadRecords, Reject
 from domain_ft.errors import SettingsError
-from domain_ft.files import refuse_folder, refuse_same, refuse_unwritable, writing
+from domain_ft.files import refuse_folder, refuse_same, refuse_special, refuse_unwritable, writing
 from domain_ft.verbs.shared.stream_state import Identity, State, digest, state_is_ours, state_path
 from domain_ft.wording import counted
 
@@ -130,6 +130,8 @@ def check_streams(settings: StreamOptions, written: str, stdin: BinaryIO | None 
         raise SettingsError(f"--input {given}: there is no such file", fix="check the path; - is standard input")
     for path, option in ((settings.output, "--output"), (settings.rejects, "--rejects")):
         if path is not None:
+            to_stdout = f"leave --output out and redirect standard output: > {path}" if option == "--output" else ""
+            refuse_special(path, option, to_stdout)
             refuse_unwritable(path, option)
             refuse_folder(path, option)
     rejects = _rejects_path(settings)

@@ -22,12 +22,14 @@ from domain_ft.corpus.checks.items import Rejections
 from domain_ft.corpus.checks.opening import CheckedFile, Fields
 from domain_ft.corpus.checks.private import PrivateData
 from domain_ft.corpus.checks.repairs import repair
+from domain_ft.corpus.corpus import open_corpus
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import BadRecords, Reject
 from domain_ft.corpus.tagging.entities import Span, TaggedText
 from domain_ft.corpus.tagging.fields import TagFields
 from domain_ft.corpus.tagging.opening import TaggingSource, open_tagging
 from domain_ft.corpus.tagging.reading import read_tagged
+from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.errors import CorpusError, RecordError, UserError
 
 TEXT = "Give aspirin now"
@@ -604,3 +606,36 @@ def test_any_part_may_be_anything_and_no_file_breaks_the_reader(data: st.DataObj
             assert all(0 <= span.start < span.end <= len(text.text) for text in texts for span in text.spans)
         with contextlib.suppress(UserError):
             check(changed)
+
+
+@pytest.mark.parametrize(
+    ("form", "fields"),
+    [
+        (lambda records: {"version": "1", "data": records}, "field data"),
+        (lambda records: {"examples": records}, "field examples"),
+        (lambda records: {"train": records[:3], "test": records[3:]}, "fields train, test"),
+        (lambda records: {"train": dict(zip("abc", records, strict=False))}, "field train"),
+    ],
+)
+def test_records_inside_an_object_are_named_by_every_reader(form: Any, fields: str, tmp_path: Path) -> None:
+    records = [{"text": f"Take aspirin {n} now", "entities": [[5, 12, "Drug"]], "label": "a"} for n in range(5)]
+    path = tmp_path / "all.json"
+    path.write_text(json.dumps(form(records)))
+    for read in (
+        lambda: open_tagging(TaggingSource(train=str(path), on_bad_record="skip")),
+        lambda: open_task(TaskSource(train=str(path))),
+        lambda: list(open_corpus(str(path)).documents()),
+        lambda: CheckedFile.open(str(path), "auto", Fields()),
+    ):
+        with pytest.raises(CorpusError, match=f"its records are in its {fields}\n") as raised:
+            read()
+        assert f"jq -c '.[\"{fields.split()[1].strip(',')}\"][]' all.json" in str(raised.value)
+        assert "skip" not in str(raised.value)
+
+
+def test_the_spans_of_a_single_record_are_no_records(tmp_path: Path) -> None:
+    path = tmp_path / "one.json"
+    spans = [{"start": 5, "end": 12, "label": "Drug", "text": "aspirin"}]
+    path.write_text(json.dumps({"note": "Take aspirin now", "entities": spans}))
+    texts, _ = read_tagged(path, "one.json", TagFields(text="note"), None, BadRecords("stop", lambda _: None))
+    assert texts[0].spans == (Span(5, 12, "Drug"),)
