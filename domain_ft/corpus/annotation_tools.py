@@ -169,7 +169,7 @@ def is_old_argilla(record: Mapping[str, Any]) -> bool:
 
 def argilla_responses(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The answers to each question of an Argilla 2 record, and its other fields."""
-    if isinstance(record.get("responses"), Mapping):
+    if isinstance(record.get("responses"), Mapping) and isinstance(record.get("fields"), Mapping):
         rest = {name: part for name, part in record.items() if name not in ("fields", "responses")} | record["fields"]
         return dict(record["responses"]), rest
     columns = [str(name) for name in record if str(name).endswith(ARGILLA_RESPONSES)]
