@@ -98,7 +98,7 @@ def _is_context(name: str, value: Any) -> bool:
     if name in CONTEXT or plain_name(name) not in _CONTEXTS_OF_PAIRS:
         return True
     texts = _paragraphs(value)
-    return bool(texts) and all(len(text.split()) > 2 for text in texts)
+    return texts is not None and bool(texts) and all(len(text.split()) > 2 for text in texts)
 
 
 def names_reasoning(name: str) -> bool:

@@ -21,6 +21,7 @@ from domain_ft.corpus.hub_splits import SPLIT_NAMES
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.near_copies import MOST_COMPARED, Integers, text_fingerprints
+from domain_ft.corpus.no_label import may_mean_no_label
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
 from domain_ft.corpus.splitting import JOINED, draw, groupings, nearest_group
 from domain_ft.corpus.tagging.entities import (
@@ -36,7 +37,6 @@ from domain_ft.corpus.tagging.fields import Entry, TagFields
 from domain_ft.corpus.tagging.reading import named_classes, read_tagged
 from domain_ft.corpus.tagging.records import read_tagged_records
 from domain_ft.corpus.tagging.standoff import is_brat
-from domain_ft.corpus.tasks.labels import may_mean_no_label
 from domain_ft.errors import CorpusError
 from domain_ft.quoting import made_visible
 

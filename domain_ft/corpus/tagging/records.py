@@ -225,8 +225,10 @@ class _Record:
             spans = self.values.get(self.name("spans"))
             if is_knowledge_base(self.values):
                 mention_keys = {*mention_keys, "id", "text"}  # `read_document` compares these
-            unread = unread_keys(spans, mention_keys) if isinstance(spans, list) else []
-            unread = [key for key in unread if not (names_verdict(key) and _has_verdict(spans, key))]
+            unread = []
+            if isinstance(spans, list):
+                keys = unread_keys(spans, mention_keys)
+                unread = [key for key in keys if not (names_verdict(key) and _has_verdict(spans, key))]
             # Converted spans have an id that the tool's file may lack.
             unread = unread if self.entry.plain.unread is None else [key for key in unread if key != "id"]
             left.fields.update(f"{self.name('spans')}[].{key}" for key in unread)

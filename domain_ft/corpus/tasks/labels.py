@@ -19,19 +19,12 @@ from typing import Any, Literal
 
 from domain_ft.corpus.annotation_tools import are_spans, spans_in
 from domain_ft.corpus.cleaning import clean
-from domain_ft.corpus.no_label import means_no_label
+from domain_ft.corpus.no_label import may_mean_no_label, means_no_label
 from domain_ft.corpus.tasks.choices import chosen
 from domain_ft.errors import CorpusError
 from domain_ft.quoting import is_invisible, made_visible, shown
 
 LabelKind = Literal["auto", "names"]
-
-_MAYBE_NO_LABEL = frozenset(
-    {"none", "nil", "missing", "unknown", "undefined", "not available", "not applicable", "tbd", "todo", "blank"}
-    | {".", "...", "-1", "#value!", "#ref!", "(blank)", "empty", "unk", "<unk>", "[unk]", "no label", "unspecified"}
-    | {"not specified", "not labeled", "not labelled", "unannotated", "not annotated", "unassigned", "not assigned"}
-)
-"""Names that are read as classes, with a note, because they may mean a missing label."""
 
 _MISSING_NUMBERS = frozenset({9.0, 99.0, 999.0, 9999.0})
 """Numbers that statistics packages use for a missing value, also negative. Noted beside names and smaller numbers."""
@@ -528,7 +521,7 @@ class LabelSurvey:
                 return True
             return number != -1 and not self.names and 10 * max(sizes) < abs(number)
         name = str(value).strip().casefold()
-        return name in _MAYBE_NO_LABEL or all(unicodedata.category(one) == "Pd" for one in name)
+        return may_mean_no_label(name) or all(unicodedata.category(one) == "Pd" for one in name)
 
     def _sharing(self, values: Mapping[Any, int]) -> list[str]:
         """Notes on names with a separator that share a part with another name, so that they may be several labels."""
