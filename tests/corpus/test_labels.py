@@ -16,8 +16,9 @@ from domain_ft.corpus.checks.checking import Checker
 from domain_ft.corpus.checks.items import Rejections
 from domain_ft.corpus.checks.opening import CheckedFile, Fields
 from domain_ft.corpus.examples import TaskData
+from domain_ft.corpus.listed_text import listed_in
 from domain_ft.corpus.readers.base import Reject
-from domain_ft.corpus.tasks.labels import LabelRules, LabelSurvey, listed_in, variants
+from domain_ft.corpus.tasks.labels import LabelRules, LabelSurvey, variants
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.errors import CorpusError, RecordError, UserError
 

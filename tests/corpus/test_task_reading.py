@@ -462,7 +462,7 @@ def test_the_version_goes_with_the_stored_facts() -> None:
     assert (VERSION, names) == (
         6,
         [
-            *("fields", "multi_label", "kinds", "counts", "examples", "rejects", "unread", "characters"),
+            *("fields", "multi_label", "kinds", "counts", "examples", "rejects", "characters"),
             *("unread_fields", "notes"),
         ],
     )

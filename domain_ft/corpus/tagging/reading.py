@@ -23,6 +23,7 @@ from domain_ft.corpus.annotation_tools import (
     spans_in,
 )
 from domain_ft.corpus.left_out import LeftOut
+from domain_ft.corpus.listed_text import listed_in
 from domain_ft.corpus.readers import ENDINGS, raw_records
 from domain_ft.corpus.readers.base import BadRecords, read_lines
 from domain_ft.corpus.readers.choosing import LOOKED_AT
@@ -34,7 +35,6 @@ from domain_ft.corpus.tagging.entities import OUTSIDE, Scheme, TaggedText, is_ta
 from domain_ft.corpus.tagging.fields import Entry, TagFields, choose_spans_field
 from domain_ft.corpus.tagging.records import Sentence, read_tagged_records, with_scheme
 from domain_ft.corpus.tagging.standoff import is_brat, is_pubtator, read_bioc_xml, read_brat, read_pubtator
-from domain_ft.corpus.tasks.labels import listed_in
 from domain_ft.errors import CorpusError
 from domain_ft.json_files import RepeatedKeyError, loads
 from domain_ft.quoting import listed
