@@ -187,6 +187,8 @@ class Signalled:
     def __call__(self) -> None:
         import importlib
 
+        if self.number == signal.SIGINT:  # a job in the background inherits that it is ignored
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         module, name, turn = self.place
         there = importlib.import_module(module)
         real, calls = getattr(there, name), 0

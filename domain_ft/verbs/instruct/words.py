@@ -153,8 +153,8 @@ def _ends(report: InstructReport) -> str:
         return sentence
     return (
         f"{sentence} {points(repeated)}% of the sequences of four words repeat earlier ones of the same answer: small "
-        "models tend to repeat themselves under greedy decoding. With --repetition-penalty 1.1, in domain-ft instruct "
-        "and domain-ft generate, more answers end their turn."
+        "models tend to repeat themselves under greedy decoding. With --repetition-penalty 1.1 (of domain-ft instruct "
+        "and generate), more answers end their turn."
     )
 
 
