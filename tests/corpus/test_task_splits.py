@@ -292,7 +292,7 @@ def test_what_removal_leaves_nothing_of_is_an_error_and_a_lost_class_is_said(tmp
     other = str(write(tmp_path / "b.jsonl", [records[-1]]))
     data = task(write(tmp_path / "c.jsonl", records), test=other, validation=str(write(tmp_path / "d.jsonl", more())))
     clean = remove_leaks(data, find_leaks(data))
-    assert "the last training examples of 1 classes, such as 'lone'" in clean.notes[-1]
+    assert "the last training examples of 1 class, such as 'lone'" in clean.notes[-1]
 
 
 def test_a_family_of_near_copies_is_compared_whole(tmp_path: Path) -> None:

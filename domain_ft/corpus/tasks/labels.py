@@ -432,8 +432,9 @@ class LabelSurvey:
         """Whether a label may mean that there is none, beside the other labels `values`."""
         if isinstance(value, bool) or len(values) < 2:
             return False
-        number, others = number_in(value), [number_in(other) for _, other in values if other != value]
+        number = number_in(value)
         if number is not None and (number == -1 or abs(number) in _MISSING_NUMBERS):
+            others = [number_in(other) for _, other in values if other != value]
             sizes = [abs(other) for other in others if other is not None]
             if len(sizes) < len(others):
                 return True
