@@ -37,7 +37,7 @@ from threadpoolctl import threadpool_limits
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from adaptation import pooled
-from adaptation.features import Examples, Features
+from adaptation.features import MAX_LENGTH, Examples, Features
 from adaptation.tasks import Task, development_tasks
 from adaptation.texts import FIELDS, GENERAL, write_text
 from shared import RESULTS, machine, say, show, table, write_json
@@ -73,14 +73,15 @@ def adapted_models(args: argparse.Namespace, tasks: list[Task]) -> dict[str, str
 
 def adapt(name: str, args: argparse.Namespace, tasks: list[Task]) -> str:
     """The run folder of `domain-ft adapt` with the recipe on a field's text."""
-    text = args.work / "texts" / f"{name}.jsonl"
+    tests = "\0".join(text for task in tasks for text in task.test_texts)  # other tests need other texts
+    text = args.work / "texts" / f"{name}-{hashlib.blake2b(tests.encode(), digest_size=6).hexdigest()}.jsonl"
     if not text.is_file():
         unfinished = text.with_suffix(".part")
         counts = write_text(name, args.data, (text for task in tasks for text in task.test_texts), unfinished)
         unfinished.replace(text)
         say(f"{name}: {counts['documents']:,} documents, {counts['left_out']:,} with test texts left out")
     options = ["--model", args.base, "--control", "none", *shlex.split(args.recipe)]
-    digest = hashlib.blake2b(json.dumps(options).encode(), digest_size=6).hexdigest()
+    digest = hashlib.blake2b(json.dumps([text.name, *options]).encode(), digest_size=6).hexdigest()
     run: Path = args.work / "runs" / f"{name}-{digest}"
     if not (run / "result.json").is_file():
         say(f"adapting {args.base} to {name}: {args.recipe or 'defaults'}")
@@ -127,7 +128,7 @@ def _scored(args: argparse.Namespace, job: tuple[Task, int, str, Features | None
 
 
 def sizes_of(task: Task, sizes: list[int]) -> list[int]:
-    """The numbers of labels that the pool is large enough for: drawing nearly all of it would give equal draws."""
+    """The numbers of labels that the pool has. Draws of most of the pool overlap, so their variance is too small."""
     return [size for size in sizes if size <= len(task.pool)]
 
 
@@ -214,7 +215,7 @@ def fine_tuned(task: Task, size: int, column: str, model: str, args: argparse.Na
         words = ["--model", model, "--method", args.method, "--train-sizes", str(size), "--seeds", str(args.draws)]
         words += ["--train", files["train"], "--test", files["test"], "--text-field", "text", "--label-field", "label"]
         words += ["--group-field", "group", *(["--pair-field", "pair"] if task.pool[0].pair else [])]
-        words += ["--max-length", "96", "--no-baselines", "--no-examples", "--quiet", "--output", str(run)]
+        words += ["--max-length", str(MAX_LENGTH), "--no-baselines", "--no-examples", "--quiet", "--output", str(run)]
         command = [sys.executable, "-m", "domain_ft", "classify", *words, *(["--resume"] if run.is_dir() else [])]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return [Predictions.load(run / "predictions" / f"test-seed-{seed}.npz") for seed in range(args.draws)]

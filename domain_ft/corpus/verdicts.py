@@ -19,12 +19,11 @@ PREFERENCES = ("label", "ktotag")
 _ACCEPTED = ("accepted", "isaccepted", "approved", "isapproved")
 _REJECTED = ("isrejected", "discarded", "isdiscarded", "excluded", "isexcluded", "wascancelled")
 _REJECTED_IF_BOOLEAN = ("rejected", "exclude", "skip")
-_STATUS = (
-    *("status", "state", "verdict", "decision", "review", "reviewstatus", "reviewstate", "reviewresult"),
-    *("annotationstatus", "annotationstate", "approval", "approvalstatus"),
-)
-_OF_ANNOTATION = frozenset((*_ACCEPTED, *_REJECTED, *_REJECTED_IF_BOOLEAN, *_STATUS))
-"""Fields that are about the annotation of a record. The others can only be about an answer."""
+_STATUS_OF_ANNOTATION = ("status", "reviewstatus", "reviewstate", "reviewresult", "annotationstatus", "annotationstate")
+_STATUS = (*_STATUS_OF_ANNOTATION, "state", "verdict", "decision", "review", "approval", "approvalstatus")
+_OF_ANNOTATION = frozenset((*_ACCEPTED, *_REJECTED, *_REJECTED_IF_BOOLEAN, *_STATUS_OF_ANNOTATION))
+"""Fields that are about the annotation of a record. The others can only be about an answer: in examples of `classify`
+and `tag`, a `decision` or `verdict` is as likely a court's."""
 
 _GOOD = (*_ACCEPTED, "iscorrect", "desirable", "isdesirable", "isgood")
 _GOOD_IF_BOOLEAN = (  # a number may be the index of an option, and a word the answer

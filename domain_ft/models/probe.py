@@ -136,7 +136,7 @@ class FittedProbe:
     Attributes:
         probe: fitted to all examples.
         held_out: (examples, L) float32, the logits of each example from a probe of the same strength that was fitted
-            without its fold. They are honest where the probe's own logits are too sure.
+            without its fold. The probe's own logits for these examples would be overconfident.
     """
 
     probe: Probe
@@ -196,7 +196,7 @@ def _cross_validated(
             held_out[fold] = features[fold] @ weight.T + bias
         loss = _log_loss(held_out, targets, labels, balanced)
         if best is not None and loss >= best[0]:
-            break  # the loss has one minimum over the strengths, and weak penalties are slow to fit
+            break  # weaker penalties overfit more, and are slow to fit
         best = loss, strength, held_out
     assert best is not None
     _, strength, held_out = best

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from domain_ft.corpus.checks.items import _KINDS, Rejections, _told_by, example_items, tag_items, text_items
+from domain_ft.corpus.checks.items import _KINDS, Rejections, _matched_fragment, example_items, tag_items, text_items
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.tagging.fields import TagFields
 from domain_ft.corpus.tasks.fields import FieldNames
@@ -89,7 +89,7 @@ def test_the_kind_of_a_fault(tmp_path: Path, finder: str, words: str, kind: str,
         items = text_items(path, name, "text", rejections.bad)
     list(items)
     found = rejections.take()
-    assert {(one.kind, _told_by(one.message)) for one in found} == {(kind, words)}
+    assert {(one.kind, _matched_fragment(one.message)) for one in found} == {(kind, words)}
 
 
 def test_each_of_the_words_tells_the_fault_of_a_file() -> None:
@@ -98,6 +98,8 @@ def test_each_of_the_words_tells_the_fault_of_a_file() -> None:
 
 def test_words_of_the_file_do_not_tell_the_kind() -> None:
     """A label is called `broken`, another `UTF-8`."""
-    assert _told_by("the field holds 'broken', where the other records hold lists of labels") == "the field holds"
-    assert _told_by('"span" is not a tag') == "is not a tag"
-    assert _told_by("the field 'tag' is given twice in one object") is None
+    assert (
+        _matched_fragment("the field holds 'broken', where the other records hold lists of labels") == "the field holds"
+    )
+    assert _matched_fragment('"span" is not a tag') == "is not a tag"
+    assert _matched_fragment("the field 'tag' is given twice in one object") is None

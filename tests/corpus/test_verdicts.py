@@ -51,7 +51,7 @@ def chats(path: Path, **fields: Any) -> ConversationData:
 @pytest.mark.parametrize(
     "verdict",
     [
-        *({"status": "rejected"}, {"state": "Rejected "}, {"accepted": False}, {"is-approved": "no"}, {"Approved": 0}),
+        *({"status": "rejected"}, {"status": "Rejected "}, {"accepted": False}, {"is-approved": "no"}, {"Approved": 0}),
         *({"was_cancelled": True}, {"wasCancelled": True}, {"rejected": "true"}, {"answer": "ignore"}),
     ],
 )
@@ -66,7 +66,16 @@ def test_a_rejected_annotation(verdict: dict[str, Any]) -> None:
     "other",
     [
         *({"status": "draft"}, {"accepted": True}, {"accepted": "maybe"}, {"rejected": "the longer answer"}),
-        *({"rating": "bad"}, {"label": "bad"}, {"deleted": True}, {"correct": False}, {"state": "Ohio"}),
+        *(
+            {"rating": "bad"},
+            {"label": "bad"},
+            {"deleted": True},
+            {"correct": False},
+            {"state": "Ohio"},
+            {"decision": "rejected"},
+            {"verdict": "declined"},
+            {"review": "reject"},
+        ),
     ],
 )
 def test_no_verdict_on_the_annotation(other: dict[str, Any]) -> None:

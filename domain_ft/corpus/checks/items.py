@@ -163,11 +163,11 @@ _QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")  # values of the file, which may h
 
 
 def _kind(reason: str) -> str:
-    words = _told_by(reason)
+    words = _matched_fragment(reason)
     return "unreadable" if words is None else _KINDS[words]
 
 
-def _told_by(reason: str) -> str | None:
+def _matched_fragment(reason: str) -> str | None:
     """The key of `_KINDS` that a message has."""
     own = _QUOTED.sub("", reason)
     return next((words for words in _KINDS if words in own), None)
