@@ -13,9 +13,9 @@ from domain_ft.quoting import quoted
 _LISTED = 5  # most fields in a note
 _LONGEST_WORD = 40  # characters of a verdict
 _MOST_WORDS = 8  # different values of a field of verdicts
-_LONG = 40  # mean characters of a text that may belong to the prompt
+_LONG = 40  # mean UTF-8 bytes of a text that may belong to the prompt: 40 Latin letters, 13 kanji
 _COMMON = 0.05  # the smallest share of the records that have it
-_SAMPLE = 1_000  # records whose texts are kept, to see what a field holds
+_SAMPLE = 1_000  # records whose texts are examined
 _SET_NAMES = ("split", "set", "subset", "partition", "fold", "datasplit")
 _HELD_OUT = frozenset({"test", "testing", "validation", "valid", "val", "dev", "eval", "heldout", "held_out"})
 _NEGATIVE = NEGATIVE_WORDS | {"fail", "failed", "wrong", "incorrect", "invalid"}
@@ -26,7 +26,7 @@ class UnreadValues:
     """Collects the values of the fields that are not read, from all records of a source.
 
     Args:
-        texts: whether to examine texts too, for `text_notes`.
+        texts: whether to examine the texts of the first records too, for `text_notes` and `long_texts`.
     """
 
     def __init__(self, *, texts: bool = False) -> None:
@@ -36,6 +36,7 @@ class UnreadValues:
         self._other: set[str] = set()  # fields with a value that is no verdict
         self._texts: Counter[str] = Counter()  # records by field with text
         self._characters: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
         self._samples: defaultdict[str, list[str]] = defaultdict(list)
 
     def add(self, record: Mapping[str, Any], unread: Iterable[str], known: Collection[str] = ()) -> None:
@@ -58,15 +59,15 @@ class UnreadValues:
             self._other.add(field)
         else:
             self._words[field][word] += 1
-        if not self._has_texts:
+        if not self._has_texts or self._records > _SAMPLE:
             return
         parts = [part.strip() for _, part in texts_inside(value) if part.strip()]
         text = "\n".join(parts)
         if text and not any(text in one or (one.strip() and one.strip() in text) for one in known):
             self._texts[field] += 1
             self._characters[field] += len(text)
-            if self._texts[field] <= _SAMPLE:
-                self._samples[field] += [part[:300] for part in parts[:10]]
+            self._bytes[field] += len(text.encode("utf-8", "surrogatepass"))
+            self._samples[field] += [part[:300] for part in parts[:10]]
 
     def verdict_notes(self) -> list[str]:
         """A note on fields whose values look like verdicts or marks; none if there are no such fields."""
@@ -96,18 +97,30 @@ class UnreadValues:
         Args:
             is_reasoning: whether a field is named like the reasoning before an answer. Then shorter text counts too.
         """
-        means = {field: self._characters[field] / count for field, count in self._texts.items()}
+        long = self.long_texts()
         notes = []
-        for field in sorted(means, key=lambda field: -means[field]):
-            reasoning = is_reasoning(field)
-            if not reasoning and (means[field] < _LONG or self._texts[field] < _COMMON * self._records):
-                continue
-            name = field.rpartition(".")[2]
-            if what_fields_hold([{name: self._samples[field]}])[name] is Holds.TEXT:
-                size = f"{means[field]:,.0f} characters on average"
+        means = {field: self._characters[field] / count for field, count in self._texts.items()}
+        for field, characters in sorted(means.items(), key=lambda item: -item[1]):
+            reasoning = is_reasoning(field) and self._is_text(field)
+            if reasoning or field in long:
+                size = f"{characters:,.0f} characters on average"
                 fix = " To learn it as the answer's reasoning, name it reasoning_content." if reasoning else ""
                 notes.append(f"{quoted(field)} holds text ({size}) and is not part of the prompt or the answer.{fix}")
         return notes[:_LISTED]
+
+    def long_texts(self, least_share: float = _COMMON) -> list[str]:
+        """The fields that hold longer text in at least this share of the examined records."""
+        least = least_share * min(self._records, _SAMPLE)
+        return [
+            field
+            for field, count in self._texts.items()
+            if self._bytes[field] >= _LONG * count and count >= least and self._is_text(field)
+        ]
+
+    def _is_text(self, field: str) -> bool:
+        """Whether a field holds text, and not identifiers or the like."""
+        name = field.rpartition(".")[2]
+        return what_fields_hold([{name: self._samples[field]}])[name] is Holds.TEXT
 
 
 def _word(value: Any) -> str | None:

@@ -272,6 +272,11 @@ def test_long_text_that_is_not_read_is_said(tmp_path: Path) -> None:
     assert "--pair-field passage" in note
     for options in ({"pair_field": "passage"}, {"text_field": "question"}):
         assert task(path, **options).notes == []
+    rows = [
+        {"text": f"患者{i}は頭痛と発熱を訴えた。", "memo": f"症例{i}は三日前からの発熱を訴えた。", "label": "ab"[i % 2]}
+        for i in range(30)
+    ]
+    assert "memo holds text too" in task(write(tmp_path / "ja.jsonl", rows)).notes[0]
     short = [{"text": sentence(i), "title": "A title", "label": "ab"[i % 2]} for i in range(30)]
     assert task(write(tmp_path / "b.jsonl", short)).notes == []
 

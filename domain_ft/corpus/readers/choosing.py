@@ -46,7 +46,6 @@ _IDENTIFIERS = re.compile(
 )
 _DEEPEST = 8  # levels of objects and lists that are examined
 _IDENTIFYING = 0.9  # if this share of the values are identifiers, the field holds NAMES
-_LONG = 40  # the fewest characters of a long text, if all are ASCII
 _SENTENCE_WORDS = 4  # the fewest words of a sentence
 _SENTENCE_CHARACTERS = 20  # the fewest characters of a sentence with fewer words, if not all are ASCII
 
@@ -106,11 +105,6 @@ def _holds(name: str, values: Sequence[str]) -> Holds:
     if sentences * 2 < len(shortened) and _NAMING.fullmatch(_CAMEL.sub("_", str(name))):
         return Holds.NAMES
     return Holds.TEXT
-
-
-def is_long_text(value: Any) -> bool:
-    """Whether a value is a sentence or more, longer than most titles and names."""
-    return isinstance(value, str) and _is_sentence(value[:300].strip()) and (len(value) >= _LONG or not value.isascii())
 
 
 def _is_json(value: str) -> bool:

@@ -28,7 +28,7 @@ from domain_ft.corpus.readers.base import (
     usual_id,
     usual_name,
 )
-from domain_ft.corpus.readers.choosing import is_long_text, what_fields_hold
+from domain_ft.corpus.readers.choosing import what_fields_hold
 from domain_ft.corpus.tasks.choices import chosen, plain_records
 from domain_ft.corpus.tasks.labels import LabelForm, LabelProblem, LabelRules, LabelSurvey
 from domain_ft.corpus.unread_values import UnreadValues
@@ -41,7 +41,6 @@ TEXT_NAMES = ("text", "sentence", "sentence1", "document", "content", "body", "q
 _SECOND_NAMES = {"sentence1": "sentence2", "premise": "hypothesis", "question": "context", "text1": "text2"}
 LABEL_NAMES = ("label", "labels", "category", "categories", "class", "classes", "target")
 _EMPTIES = frozenset({"nan", "<na>", "null", "#n/a", "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!"})
-_LOOKED_AT = 1_000  # records in which fields that are not read are examined
 _TRUTH = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 
 
@@ -382,9 +381,7 @@ class FieldSurvey(ExampleFields):
         )
         self._fields = fields
         self._labels_seen: LabelSurvey | None = None
-        self._unread_values = UnreadValues()
-        self._records = 0
-        self._long: Counter[str] = Counter()  # by field that is not read, the records in which it holds long text
+        self._unread_values = UnreadValues(texts=True)
 
     def columns(self, file: str) -> Callable[[Mapping[str, int]], list[str] | None]:  # type: ignore[override]
         """All columns, because it is not known yet which are needed."""
@@ -397,10 +394,6 @@ class FieldSurvey(ExampleFields):
         self._resolve({} if self._resolved else what_fields_hold([record.fields]), file)
         if annotation_rejected(record.fields, self.read) is None:
             self._unread_values.add(record.fields, self.unread_in(record))
-        if self._records < _LOOKED_AT:
-            self._records += 1
-            read = self.read
-            self._long.update(str(n) for n, value in record.fields.items() if n not in read and is_long_text(value))
         if len(self.label_columns) == 1:
             label = self.label_columns[0]
             if self._labels_seen is None:
@@ -429,7 +422,7 @@ class FieldSurvey(ExampleFields):
         text = self.names.text
         if self.unread:
             return [f"Only '{text}' is read: for pairs, name the second text: --pair-field {self.unread}."]
-        others = [name for name, count in self._long.items() if 2 * count > self._records]
+        others = self._unread_values.long_texts(least_share=0.5)
         if not others:
             return []
         first = join_names(others[:1])
