@@ -9,8 +9,10 @@ CORPUS ?= legal
 ARGS   ?=
 # More options for pip, such as an index of PyTorch's CPU wheels, which are smaller than those with CUDA.
 PIP_ARGS ?=
-# Two processes with one thread each: faster than one process with two threads, since the tests' tensors are small.
-PYTEST ?= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# Two processes with one thread each: faster than one process with two threads, since the tests' tensors are small. Each
+# gets half of the files, so that the runs that a module's tests share are done once. Bytecode is kept even where the
+# environment says otherwise, for the many processes that tests start.
+PYTEST ?= OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Tests pass lists of arguments (f(*tensors, **options)), which mypy cannot follow, so calls are not checked there.
 TEST_PATH := kernels:benchmarks:benchmarks/kernels:tests:tests/evaluation:tests/verbs:tests/training:tests/report:tests/corpus:tests/kernels

@@ -1,14 +1,15 @@
-"""What a corpus costs by size: to prepare and tokenise once, and to read in every later run.
+"""What a corpus costs by its size: to prepare and tokenise it once, and to read it in every later run.
 
     domain-ft bench corpus [-- --gigabytes 2 --small-gigabytes 0.01 --seconds 20 --folder DIR --json]
 
 Two corpora are generated from random words, a small and a large one: documents of 40 bytes to some 100 kilobytes, one
-in seven in Japanese, one in ten a near copy of another. Each is read from Parquet, cleaned, deduplicated, split and
-tokenised, and then read in masked steps of 4,096 tokens, as in training but without a model. Each measurement runs in a
-separate process; memory is that of the process and its workers, sampled while it runs. The two corpora are read in
-turns, first from the disk, then from the page cache. Three things must not grow with the corpus: seconds to the first
-batch once cached, memory while reading, and time per batch. The benchmark fills a folder of some five times the large
-corpus and removes it. A folder given by --folder is kept, and a second call uses its cache.
+in seven in Japanese, one in ten a near copy of the one before. Each corpus is read from Parquet, cleaned, deduplicated,
+split and tokenised. Then it is read in steps of 4,096 tokens, masked as in training but without a model. Each
+measurement runs in a separate process; memory is that of the process and its workers, sampled while it runs. The two
+corpora are read in turns, first from the disk, then from the page cache. Three quantities must not grow with the
+corpus: seconds to the first batch once cached, memory while reading, and time per batch. The files take about five
+times the size of the large corpus, in a temporary folder. A folder given by --folder is kept, and a second call uses
+its cache.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ READINGS = 3
 
 
 def texts(size: int) -> Iterator[str]:
-    """Documents of `size` bytes in total, the same in every run."""
+    """Documents of at least `size` bytes in total, the same in every run."""
     draw = np.random.default_rng(SEED)
     consonants, vowels = list("bcdfghjklmnprstvz"), ["a", "e", "i", "o", "u", "é", "ö"]
     syllables = np.array([c + v for c in consonants for v in vowels] + ["tion", "ing", "er", "ment"])
@@ -72,7 +73,7 @@ def texts(size: int) -> Iterator[str]:
 
 
 def _japanese_word(draw: np.random.Generator) -> str:
-    """One or two kanji and up to two hiragana; there are no spaces between words."""
+    """One or two kanji and up to two hiragana."""
     kanji, hiragana = (
         draw.integers(0x4E00, 0x5E00, draw.integers(1, 3)),
         draw.integers(0x3041, 0x3093, draw.integers(3)),
@@ -98,7 +99,7 @@ def make_corpus(path: Path, size: int) -> None:
 
 
 def make_tokenizer(path: Path) -> None:
-    """Train a BERT-style WordPiece tokenizer on the first megabytes of the corpus."""
+    """Train a BERT-style WordPiece tokenizer on the first 8 megabytes of the corpus."""
     from tokenizers import BertWordPieceTokenizer
 
     tokenizer = BertWordPieceTokenizer()
@@ -186,7 +187,7 @@ def preload(files: list[Path]) -> None:
 
 
 def measure_reading(corpus: Path, tokenizer: Path, seconds: float) -> dict[str, Any]:
-    """Open the cached corpus and read masked batches for `seconds`, half from the disk, half from the page cache."""
+    """Open the cached corpus and read masked batches: half of `seconds` from the disk, half from the page cache."""
     from domain_ft.corpus.masking import MaskVocabulary, mask_tokens
     from domain_ft.corpus.packing import StepPlan, micro_batches
 
@@ -231,7 +232,7 @@ def measure_reading(corpus: Path, tokenizer: Path, seconds: float) -> dict[str, 
 
 
 def compare(sizes: dict[str, int], seconds: float, folder: Path) -> dict[str, Any]:
-    """Measure each size. Returns the report's rows by name; reuses the results of an earlier call in the folder."""
+    """Measure each size. Returns the report's rows by name. An earlier call's corpora and caches are not made again."""
     environment = {**os.environ, "DOMAIN_FT_CACHE": str(folder / "cache")}
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
@@ -273,7 +274,7 @@ def print_table(rows: dict[str, Any]) -> None:
     lines = {
         "prepared, MB/s": lambda row: f"{row['bytes'] / 1e6 / row['making']['prepare_seconds']:.1f}",
         "tokenised, MB/s": lambda row: f"{row['bytes'] / 1e6 / row['making']['tokenise_seconds']:.1f}",
-        "peak memory of both, workers included, MB": lambda row: f"{row['making']['peak_memory_megabytes']:,.0f}",
+        "peak memory of preparing and tokenising, MB": lambda row: f"{row['making']['peak_memory_megabytes']:,.0f}",
         "disk, bytes per byte of text": lambda row: " + ".join(
             f"{row['making'][f'{what}_bytes_on_disk'] / row['bytes']:.2f}" for what in ("text", "token")
         ),
@@ -281,7 +282,7 @@ def print_table(rows: dict[str, Any]) -> None:
         "once cached: first batch, s": lambda row: f"{row['reading']['seconds_to_first_batch']:.2f}",
         "once cached: memory while reading, MB": lambda row: f"{row['reading']['memory_megabytes']:,.0f}",
         "once cached: batches/s": lambda row: f"{row['reading']['batches_per_second']:,.0f}",
-        "the same, not in the page cache": lambda row: f"{row['reading']['batches_per_second_from_disk']:,.0f}",
+        "once cached: batches/s from the disk": lambda row: f"{row['reading']['batches_per_second_from_disk']:,.0f}",
     }
     for label, line in lines.items():
         table.add_row(label, *(line(row) for row in rows.values()))
@@ -314,7 +315,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the large corpus")
     parser.add_argument("--small-gigabytes", type=float, default=0.01, help="size of the small corpus")
-    parser.add_argument("--seconds", type=float, default=20.0, help="how long each corpus is read, three times")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds of each of three readings of a corpus")
     parser.add_argument("--folder", type=Path, help="keep the corpora and their caches here between calls")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON on standard output")
     parser.add_argument("--measure", choices=("making", "reading"), help=argparse.SUPPRESS)

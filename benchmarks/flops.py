@@ -17,7 +17,7 @@ class Flops:
             the head of a masked LM see only the labelled positions.
         adapters: 2 R (K + N) forward and twice that backward, minus 2 R K if the input needs no gradient.
         attention: 4 L D per layer forward (scores and weighted sum over the L tokens of a row; half of it if causal)
-            and twice that backward. L is the mean over tokens.
+            and twice that backward. L is the length of a token's row, averaged over tokens.
         head: the output projection, on the labelled positions: 2 D V forward and 2 D V backward.
     """
 
@@ -52,7 +52,7 @@ def count(prepared: Any) -> Flops:
 def _adapted(prepared: Any) -> list[tuple[Any, bool, bool]]:
     """Each adapted layer, whether its input needs a gradient, and whether it sees only the labelled positions.
 
-    Found by one short forward pass.
+    A forward pass over the longest row shows this.
     """
     from domain_ft.models.lora_layers import LoraLinear
 

@@ -1,18 +1,19 @@
-"""Peak memory of a training step by tokens: LoRA linears and a language-model head, ours and PEFT's.
+"""Peak memory of a training step by its number of tokens: LoRA linears and a language-model head, ours and the peer's.
 
     domain-ft bench memory [-- --tokens 2048,4096,8192 --layers 2 --model BERT-base|MiniLM --json]
 
 The step is `layers` feed-forward blocks of the model's sizes (hidden, four times hidden, GELU, and back) and its head,
-with 15 % of the tokens labelled, forward and backward. Ours uses `lora_linear` and `linear_cross_entropy`; the peer
-PEFT's layers, full logits, and the loss in float32, as transformers computes it. On a GPU the peak comes from the
-allocator's statistics; on a CPU from the profiler's record of every allocation and release.
+with 15 % of the tokens labelled, forward and backward. Ours uses `lora_linear` and `linear_cross_entropy`. The peer
+computes the layers as PEFT does, and full logits and the loss in float32 as transformers does. On a GPU the peak comes
+from the allocator's statistics; on a CPU from the profiler's record of every allocation and release.
 
 Three peaks are measured: the whole step, beyond weights and inputs; the forward pass of the linears, with what it
-saves for backward; and the head with its gradient. Ours must not grow with vocabulary x tokens, except for the bounded
-workspace: `loss_slope` is the cost of one more token in the head, between the two largest numbers of tokens.
+saves for backward; and the head with its gradient. Our head must not grow with vocabulary x tokens, except for its
+bounded workspace. `loss_slope` shows this: the bytes that the head takes for one more token, between the last two
+numbers of tokens.
 
-If triton is installed there is a fourth: the peak of the Triton head, from the sizes of all tensors that it allocates.
-It needs neither a GPU nor memory, so it works at any size.
+If triton is installed, a fourth peak is that of the Triton head, from the sizes of all tensors that it allocates. This
+needs neither a GPU nor memory, so it works at any size.
 """
 
 from __future__ import annotations
@@ -166,7 +167,7 @@ def _silent() -> Iterator[None]:
 
 
 def triton_head(model: str, tokens: list[int]) -> list[dict[str, int]]:
-    """Peaks of the Triton head beyond its operands, bfloat16, as on an H100; it allocates for labels on all rows."""
+    """Peaks of the Triton head beyond its operands in bfloat16, as on an H100. It allocates for labels on all rows."""
     sys.path.append(str(HERE / "kernels"))
     from launches import call_linear_cross_entropy
 
@@ -234,12 +235,13 @@ def show(found: dict[str, Any]) -> None:
         slope = found["loss_slope"]
         print(
             f"One more token costs the head {slope['ours']:,.0f} bytes (ours) and {slope['peers']:,.0f} (the peer's); "
-            f"its hidden state has {found['hidden_bytes_per_token']:,}, its logits {found['logits_bytes_per_token']:,}."
+            f"a token's hidden state has {found['hidden_bytes_per_token']:,}, its logits "
+            f"{found['logits_bytes_per_token']:,}."
         )
 
     if "triton_head" in found:
         sizes = ", ".join(f"{row['tokens']:,}: {row['loss'] / 2**20:,.0f}" for row in found["triton_head"])
-        print(f"The Triton head, from the sizes of its tensors, MiB by tokens in bfloat16: {sizes}.")
+        print(f"Peak MiB of the Triton head in bfloat16, by tokens, from the sizes of its tensors: {sizes}.")
 
 
 def main() -> None:

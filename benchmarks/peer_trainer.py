@@ -2,10 +2,11 @@
 
 Written from the documented behaviour of those examples. Documents are tokenised once into a cached Arrow data set: as
 rows of a fixed length (`group_texts`) or, for short documents, one document per row, padded to the longest of its batch
-(`--line_by_line` without `--pad_to_max_length`). Masks are drawn for every batch by DataCollatorForLanguageModeling;
-full logits; AdamW. "With dropout" means the model's dropout (a Llama has none) and 0.1 on the adapters' input, as in
-PEFT's quick tour. Nothing slows it down artificially: no evaluation, saving or logging inside the timed steps, special
-tokens are marked in advance for the collator, and rows are padded only to the longest of their batch.
+(`--line_by_line` without `--pad_to_max_length`). DataCollatorForLanguageModeling draws the masks of every batch. The
+model computes full logits; AdamW trains the adapters. "With dropout" means the model's dropout (a Llama has none) and
+0.1 on the adapters' input, as in PEFT's quick tour. Nothing slows the peer down artificially: there is no evaluation,
+saving or logging inside the timed steps, special tokens are marked in advance for the collator, and rows are padded
+only to the longest of their batch.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ class Recipe:
         model: the folder of the base.
         rows: the folder that `make_rows` wrote.
         objective: `mlm` or `clm`.
-        dropout: whether dropout is on, see above.
+        dropout: whether dropout is on, as the module describes.
         by_length: batches of documents of similar length (`train_sampling_strategy="group_by_length"`).
-        longest_first: begin with the longest of these batches, to capture the memory peak.
+        longest_first: begin with the batch of the longest document, so that the memory peak is seen.
         tokens_per_step: approximate tokens in a batch, without padding.
         steps, rank, learning_rate, weight_decay, warmup, seed: as named; the schedule is a cosine.
     """
@@ -180,9 +181,9 @@ def batches_by_length(lengths: list[int], batch: int, steps: int, seed: int, lon
     """The rows of `steps` batches that represent an epoch of Trainer's length-grouped batches.
 
     LengthGroupedSampler sorts 50 batches at a time by decreasing length, so the first few steps of a run would see only
-    the longest documents. With `longest_first`, the first of these batches is kept as the first step: it has the
-    longest document and so sets the memory peak; it is not timed. The others are spaced evenly from longest to
-    shortest, each from a different group of 50 batches while there are more groups.
+    the longest documents. With `longest_first`, the epoch's first batch is the first step: it has the longest document
+    and so sets the memory peak, and it is not timed. The other steps are spaced evenly from long to short documents,
+    each from a different group of 50 batches if there are enough groups.
     """
     sampler = LengthGroupedSampler(batch, lengths=lengths, generator=torch.Generator().manual_seed(seed))
     order = list(sampler)

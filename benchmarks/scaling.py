@@ -2,9 +2,10 @@
 
     domain-ft bench scaling [-- --parts length,micro_batches,rows --minilm --json]
 
-length         tokens/s and memory of runs of 1e5, 1e6 and 1e7 tokens, over the run and in its last tenth, with a tiny
-               random BERT, so that the loop and the data are a large part of a step and 1e7 tokens take minutes;
-               --minilm adds 1e5 and 1e6 tokens of minilm (ten more minutes). Flat means cost is linear in the length.
+length         tokens/s over a run and in its last tenth, and memory at its end, for runs of 1e5, 1e6 and 1e7 tokens.
+               A tiny random BERT is trained, so that the loop and the data are a large part of a step and 1e7 tokens
+               take minutes. --minilm adds runs of 1e5 and 1e6 tokens with minilm (ten more minutes). If tokens/s stay
+               the same, the cost is linear in the length.
 micro_batches  the time of a step of 16,384 tokens of minilm, in micro-batches of 256 to 16,384 tokens.
 rows           tokens/s for rows of 32 to 8,192 tokens at 8,192 tokens per step, with a small random BERT with 8,192
                positions, beside the FLOPs per token: attention sees the whole row, so its share grows with the row.
@@ -40,7 +41,7 @@ ROUNDS = 2
 DOCUMENT_CHARACTERS = 1_000_000
 TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 TINY_MASK_RATE = 0.05
-"""Few masked tokens, so that the vocabulary of 30,522 does not dominate the step."""
+"""So few tokens are masked that the head with its 30,522 classes does not dominate the step."""
 LONG = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
 
 
@@ -63,7 +64,7 @@ def make_model(folder: Path, sizes: dict[str, int], positions: int) -> None:
 
 
 def make_long_documents(path: Path) -> None:
-    """A JSONL of documents that fill many rows of 8,192 tokens each: concatenated legal texts."""
+    """Write concatenated legal texts as JSONL; each document fills many rows of 8,192 tokens."""
     from domain_ft.corpus.corpus import open_corpus
     from domain_ft.corpus.prepared import prepare
 
@@ -174,7 +175,7 @@ def _turn(title: str, measurement: Measurement, environment: dict[str, str] | No
 
 
 def by_length(folder: Path, minilm: bool) -> dict[str, Any]:
-    """Runs of increasing length; the longest once, the others twice."""
+    """Runs of increasing length: twice each, but the longest of the tiny model once."""
     make_model(folder, TINY, 512)
     found = {}
     jobs = [("tiny", str(folder), RUNS, TINY_MASK_RATE)]

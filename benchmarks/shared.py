@@ -1,4 +1,4 @@
-"""What the training benchmarks share: separate processes, the machine's name and peak rates, figures."""
+"""What several benchmarks share: separate processes, the machine's name and peak rates, tables and figures."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _processor() -> str:
 
 
 def gemm_rates() -> dict[str, float]:
-    """Measured rates of matrix products, FLOP/s, each the best of GEMM_SHAPES.
+    """Measured rates of matrix products in FLOP/s, each the best over GEMM_SHAPES.
 
     `float32` is the rate of torch.mm, which any program gets; `best_float32` and `best_bfloat16` are the rates of the
     fastest library in torch for each type.

@@ -1,9 +1,9 @@
-"""How long commands take to answer, and `adapt` to reach its first step, beside Trainer + PEFT.
+"""How long commands take to answer, and how long `adapt` and Trainer + PEFT take to reach their first step.
 
     domain-ft bench startup [-- --rounds 5 --json]
 
-Wall-clock seconds of whole processes, in turns; medians. `help` is `domain-ft --help`. `adapt` is the time from the
-start of `domain-ft adapt` with default options, on a cached embedded corpus and model, to the start of its first
+Medians of wall-clock seconds, in separate processes that take turns. `help` is `domain-ft --help`. `adapt` is the time
+from the start of `adapt` with default options, on a cached embedded corpus and model, to the start of its first
 optimiser step: imports, text, model, and what the report needs beforehand. After the first run on a corpus, the base's
 scores are cached too; `adapt, base not measured yet` is that first run. `peer` is run_mlm.py's work on the same text,
 tokenised and cached; it measures nothing before training. A first round fills caches and is not counted.

@@ -9,16 +9,16 @@ separate process, and sides take turns: ours, peer, peer without dropout, and so
 one round. Loading and tokenising are not timed, nor is the first step of each process. Only document tokens count, not
 padding. Each round has a different seed.
 
-Sides. `ours` is `adapt` with its defaults; if `--dtype auto` is not float32, `ours_float32` is run too. The peer is run
-with its default dropout and without. SmolLM2 has no dropout, so there it is only the adapter's (PEFT's lora_dropout).
-If the peer pads (short documents, one per row), it is also run with batches grouped by length; full rows have one
-length, so grouping would change nothing.
+Sides. `ours` is `adapt` with `--dtype auto`; if that is not float32, `ours_float32` is run too. The peer is run with
+dropout and without. SmolLM2 has no dropout, so there only the adapters have it (PEFT's lora_dropout). If the peer pads
+(short documents, one per row), it is also run with batches grouped by length; full rows have one length, so grouping
+would change nothing.
 
 `gemm_fraction` is the rate of our counted FLOPs (see flops.py) as a share of torch.mm's rate in float32, measured in
-turn; `best_gemm_fraction` is the share of the fastest library's rate in the type that is used. `data_fraction` is the
-share of our step time in which the loop waits for data. `final_loss` is the held-out loss after these few steps and
-only shows that both train. --losses shows whether they learn equally from equal tokens: our scorer for both sides, the
-base for comparison, and the paired bootstrap interval over held-out documents.
+the same round; `best_gemm_fraction` is the share of the fastest library's rate in the type that is used.
+`data_fraction` is the share of our step time in which the loop waits for data. `final_loss` is the held-out loss after
+these few steps and only shows that both train. --losses shows whether both learn the same from equal tokens. Our scorer
+scores both sides and the base, and intervals are from the paired bootstrap over held-out documents.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Job:
         model, corpus: embedded names.
         objective: `mlm` or `clm`.
         full_rows: whether the peer concatenates documents (run_mlm.py, run_clm.py) or pads them (--line_by_line).
-        tokens_per_step: document tokens in an optimiser step; fewer if the peer takes minutes.
+        tokens_per_step: document tokens in an optimiser step; fewer where the peer would take minutes.
         steps: optimiser steps per process; the first is not counted.
     """
 
@@ -140,8 +140,8 @@ def make_peer_rows(job: Job, folder: Path) -> None:
 def measure(job: Job, side: Side, steps: int, seed: int, rows: Path, scores: Path | None) -> dict[str, Any]:
     """Train `steps` on one `side`: speed of all steps but the first, peak memory, held-out loss afterwards.
 
-    The peer's process loads nothing of ours before its peak memory is read. If the folder `scores` is given, the scores
-    of the base and of the trained model are written to it.
+    The peer's process loads no model or corpus for us before its peak memory is read. If the folder `scores` is given,
+    the scores of the trained model are written to it, and for our sides also those of the base.
     """
     import torch
 
@@ -327,7 +327,7 @@ class Comparison:
         return found
 
     def steps_of(self, name: str) -> int:
-        """--steps, or the default of the job."""
+        """The steps of every job, if given, or else this job's default."""
         return self.steps or JOBS[name].steps
 
 
@@ -429,9 +429,9 @@ def _losses(name: str, seed: int, steps: int, turn: dict[str, dict[str, Any]], s
 def show_speed(found: dict[str, Any]) -> None:
     """Print the table."""
     made = table(
-        f"{found['machine']}, {found['threads']} threads; torch.mm: {found['gemm_gflops']:.0f} GFLOP/s in float32;\n"
-        f"the fastest library {found['best_gemm_gflops']['float32']:.0f}, in bfloat16 "
-        f"{found['best_gemm_gflops']['bfloat16']:.0f}. 'of GEMM': of the first, and of the fastest in that type\n"
+        f"{found['machine']}, {found['threads']} threads; GFLOP/s: torch.mm {found['gemm_gflops']:.0f} in float32, the "
+        f"fastest library {found['best_gemm_gflops']['float32']:.0f}, in bfloat16 "
+        f"{found['best_gemm_gflops']['bfloat16']:.0f}\n'of GEMM': of torch.mm's rate / of the fastest's in that type\n"
         f"medians of {found['rounds']} interleaved rounds; ratios are of ours to the peer, within a round",
         ("job", "side"),
         ("tokens/s", "ratio", "of GEMM", "GiB", "ratio", "padding", "loss"),
@@ -467,7 +467,7 @@ def _fraction_keys(side: str) -> tuple[str, str]:
 
 
 def _spread(ratios: dict[str, Any]) -> str:
-    """`5.1 x (4.9-5.3)`: median, minimum and maximum over the rounds."""
+    """`5.12 x (4.9-5.3)`: median, minimum and maximum over the rounds."""
     rounds = ratios["rounds"]
     return f"{ratios['median']:.2f} x" + (f" ({min(rounds):.1f}-{max(rounds):.1f})" if len(rounds) > 1 else "")
 
@@ -499,7 +499,7 @@ def _interval(found: dict[str, Any] | None) -> str:
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """Plot speed and memory, one row of panels per job, with our ratio to each side."""
+    """Plot speed and memory, one row of panels per job, with our ratio to each peer."""
     rows = [row for row in found["rows"] if "ours" in row]
     if not rows:
         return

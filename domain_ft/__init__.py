@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from domain_ft.verbs.compare.run import compare
     from domain_ft.verbs.compare.settings import CompareSettings
     from domain_ft.verbs.data.settings import EstimateSettings
+    from domain_ft.verbs.embed.run import embed
+    from domain_ft.verbs.embed.settings import EmbedSettings
     from domain_ft.verbs.evaluate.run import evaluate
     from domain_ft.verbs.evaluate.settings import EvaluateSettings
     from domain_ft.verbs.export.run import export
@@ -43,6 +45,7 @@ __all__ = [
     "AdaptSettings",
     "ClassifySettings",
     "CompareSettings",
+    "EmbedSettings",
     "EstimateSettings",
     "EvaluateSettings",
     "ExportSettings",
@@ -55,6 +58,7 @@ __all__ = [
     "adapt",
     "classify",
     "compare",
+    "embed",
     "evaluate",
     "export",
     "generate",
@@ -70,6 +74,7 @@ _MODULES = {
     "AdaptSettings": "verbs.adapt.settings",
     "ClassifySettings": "verbs.classify.settings",
     "CompareSettings": "verbs.compare.settings",
+    "EmbedSettings": "verbs.embed.settings",
     "EstimateSettings": "verbs.data.settings",
     "EvaluateSettings": "verbs.evaluate.settings",
     "ExportSettings": "verbs.export.settings",
@@ -82,6 +87,7 @@ _MODULES = {
     "adapt": "verbs.adapt.run",
     "classify": "verbs.classify.run",
     "compare": "verbs.compare.run",
+    "embed": "verbs.embed.run",
     "evaluate": "verbs.evaluate.run",
     "export": "verbs.export.run",
     "generate": "verbs.generate.run",

@@ -1,4 +1,4 @@
-"""`python -m domain_ft` is `domain-ft`."""
+"""`python -m domain_ft` runs `domain-ft`."""
 
 import sys
 

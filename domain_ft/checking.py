@@ -32,11 +32,11 @@ else:
     import tomli as tomllib
 
 PROVENANCE = "provenance"
-"""The table of a run's config.toml about its provenance. It is not a setting and is ignored when reading."""
+"""The table of a run's config.toml with its provenance. It is not a setting and is ignored when reading."""
 
 
 class _Required:
-    """The default of a setting that has none."""
+    """Marks a setting without a default."""
 
     def __repr__(self) -> str:
         return "REQUIRED"
@@ -145,7 +145,7 @@ class Settings(metaclass=_TakesFormerNames):
         return {option.name: _plain(getattr(self, option.name)) for option in options(type(self))}
 
     def to_toml(self, provenance: Mapping[str, Any] | None = None) -> str:
-        """A config.toml that repeats the run, without unset values and settings that affect a single call."""
+        """A config.toml that repeats the run. It has no unset values and no settings that affect a single call."""
         import tomli_w
 
         values = self.to_dict()
@@ -188,7 +188,7 @@ class Option:
 
 
 def options(cls: type[Settings]) -> tuple[Option, ...]:
-    """The settings of a class: its own first, then those of its bases, in their order."""
+    """The settings of a class: first those that it declares, then those of its bases, in their order."""
     known = _OPTIONS.get(cls)
     if known is None:
         known = _OPTIONS[cls] = _find_options(cls)
@@ -291,7 +291,7 @@ class Given:
 
 
 def merge(cls: type[Settings], layers: Iterable[Mapping[str, Given]]) -> dict[str, Given]:
-    """Merge layers of settings; later ones override. A setting removes those of earlier layers that it excludes."""
+    """Merge layers of settings. Later layers override earlier ones, and a setting removes those that exclude it."""
     merged: dict[str, Given] = {}
     for layer in layers:
         for names in cls.exclusive:
@@ -408,7 +408,7 @@ def _convert(option: Option, raw: Given) -> Any:
     """The typed value of a raw one.
 
     Raises:
-        ValueError: it is wrong; the message says what it must be.
+        ValueError: the value is wrong; the message says what it must be.
     """
     if raw.value is None and option.optional:
         return None
@@ -418,7 +418,7 @@ def _convert(option: Option, raw: Given) -> Any:
     if not isinstance(items, list | tuple):
         raise ValueError("must be a list")
     if option.required and not items:
-        raise ValueError("must have at least one")
+        raise ValueError("must have at least one value")
     return tuple(_convert_one(option, item, text=raw.text) for item in items)
 
 

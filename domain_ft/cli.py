@@ -51,6 +51,7 @@ from domain_ft.verbs.data.settings import (
     DataSplitSettings,
     EstimateSettings,
 )
+from domain_ft.verbs.embed.settings import EmbedSettings
 from domain_ft.verbs.evaluate.settings import EvaluateSettings
 from domain_ft.verbs.export.settings import ExportSettings
 from domain_ft.verbs.generate.settings import GenerateSettings
@@ -82,6 +83,7 @@ VERBS = (
     Verb(("tag",), TagSettings, "tag.run"),
     Verb(("instruct",), InstructSettings, "instruct.run"),
     Verb(("predict",), PredictSettings, "predict.run"),
+    Verb(("embed",), EmbedSettings, "embed.run"),
     Verb(("generate",), GenerateSettings, "generate.run"),
     Verb(("evaluate",), EvaluateSettings, "evaluate.run"),
     Verb(("compare",), CompareSettings, "compare.run"),
@@ -263,7 +265,7 @@ def _parameter(option: checking.Option, group: Group, positional: bool) -> inspe
 
 
 class _Raw:
-    """Keeps pydantic from validating raw values: cyclopts passes every option to it once anything has imported it."""
+    """Keeps pydantic from validating raw values: once pydantic is imported, cyclopts passes every option to it."""
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> dict[str, str]:
         return {"type": "any"}
@@ -326,7 +328,7 @@ def _with_current_names(words: Sequence[str]) -> list[str]:
 
 
 def _verb_of(words: Sequence[str]) -> Verb | None:
-    """The verb at the start of a command line."""
+    """The verb at the start of a command line, if there is one."""
     return next((verb for verb in VERBS if tuple(words[: len(verb.words)]) == verb.words), None)
 
 
@@ -421,7 +423,7 @@ def _settings(
     unread = any(found and not layer for layer, found in files)
 
     def missing(option: checking.Option) -> str | None:
-        """The message, or None if the value may be in a file that could not be read, or has an error of its own."""
+        """The message; None if the value may be in an unreadable file, or if its option has been reported already."""
         if unread or option.flag in faults:
             return None
         if option.name not in cls.positional:
@@ -459,7 +461,7 @@ def _typed(cls: type[checking.Settings], given: Mapping[str, Any]) -> dict[str, 
 
 
 _USUALLY_MEANT = ("--corpus", "--train", "--data", "--input", "--prompt", "--model")
-"""The options that a bare word is probably a value of, if no required option is missing."""
+"""If no required option is missing, a bare word is probably the value of one of these."""
 
 
 def _flags(verb: Verb) -> list[str]:
@@ -551,8 +553,8 @@ def _wrap(text: str, width: int) -> str:
 def _reader_has_left() -> bool:
     """Whether the reader of standard output or standard error is gone (`| head`).
 
-    Such a stream is redirected to /dev/null, so that Python's flush at exit does not fail. The system is asked: a flush
-    would prove nothing, because Python drops what it could not write, and a second flush may succeed.
+    Such a stream is redirected to /dev/null, so that Python's flush at exit does not fail. The operating system
+    is asked: a flush would prove nothing, because Python drops what it could not write, and a second flush may succeed.
     """
     left = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
     for stream in left:

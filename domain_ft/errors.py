@@ -1,7 +1,7 @@
 """Errors that the user can fix. The command line prints each as one message and exits with status 2.
 
-Every message says what was given, what is wrong, where (file, line, field) and what to do. Any other exception is a bug
-in domain-ft, unless `storage.storage_error` explains it.
+A message says what was given and what is wrong; where it helps, also the place (file, line, field) and what to do. Any
+other exception is a bug in domain-ft, unless `storage.storage_error` explains it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class UserError(Exception):
         self.advise(fix)
 
     def advise(self, fix: str | None) -> None:
-        """Replace the hint, or remove it."""
+        """Replace the hint, or remove it if `fix` is None."""
         self.fix = fix
         lines = [self.what]
         if self.where:
@@ -38,7 +38,7 @@ class UserError(Exception):
 
 
 class SettingsError(UserError):
-    """Options, a TOML file or a call from Python with problems, all of which are listed at once."""
+    """Settings that are wrong or cannot be used, from options, a TOML file or Python."""
 
 
 class CorpusError(UserError):
@@ -66,7 +66,7 @@ class CheckpointError(UserError):
 
 
 class StorageError(UserError):
-    """A file or folder that cannot be written: the disk is full or broken, or something is in the way."""
+    """A file or folder that cannot be written or read: the disk is full or broken, or something is in the way."""
 
 
 class TrainingError(UserError):

@@ -1,8 +1,8 @@
 """The user's files: which paths are the same file, and what may be written.
 
 Files are compared as files, not as spellings: symbolic links, hard links, relative paths and, on file systems that
-ignore case, other spellings can all name the same file. Nothing is opened for writing, truncated or removed before
-these checks.
+ignore case, other spellings can all name the same file. Callers run these checks before they open a file for writing,
+truncate or remove it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SPECIAL = (
 def same_file(one: File, other: File) -> bool:
     """Whether two files are the same, so that writing to one changes the other.
 
-    Terminals, pipes and devices never count: they have no content that could be lost.
+    Terminals, pipes and devices never count as the same: they have no content that could be lost.
     """
     first, second = _status(one), _status(other)
     if first is not None and second is not None:
@@ -128,7 +128,7 @@ def refuse_folder(path: Path, option: str) -> None:
 
 
 def refuse_special(path: Path, option: str, instead: str = "") -> None:
-    """Check that nothing but a file or folder is at the path of an output. Such a thing is never to be removed.
+    """Check that nothing but a file or folder is at the path of an output, since devices must not be replaced.
 
     Args:
         instead: what to do instead of naming a file, if there is anything.
@@ -165,7 +165,7 @@ def _ancestors(path: Path) -> Iterator[Path]:
 
 
 def _status(file: File) -> os.stat_result | None:
-    """The stat of a file; None if it does not exist, or a stream has no file."""
+    """The stat of a file; None if it does not exist, or if a stream has no file descriptor."""
     with contextlib.suppress(OSError, ValueError, io.UnsupportedOperation, AttributeError):
         return os.stat(file) if isinstance(file, str | Path) else os.fstat(file.fileno())  # noqa: PTH116
     return None

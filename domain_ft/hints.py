@@ -1,4 +1,4 @@
-"""Fit the hint of an error to the running verb: several verbs may raise it, but some lack the options that it names."""
+"""Fit an error's hint to the running verb: verbs share errors, but some lack the options that a hint names."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def misplaced(text: str, flags: Collection[str], commands: Mapping[str, Collecti
 
 
 def fitting(fix: str, flags: Collection[str], commands: Mapping[str, Collection[str]]) -> str | None:
-    """A hint without the alternatives that name options the verb lacks; None if none remains.
+    """A hint without the alternatives that name options that the verb lacks; None if nothing remains.
 
     >>> fitting("fix it; or leave such records out: --on-bad-record skip", ["--input"], {})
     'fix it'

@@ -71,7 +71,7 @@ def _refused(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _Decoder(json.JSONDecoder):
-    """A decoder that reports deep nesting as a ValueError, as it does any other text that it cannot read."""
+    """A decoder that reports deep nesting as a ValueError, like any other text that it cannot read."""
 
     def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
         try:
@@ -81,7 +81,7 @@ class _Decoder(json.JSONDecoder):
 
 
 MARKING = _Decoder(object_pairs_hook=_marked)
-"""Returns an object with a repeated key as `Doubled`, so that only this record need be rejected."""
+"""Returns an object with a repeated key as `Doubled`, so that the caller can reject only its record."""
 
 _REFUSING = _Decoder(object_pairs_hook=_refused)
 

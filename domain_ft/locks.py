@@ -1,7 +1,7 @@
 """One writer per folder or file: a lock of the operating system, with a note about the process that holds it.
 
-The lock ends with its process, so a crash leaves nothing to clean up. The note is for messages only: it is ignored
-unless the lock is held.
+The lock ends with its process, so nothing has to be cleaned up after a crash. The note is for messages only: it is
+ignored unless the lock is held.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def only_writer(lock: Path, target: Path) -> Iterator[None]:
         write_json(note, _self())
         yield
     finally:
-        # Remove the files before releasing the lock. A process that opened the lock file before that locks an unlinked
-        # file; filelock notices this and retries.
+        # Remove the files before releasing the lock. If a process has opened the lock file already, it then locks an
+        # unlinked file; filelock notices this and retries.
         note.unlink(missing_ok=True)
         lock.unlink(missing_ok=True)
         held.release()
@@ -114,7 +114,7 @@ def _self() -> dict[str, object]:
 
 
 def _holder(note: Path) -> str:
-    """The process that holds a lock, for a message. It may have no note yet: that is written after taking the lock."""
+    """The process that holds a lock, for a message. Its note may be missing, since it is written after locking."""
     try:
         read = json.loads(note.read_text(encoding="utf-8"))
         return f"process {read['pid']} on {read['host']}, since {read['since']}: {read['command']}"

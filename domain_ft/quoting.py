@@ -36,7 +36,7 @@ def is_invisible(character: str) -> bool:
 
 
 def made_visible(text: str) -> str:
-    """A text with its invisible characters as escapes, where names that look the same are told apart.
+    """A text with its invisible characters as escapes, to tell apart names that look the same.
 
     >>> made_visible("law\u200b")
     'law\\\\u200b'

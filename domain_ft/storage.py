@@ -38,15 +38,15 @@ def storage_error(
     kind: type[UserError] = StorageError,
     doing: Literal["written", "read"] | None = None,
 ) -> UserError | None:
-    """The message for a disk that is full, read-only or broken; None for other errors.
+    """The error to raise for a full, read-only or broken disk, or an unusable path; None for other errors.
 
     Args:
-        what: what was being written, such as `the checkpoint of step 50`. By default the file's name.
+        what: what was being written, such as `the checkpoint of step 50`. By default the file's path.
         where: the file or folder, if the error does not name it.
         then: what to do once the cause is removed.
         kind: the class of the returned error.
-        doing: whether the file was being written or read. By default `written` if there is a `what` or only a write can
-            fail like this; otherwise the message only says that it cannot be opened.
+        doing: whether the file was being written or read. By default `written` if there is a `what`, or if only a
+            write can fail like this; otherwise the message only says that it cannot be opened.
     """
     system = as_os_error(error)
     if system is None or system.errno not in _FULL + _DENIED + _MISNAMED + _OTHER:
@@ -77,7 +77,7 @@ def storage_error(
 
 
 def as_os_error(error: BaseException) -> OSError | None:
-    """`error` if it is an OSError, or one with the number in its message, as Rust libraries write it; else None."""
+    """`error` if it is an OSError; an OSError made from the number in its message (Rust libraries); else None."""
     if isinstance(error, OSError):
         return error
     numbered = re.search(r"\(os error (\d+)\)", str(error))
@@ -146,7 +146,7 @@ def cache_folder(*parts: str) -> Path:
 
 @contextlib.contextmanager
 def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Make disk errors inside the block name `path`; those about files outside `temporary`, if given, stay."""
+    """Turn disk errors inside the block into errors about `path`, but not those about files outside `temporary`."""
     try:
         yield
     except Exception as error:
@@ -160,7 +160,7 @@ def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entry to disk, so that a rename survives a power cut."""
+    """Flush a folder's entries to disk, so that a rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

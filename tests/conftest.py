@@ -56,3 +56,15 @@ def _exact_kernels(request: pytest.FixtureRequest) -> Iterator[None]:
 
     with exact_bfloat16():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _figures_not_rendered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fast tests of verbs build their reports' figures but do not render them, which is two fifths of a tiny run.
+
+    Slow tests render them, and so do the runs that a module's tests share, and tests/report.
+    """
+    if request.path.parent.name == "verbs" and request.node.get_closest_marker("slow") is None:
+        from domain_ft.report import drawing
+
+        monkeypatch.setattr(drawing.Figure, "savefig", lambda self, file, **how: file.write("<svg ></svg>"))

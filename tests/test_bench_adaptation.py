@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from adaptation import __main__ as bench
 from adaptation import pooled, tasks, texts
 
 from domain_ft.corpus.examples import Example, Labels
@@ -62,6 +63,15 @@ def test_the_pooled_mean_is_what_the_papers_give() -> None:
     np.testing.assert_allclose(found["interval"], [mean - width, mean + width], rtol=1e-4)
 
 
+def test_equal_weights_count_each_task_once() -> None:
+    """By hand: the mean of 0, 0 and 6 is 2, its standard error 2, and Student's t of two degrees of freedom 4.303."""
+    differences = [pooled.Difference(0.0, 0.0), pooled.Difference(0.0, 0.0), pooled.Difference(6.0, 1.0)]
+    found = pooled.pooled(differences)
+    assert found["mean"] < 1
+    assert found["equal_weights"]["mean"] == pytest.approx(2)
+    np.testing.assert_allclose(found["equal_weights"]["interval"], [2 - 8.6053, 2 + 8.6053], rtol=1e-4)
+
+
 def test_tasks_that_agree_give_the_weighted_mean() -> None:
     found = pooled.pooled([pooled.Difference(1.0, 1.0)] * 4)
     assert found["sd_between_tasks"] == 0
@@ -71,6 +81,25 @@ def test_tasks_that_agree_give_the_weighted_mean() -> None:
 def test_equal_predictions_on_a_task_do_not_decide_alone() -> None:
     found = pooled.pooled([pooled.Difference(0.0, 0.0), pooled.Difference(2.0, 0.1)])
     assert found["mean"] == pytest.approx(1.0)
+
+
+def test_the_json_has_the_documented_fields() -> None:
+    accuracy = {bench.BASE: 0.7, bench.OWN: 0.9, bench.WRONG: 0.7, bench.GENERAL: 0.7, bench.TFIDF: 0.6}
+    scores = [
+        bench.Score(task, size, column, [predictions(generator(0, task).random(200) < share) for _ in range(2)])
+        for task in ("one", "other")
+        for size in (100, 300)
+        for column, share in accuracy.items()
+    ]
+    found = bench.summary(scores, "head")
+    assert len(found["tasks"]) == 4
+    names = {"task", "size", "method", "base", "adapted", "wrong_field", "general", "tfidf_svm"}
+    assert all(set(row) == names for row in found["tasks"])
+    assert found["pooled_size"] == 300
+    for name in ("adapted_minus_base", "adapted_minus_wrong_field"):
+        low, high = found["pooled"][name]["interval"]
+        assert low < found["pooled"][name]["mean"] < high
+        assert found["pooled"][name]["mean"] > 10
 
 
 def rows() -> Iterator[tuple[str, str | None, str, str]]:
@@ -101,9 +130,10 @@ def test_test_texts_are_left_out_of_the_corpus(tmp_path: Path, monkeypatch: pyte
             return iter(self.documents)
 
     copied = "The licensee shall return every copy of the work to the licensor upon termination."
-    longer = copied + " Other clauses of this agreement say nothing of the kind at all." * 10
-    monkeypatch.setattr(texts, "_documents", Sources((copied.upper(), longer, "Another text.")))
+    other = " Other clauses of this agreement say nothing of the kind at all." * 10
+    longer = other + copied
+    monkeypatch.setattr(texts, "_documents", Sources((copied.upper(), copied + other, longer, "Another text.")))
     counts = texts.write_text("legal", None, [copied], tmp_path / "legal.jsonl")
-    assert counts == {"documents": 2, "left_out": 1}
+    assert counts == {"documents": 2, "left_out": 2}
     kept = [json.loads(line)["text"] for line in (tmp_path / "legal.jsonl").read_text().splitlines()]
     assert kept == [longer, "Another text."]

@@ -89,7 +89,7 @@ def test_every_setting_has_an_option(settings_of: Callable[..., Settings]) -> No
             expected: Any = not option.default
         else:
             expected = option.choices[-1] if option.choices else option.kind(values[option.kind])
-            expected = {"max_length": 8, "encoding": "cp932"}.get(option.name, expected)
+            expected = {"max_length": 8, "encoding": "cp932", "dimensions": "8,16"}.get(option.name, expected)
             words = [option.flag, str(expected)]
             expected = (expected,) if option.many else expected
         corpus = [] if option.name == "corpus" else ["--corpus", "x"]
@@ -213,6 +213,7 @@ VOCABULARY = [
 ]
 
 
+@pytest.mark.slow
 @given(words=st.lists(st.sampled_from(VOCABULARY), max_size=8), verb=st.sampled_from(cli.VERBS))
 def test_no_command_line_causes_a_traceback(words: list[str], verb: cli.Verb) -> None:
     module = types.SimpleNamespace(run=lambda _: {})

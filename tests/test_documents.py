@@ -35,13 +35,15 @@ NOT_RUN = {
 BUDGETS = {
     "adapt": "--max-steps 2 --tokens-per-step 300 --max-length 64 --evaluation-tokens 400 --examples",
     "classify": "--max-steps 2 --max-length 48 --train-sizes 40 --seeds 1 --method lora",
+    "--unlabelled": "--read-first-tokens 1000",
     "tag": "--max-steps 2 --max-length 48",
     "instruct": "--max-steps 2 --tokens-per-step 300 --max-length 96 --generate-examples 2 --max-new-tokens 4",
     "generate": "--max-new-tokens 4",
     "evaluate": "",
     "data estimate": "--max-length 64",
 }
-"""Options that limit a command to seconds, placed before its own, which override them."""
+"""Options that limit a command to seconds, by its verb or an option that it has, placed before its own, which override
+them."""
 
 RUN = {"instruct.md": "runs/questions-medical-smollm2", "tasks.md": "runs/mails-legal-minilm"}
 """The finished run that a page means by RUN."""
@@ -77,7 +79,7 @@ def texts(field: str, count: int, seed: int) -> list[str]:
 def write_inputs(folder: Path) -> None:
     """Small files of the names that the pages use."""
     for name, field in (("contracts", "law"), ("legal", "law"), ("medical", "medicine")):
-        lines = [json.dumps({"text": text}) for text in texts(field, 60, len(name))]
+        lines = [json.dumps({"text": f"{text[:20]}\n{text}"}) for text in texts(field, 60, len(name))]
         (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     for name in ("letters", "texts"):
         (folder / name).mkdir()
@@ -137,7 +139,7 @@ def run(line: str) -> tuple[int, str]:
     words = shlex.split(line)[1:]
     verb = " ".join(words[:2]) if words[0] == "data" else words[0]
     place = len(verb.split())
-    words[place:place] = shlex.split(BUDGETS.get(verb, ""))
+    words[place:place] = [word for part in (verb, *words[place:]) for word in shlex.split(BUDGETS.get(part, ""))]
     errors = io.StringIO()
     typed = Path(source.strip()).read_bytes() if source else b"/exit\n"
     before, sys.stdin = sys.stdin, io.TextIOWrapper(io.BytesIO(typed))

@@ -104,6 +104,7 @@ VERBS = (
     ["data", "show", "FILE"],
     ["data", "estimate", "FILE", "--model", "nowhere"],
     ["predict", "--model", "nowhere", "--input", "FILE"],
+    ["embed", "--model", "nowhere", "--input", "FILE"],
     ["generate", "--model", "nowhere", "--input", "FILE"],
     ["evaluate", "--model", "nowhere", "--corpus", "FILE"],
     ["adapt", "--model", "nowhere", "--corpus", "FILE", "--dry-run"],
@@ -140,5 +141,5 @@ def test_the_stream_verbs_do_not_name_options_of_training(tmp_path: Path, capsys
     with pytest.raises(RecordError) as caught:
         bad.add("broken", file="a", line=1)
     assert json.dumps(str(caught.value)).endswith('fix it; or have such records listed: --rejects F"')
-    for words in (["predict"], ["generate"]):
+    for words in (["predict"], ["embed"], ["generate"]):
         assert misplaced(str(caught.value), COMMANDS[words[0]], COMMANDS) == []

@@ -1,4 +1,4 @@
-"""The features of a task's texts by a frozen model, cached: the mean over tokens of each layer's hidden states."""
+"""A frozen model's features of a task's texts, cached: the mean over tokens of each layer's hidden states."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _TOKENS = 4096  # per micro-batch
 
 
 class Examples(tuple[Example, ...]):
-    """A split, as `encode` takes it."""
+    """A split, in the form that `encode` takes."""
 
     @property
     def key(self) -> str:
-        """A hash of the content."""
+        """A hash of the texts and labels."""
         content = json.dumps([(one.text, one.pair, one.labels) for one in self])
         return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
@@ -40,8 +40,8 @@ class Features:
     """The features of tasks by one model.
 
     Args:
-        model: an embedded name, a folder, or a run of adapt.
-        cache: the folder of the features.
+        model: the name of an embedded model, a folder, or a run of adapt.
+        cache: the folder in which features are kept.
     """
 
     def __init__(self, model: str, cache: Path) -> None:
@@ -49,7 +49,7 @@ class Features:
         self._loaded: TaskModel | None = None
 
     def of(self, task: Task) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
-        """Of the pool and of the test examples, (examples, layers, D) each."""
+        """The features of the pool and of the test examples, (examples, layers, D) each."""
         splits = Examples(task.pool), Examples(task.test)
         path = self._cache / f"{self.key(task)}.npy"
         if not path.is_file():
@@ -62,7 +62,7 @@ class Features:
         return both[: len(task.pool)], both[len(task.pool) :]
 
     def key(self, task: Task) -> str:
-        """Identifies the model's weights and the task's texts."""
+        """A hash of the model's weights and the task's examples, for the names of cached files."""
         digest = hashlib.blake2b(digest_size=12)
         for part in (self._revision, str(MAX_LENGTH), Examples(task.pool).key, Examples(task.test).key):
             digest.update(part.encode() + b"\0")
@@ -70,7 +70,7 @@ class Features:
 
     @functools.cached_property
     def _revision(self) -> str:
-        """Identifies the weights; a path is not enough."""
+        """A hash of the weights in the folder, since they may change at the same path; else the model's name."""
         folder = Path(self.model)
         files = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
         kept = [path for path in files if "checkpoints" not in path.parts]
@@ -95,7 +95,7 @@ class Features:
 
 
 def _layer_means(model: TaskModel, inputs: TaskInputs) -> npt.NDArray[np.float32]:
-    """(examples, layers, D), the mean over an example's tokens of the output of each layer."""
+    """(examples, layers, D), the mean over an example's tokens of each layer's output; the last is `model.features`."""
     outputs: list[Tensor] = []
 
     def keep(_module: torch.nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:

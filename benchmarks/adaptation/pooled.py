@@ -1,4 +1,4 @@
-"""Paired differences of macro F1: of a task over draws of labels and test examples, and pooled over tasks."""
+"""Paired differences of macro F1 between two models: on a task, over draws and test examples; and pooled over tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from domain_ft.randomness import generator
 RESAMPLES = 1_000
 
 LEAST_ERROR = 0.1
-"""No difference is known better than to this many points. Two models with equal predictions would have error 0."""
+"""The smallest standard error, in points, that pooling assumes: equal predictions on a task give an error of 0."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Difference:
     error: float
 
     def interval(self, freedom: int | None = None) -> tuple[float, float]:
-        """Of 95 %, normal or Student's t."""
+        """The 95 % interval: normal, or with Student's t if its degrees of freedom are given."""
         from scipy import stats
 
         width = (stats.norm.ppf(0.975) if freedom is None else stats.t.ppf(0.975, freedom)) * self.error
@@ -38,15 +38,15 @@ class Difference:
 
 
 def macro_f1(predictions: Predictions) -> float:
-    """In points, over the classes that occur."""
+    """Macro F1 in points, over the classes that occur."""
     return float(_scores(_columns(predictions).sum(axis=0)[None])[0])
 
 
 def paired_difference(first: Sequence[Predictions], other: Sequence[Predictions]) -> Difference:
-    """Other minus first, the mean over draws; first[d] and other[d] learned from the same labels.
+    """Macro F1 of `other` minus that of `first`, the mean over draws. first[d] and other[d] learned from the same draw.
 
-    The variance is the sum of two: over test examples, by the bootstrap on the mean over draws; and over draws, that of
-    the mean of the paired differences. It is that of these two models, not of other seeds of their adaptation.
+    The variance is the sum of two variances of this mean: over test examples, by the bootstrap; and over draws. The
+    variance over seeds of the adaptation is not included: both models are taken as they are.
     """
     pairs = [(_columns(a), _columns(b)) for a, b in zip(first, other, strict=True)]
     values = np.array([_scores(b.sum(0)[None])[0] - _scores(a.sum(0)[None])[0] for a, b in pairs])  # (draws,)
@@ -62,8 +62,12 @@ def paired_difference(first: Sequence[Predictions], other: Sequence[Predictions]
 def pooled(differences: Sequence[Difference]) -> dict[str, Any]:
     """The random-effects mean over tasks, with its interval.
 
-    The variance between tasks is DerSimonian and Laird's (1986). The interval is Hartung and Knapp's (2001), with
-    Student's t of k - 1 degrees of freedom, never narrower than without their factor (Jackson et al. 2017).
+    The variance between tasks is estimated as by DerSimonian and Laird (1986). For k tasks, the interval is that of
+    Hartung and Knapp (2001) with Student's t of k - 1 degrees of freedom. Their factor is at least 1, so that it does
+    not narrow the interval (Jackson et al. 2017). For a single task, the interval is normal.
+
+    `equal_weights` is the plain mean over tasks, with Student's t. It is the better one where a probe falls back to the
+    base model's features: then the difference is exactly zero, with no error, and would get most of the weight.
     """
     d = np.array([one.mean for one in differences])
     v = np.array([max(one.error, LEAST_ERROR) ** 2 for one in differences])
@@ -77,7 +81,10 @@ def pooled(differences: Sequence[Difference]) -> dict[str, Any]:
     factor = max(1.0, float((w * (d - mean) ** 2).sum() / (k - 1))) if k > 1 else 1.0
     error = math.sqrt(factor / w.sum())
     low, high = Difference(mean, error).interval(k - 1 if k > 1 else None)
-    return {"mean": mean, "interval": [low, high], "sd_between_tasks": math.sqrt(between), "tasks": k}
+    found = {"mean": mean, "interval": [low, high], "sd_between_tasks": math.sqrt(between), "tasks": k}
+    spread = max(float(d.std(ddof=1)) / math.sqrt(k), LEAST_ERROR) if k > 1 else math.sqrt(v[0])
+    plain = Difference(float(d.mean()), spread)
+    return found | {"equal_weights": {"mean": plain.mean, "interval": plain.interval(k - 1 if k > 1 else None)}}
 
 
 def _columns(predictions: Predictions) -> npt.NDArray[np.float64]:

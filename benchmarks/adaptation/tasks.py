@@ -1,6 +1,6 @@
 """The development tasks: classification tasks of law and medicine, from public data sets and from the bundled corpora.
 
-Choices are made on these tasks. What the choices are worth has to be measured on others.
+Recipes are chosen on these tasks, so what a recipe is worth has to be measured on others.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.randomness import generator
 
 POOL, TEST = 1_200, 600
-"""The most examples that training sets are drawn from, and that the scores are measured on."""
+"""The most examples in a task's pool and in its test set."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task, cut in two: no text of `test`, nor a near copy of it, is in `pool`.
+    """A task, split in two: `pool` has no text of `test` and no near copy of one.
 
     Attributes:
         name: of the task.
@@ -68,7 +68,7 @@ def development_tasks(data: Path | None, only: Sequence[str] = ()) -> list[Task]
 
 
 def _cut(name: str, field: str, rows: Rows) -> Task:
-    """A random sample of the rows, cut by groups. Copies of a text, and classes with few examples, are left out."""
+    """A task from a random sample of the rows, split by groups. Exact copies and rare classes are left out."""
     unique = {(text, pair): (label, group) for text, pair, label, group in rows if text.strip()}
     counts = Counter(label for label, _ in unique.values())
     kept = [(text, pair, label, group) for (text, pair), (label, group) in unique.items() if counts[label] >= FEWEST]
@@ -80,7 +80,7 @@ def _cut(name: str, field: str, rows: Rows) -> Task:
         Example(f"{name}-{place}", text, (label,), pair=pair, group=str(group))
         for place, ((text, pair, label, _), group) in enumerate(zip(kept, groups, strict=True))
     ]
-    # Whole groups, in the order of the sample, until the test set is full; then the pool.
+    # In the order of the sample, each whole group that still fits goes to the test set, the others to the pool.
     test_groups: set[str] = set()
     size = 0
     of_group = Counter(example.group for example in examples)
@@ -146,7 +146,7 @@ def _contract_nli(data: Path) -> Rows:
 
 
 CODE_TITLES = 12
-"""The number of titles of the District of Columbia's code that are told apart."""
+"""The number of classes of `code-title`: the most frequent titles of the District of Columbia's code."""
 
 
 def _code_title(data: Path) -> Rows:
@@ -154,7 +154,7 @@ def _code_title(data: Path) -> Rows:
     titles = [title for title, _ in Counter(title for title, _ in sections).most_common(CODE_TITLES)]
     for title, text in _sample(sections, "code title", 3_000):
         if title in titles:
-            yield _beginning(text.partition(". ")[2]), None, title, ""  # without its heading
+            yield _beginning(text.partition(". ")[2]), None, title, ""  # without the section's heading
 
 
 def _code_heading(data: Path) -> Rows:
@@ -179,7 +179,7 @@ def _pubmedqa(data: Path) -> Rows:
 
 
 def _sentences(lines: Iterable[str], column: int) -> Iterator[tuple[str, set[str]]]:
-    """(sentence, the types that it mentions) of a file with a word on each line."""
+    """Each sentence of a file with one word per line, and the entity types in it."""
     words: list[str] = []
     types: set[str] = set()
     for line in [*lines, ""]:
@@ -223,7 +223,7 @@ QUESTION_TYPES = {
 
 
 def _medquad(data: Path) -> list[dict[str, Any]]:
-    """The answers that are for tasks; the others may be adapted to."""
+    """The sample of questions and answers that both MedQuAD tasks use."""
     return _sample(list(_json_lines(data / "medical_medquad.jsonl.gz")), "medquad", 3_500)
 
 
@@ -250,7 +250,7 @@ def _sample(rows: list[Any], name: str, size: int) -> list[Any]:
 
 
 def _beginning(text: str) -> str:
-    """The first 800 characters, about all that is read of an example."""
+    """The first 800 characters: usually more than the MAX_LENGTH tokens that a model reads of an example."""
     return text[:800]
 
 

@@ -1,4 +1,7 @@
-"""The texts that models are adapted to: of a field, or general. No test text of a development task is among them."""
+"""The texts that models are adapted to: of a field, or general.
+
+Documents that contain a test text of a development task are left out, unless they are much longer.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import numpy as np
 
 from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.corpus import open_corpus
@@ -22,16 +27,17 @@ FILES = {
     "medical": ("medical_craft.jsonl.gz", "medical_medquad.jsonl.gz"),
     GENERAL: ("general_wikitext2/valid.txt", "general_wikitext2/test.txt"),
 }
-"""Files of the data folder, beside the bundled corpus of the field."""
+"""Files in the data folder, read in addition to the field's bundled corpus."""
 
 LONGER = 3
-"""A document is left out if half of a test text is in it and it is at most this many times as long."""
+"""A document is left out if half of a test text is at its beginning: in as many characters as it has, times this."""
 
 
 def write_text(field: str, data: Path | None, test_texts: Iterable[str], path: Path) -> dict[str, int]:
-    """Write a field's documents to `path`, one JSON object a line. Returns how many were kept and left out.
+    """Write a field's documents to `path`, one JSON object per line. Returns how many were kept and left out.
 
-    A longer document that quotes a test text is kept: otherwise no licence would be left, since each contains a notice.
+    Documents that quote a test text further below are kept: otherwise no licence would be left, since each contains a
+    notice. The test text may be the beginning of a longer document, which is left out.
     """
     tests = [normalise(text) for text in test_texts]
     index = Containment.of_documents(shingles(text) for text in tests)
@@ -39,17 +45,24 @@ def write_text(field: str, data: Path | None, test_texts: Iterable[str], path: P
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for text in _documents(field, data):
-            essence = normalise(text)
-            found, shares = index.of(shingles(essence))
-            copied = any(len(tests[place]) * LONGER >= len(essence) for place in found[shares >= CONTAINED].tolist())
+            normalised = normalise(text)
+            found, shares = index.of(shingles(normalised))
+            copied = any(_begins_with(normalised, tests[place]) for place in found[shares >= CONTAINED].tolist())
             counts["left_out" if copied else "documents"] += 1
             if not copied:
                 file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
     return counts
 
 
+def _begins_with(document: str, test: str) -> bool:
+    """Whether half of a test text is at the beginning of a document; both are normalised."""
+    wanted = shingles(test)
+    found = np.intersect1d(wanted, shingles(document[: len(test) * LONGER]), assume_unique=True)
+    return len(found) >= CONTAINED * len(wanted)
+
+
 def _documents(field: str, data: Path | None) -> Iterator[str]:
-    """The sources in turns, so that any share of the documents has some of each."""
+    """One document of each source in turn, so that the first documents are not all from one source."""
     sources: list[Iterator[str]] = []
     if field != GENERAL:
         sources.append(document.text for document in prepare(open_corpus(field)).split("train").documents())

@@ -1,14 +1,15 @@
-"""The kernels beside the peers': the bytes they move, the code they compile to, and their speed.
+"""Our kernels compared with the peers': the bytes that they move, their compiled code, and their speed.
 
     domain-ft bench kernels                    everything; without a GPU the CPU backends are timed, at small sizes
-    domain-ft bench kernels -- --compile       registers, spills, shared memory and instructions, without the chips
+    domain-ft bench kernels -- --compile       registers, spills, shared memory and instructions on four chips
     domain-ft bench kernels -- --traffic       bytes and FLOPs at full size, the bars, and the least time on five chips
     domain-ft bench kernels -- --time          timings on this machine
 
-Only --time runs kernels. --all also compiles float16, float32 and options that a training step does not use by default:
-the first run takes twenty minutes on two cores, instead of two. Peers (Liger, CCE, PEFT) are compiled and timed if
-installed; their traffic is derived from their sources. Exit status 1: a bar is missed, a kernel of ours spills, or a
-result is wrong.
+Only --time runs kernels; the rest needs no GPU. --all also compiles float16, float32 and options that a training step
+does not use by default: the first run takes twenty minutes on two cores, instead of two. The peers (Liger, CCE, PEFT)
+are timed if installed, and the first two are compiled too; the traffic of all peers is derived from their sources. The
+exit status is 1 if our traffic or compiled code misses a bar (a limit, such as no spills), or if a result of ours is
+wrong.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 DTYPES = ("bfloat16",)
 ALL_DTYPES = ("bfloat16", "float16", "float32")
 TRAFFIC_TARGET = "sm_90"
-"""The chip family whose tile sizes are used for traffic: requested bytes depend on them, compulsory bytes hardly."""
+"""The chip family whose tile sizes are used for traffic: requested bytes depend on them, compulsory bytes hardly do."""
 
 
 def main() -> None:
@@ -63,7 +64,7 @@ def _arguments() -> argparse.Namespace:
     names = tuple(model.name for model in MODELS)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compile", action="store_true", help="only the compile table")
-    parser.add_argument("--traffic", action="store_true", help="only the traffic table (or both, with --compile)")
+    parser.add_argument("--traffic", action="store_true", help="only the traffic table; with --compile, both")
     parser.add_argument("--time", action="store_true", help="only the timings")
     parser.add_argument("--all", action="store_true", help="compile every type and option")
     for name, choices in (("ops", OPS), ("targets", TARGETS), ("dtypes", ALL_DTYPES), ("models", names)):
@@ -141,8 +142,8 @@ def _show_traffic(entries: Sequence[Any]) -> None:
         last = place
     _print(table)
     _say(
-        "Requested: what all loads and stores ask for (of a call of cuBLAS or PyTorch, its operands once, and a "
-        "softmax's rows twice). Compulsory: the distinct bytes of each launch."
+        "Requested: what all loads and stores ask for. A call of cuBLAS or PyTorch counts its operands once, and a "
+        "softmax its rows twice. Compulsory: the distinct bytes of each launch."
     )
 
 

@@ -1,4 +1,4 @@
-"""The traffic table: ours and the peers' at full size, and the bars that ours must meet."""
+"""The traffic of our ops and the peers' at full size, and the bars (limits) that ours must meet."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Entry:
     """One implementation of an op at one size, forward and backward.
 
     Attributes:
-        op, case: the op, and the model whose sizes it has.
+        op, case: the op, and the model whose sizes it has or, for `cross_entropy`, the number of classes.
         whose: the implementation.
         amount: bytes and FLOPs.
     """
@@ -36,7 +36,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Bar:
-    """A limit that must hold.
+    """A limit of one of our values.
 
     Attributes:
         name: in words, with the unit.
@@ -61,7 +61,7 @@ def apart(linears: Iterable[Linear]) -> tuple[Linear, ...]:
 
 
 def entries(ops: tuple[str, ...], target: str) -> list[Entry]:
-    """All models' ops in bfloat16 on a chip of the family `target`, and the peers' where they have the op."""
+    """`ops` at all models' sizes in bfloat16: ours, with the tile sizes for the family `target`, and the peers'."""
     found = []
     for chosen in MODELS:
         if "linear_cross_entropy" in ops:
@@ -92,7 +92,7 @@ def _entry(op: str, chosen: Model, whose: str, steps: list[Step]) -> Entry:
 
 
 def bars(found: Iterable[Entry]) -> list[Bar]:
-    """The bars that `found` has numbers for."""
+    """The bars for which `found` has the entries."""
     amounts = {(entry.op, entry.case, entry.whose): entry.amount for entry in found}
 
     def compulsory(op: str, case: str) -> dict[str, float]:

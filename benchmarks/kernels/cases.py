@@ -66,7 +66,7 @@ class Model:
 
 
 def _encoder(name: str, hidden: int, layers: int) -> Model:
-    """A BERT: q, k and v read one input, then the output projection, then a feed-forward of four times the width."""
+    """A BERT: q, k and v on one input, the output projection, and a feed-forward block of four times the width."""
     return Model(
         name,
         (

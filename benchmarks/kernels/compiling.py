@@ -20,7 +20,7 @@ from machine_code import LIMITS, MachineCode
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 OWN = "domain_ft_kernels"
 NOTHING = MachineCode(0, 0, 0, multiplies=False, tensor_core={}, narrow_accesses=0, occupancy=0.0)
-"""Stands for a kernel that does not compile."""
+"""The properties that are reported for a kernel that does not compile."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Row:
 
     @property
     def failed(self) -> bool:
-        """Whether a bar is missed; there are none for peers' kernels."""
+        """Whether a kernel of ours misses a bar; peers' kernels have none."""
         return bool(self.breaches) and self.package == OWN
 
 
@@ -73,7 +73,7 @@ class Task:
 def tasks(
     ops: Sequence[str], targets: Sequence[str], dtypes: Sequence[str], models: Sequence[str], *, options: bool
 ) -> list[Task]:
-    """All tasks; with `options`, also for options that a training step does not use by default."""
+    """All tasks. With `options`, they also compile options that a training step does not use by default."""
     our_tasks = [
         Task(op, target, dtype, tuple(models), options) for target in targets for dtype in dtypes for op in ops
     ]
@@ -102,7 +102,7 @@ def _set_up_worker() -> None:
 
 
 def run(task: Task) -> list[Row]:
-    """Compile `task`."""
+    """Compile the kernels of `task`. Returns its rows of the table."""
     codes: dict[tuple[str, str, str], list[MachineCode]] = {}
     failures: dict[tuple[str, str, str], str] = {}
     seen: set[str] = set()

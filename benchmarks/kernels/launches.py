@@ -1,6 +1,6 @@
 """What our ops launch on a chip that need not be present: the Triton backend's functions on tensors without memory.
 
-Each function is one call of an op, forward and backward, as its autograd does it.
+Each function `call_...` is one call of an op, forward and backward (`call_losses`: forward only), as autograd runs it.
 """
 
 from __future__ import annotations

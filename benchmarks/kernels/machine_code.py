@@ -30,7 +30,7 @@ class Limits:
     Attributes:
         target: Triton's description of it.
         shared: bytes of shared memory per program, at most.
-        shared_of_processor: bytes for all programs on a processor; each NVIDIA program costs one more KiB.
+        shared_of_processor: bytes for all programs on a processor; each program on NVIDIA takes one more KiB.
         warps: per processor, at most.
         tensor_core: pattern of its tensor-core instructions.
     """
@@ -58,9 +58,9 @@ class MachineCode:
         registers: per thread.
         spills: loads and stores of spilled registers (NVIDIA), or spilled registers (AMD).
         shared_bytes: per program.
-        multiplies: whether the source has a matrix product.
+        multiplies: whether the kernel has a matrix product.
         tensor_core: number of tensor-core instructions of each kind.
-        narrow_accesses: loads and stores of one or two bytes to global memory in the innermost loops (in the
+        narrow_accesses: loads and stores of one or two bytes of global memory in the innermost loops (in the
             whole kernel if no loop has a memory access).
         occupancy: warps that fit on a processor at a time, as a share of its maximum.
     """
@@ -139,8 +139,8 @@ class Instruction:
         place: its address or line.
         name: with suffixes, such as LDG.E.128.
         jumps_to: the place that it may jump to.
-        goes_on: whether the next instruction may follow it.
-        narrow: for a load or store of global memory, whether it has one or two bytes; otherwise None.
+        goes_on: whether execution may continue with the next instruction.
+        narrow: for a load or store of global memory, whether it moves only one or two bytes; otherwise None.
     """
 
     place: int

@@ -1,8 +1,8 @@
-"""What our launches move: a closed form for each kernel, from the launch's parameters.
+"""The bytes that our launches move, and their FLOPs: a closed form for each kernel, from the launch's parameters.
 
-For each tensor, a form gives how often the programs of the grid request it (the number of tiles in the *other*
-dimension, as in any tiled product) and how many bytes are distinct. Only the number of labelled rows is not in the
-parameters.
+For each tensor, a form gives the bytes that the programs of the grid request (each as often as there are tiles in the
+*other* dimension, as in any tiled product) and how many of them are distinct. Only the number of labelled rows is not
+among the parameters.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def _repeated(count: float, times: float) -> Moved:
 
 
 def _class_weights(p: SimpleNamespace, rows: int, *, times: int = 1, smoothed: int, programs: int) -> Moves:
-    """Class weights and their mean: one weight per row, `times` times; all labels are assumed to differ.
+    """The bytes of class weights and their mean. Each row's weight is requested `times` times; all labels differ.
 
-    With label smoothing, all weights are requested `smoothed` times and the mean `programs` times.
+    With label smoothing, also all weights are requested `smoothed` times, and the mean `programs` times.
     """
     if p.class_weight_ptr is None:
         return {}
@@ -182,7 +182,7 @@ def _mine(p: SimpleNamespace) -> int:
 
 
 def _count(p: SimpleNamespace) -> Moves:
-    """Every program reads the number of rows."""
+    """Every program reads the number of labelled rows."""
     programs = 1
     for size in p.grid:
         programs *= size
@@ -206,7 +206,7 @@ def _(p: SimpleNamespace) -> Step:
     mine, panels, e = _mine(p), cdiv(p.classes, p.PANEL), _size(p.x_ptr)
     width = p.PANEL * p.PANELS
     tiles_m, tiles_n = cdiv(mine, p.BLOCK_M), cdiv(p.classes, width)
-    padded, any_rows = tiles_m * p.BLOCK_M, mine > 0  # the last row, or class, is read again beyond it
+    padded, any_rows = tiles_m * p.BLOCK_M, mine > 0  # beyond the end, the last row or class is read again
     reads = {
         **_count(p),
         "x_ptr": Moved(tiles_n * padded * p.size * e, mine * p.size * e),
@@ -393,5 +393,5 @@ def cross_entropy_steps(
 
 
 def linears_saved(linears: Iterable[Linear], tokens: int = TOKENS, rank: int = RANK, itemsize: int = 2) -> float:
-    """Bytes saved for backward besides x: t."""
+    """Bytes of t, which is saved for backward besides x."""
     return sum(linear.count * tokens * down_columns([rank]) * len(linear.outputs) * itemsize for linear in linears)

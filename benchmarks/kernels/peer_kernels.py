@@ -43,7 +43,7 @@ def peer_launches(package: str, model: Model, target: str) -> Iterator[PeerLaunc
 
 
 def _without_heuristics(kernel: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The jitted function inside its heuristics decorators, and the arguments that they choose."""
+    """The jitted function without its decorators, and the arguments with theirs (an autotuner's: its first config)."""
     while isinstance(kernel, (Heuristics, Autotuner)):
         if isinstance(kernel, Autotuner):
             keywords |= kernel.configs[0].all_kwargs()
@@ -110,7 +110,7 @@ def _liger(head: Head, target: str) -> Iterator[tuple[Any, dict[str, Any]]]:
 
 
 def _cce(head: Head, target: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-    del target  # its tile sizes are the same everywhere
+    del target  # CCE's tile sizes are the same on all chips
     v, d, n = head.vocabulary, head.hidden, head.rows()
     valid = _tensor(n, dtype=torch.int32) if n < TOKENS else None
     operands = {"E": _tensor(TOKENS, d), "C": _tensor(v, d), "Valids": valid, "softcap": None, "B": n, "V": v, "D": d}

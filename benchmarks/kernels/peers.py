@@ -23,7 +23,7 @@ def _cdiv(a: int, b: int) -> int:
 
 
 def matmul(name: str, m: float, n: float, k: float, times: float = 1, out: int = BF16, left: int = BF16) -> Step:
-    """(m, k) times (k, n): each operand once."""
+    """(m, k) times (k, n): each operand is read once."""
     reads = {"left": once(m * k * left), "right": once(k * n * BF16)}
     return Step(name, reads, {"out": once(m * n * out)}, flops=2 * m * n * k, times=times)
 
@@ -58,8 +58,8 @@ def eager_head(head: Head, tokens: int = TOKENS) -> list[Step]:
 def chunked_head(head: Head, tokens: int = TOKENS) -> list[Step]:
     """F.linear_cross_entropy of torch 2.13 with its options for bfloat16 on CUDA: `compact`, `aspect_ratio:2`.
 
-    Chunks of rows; their logits in float32, on which amax, subtraction, exp, sum and scaling each read and write
-    all of them.
+    It takes the rows in chunks. A chunk's logits are float32; amax, subtraction, exp, sum and scaling are separate
+    passes over them.
     """
     v, d = head.vocabulary, head.hidden
     rows = min(_next_power_of_2(_cdiv(tokens, _cdiv(v, d))) // 2, tokens)
@@ -110,8 +110,8 @@ def liger_head(head: Head, tokens: int = TOKENS) -> list[Step]:
 def cce_head(head: Head, tokens: int = TOKENS) -> list[Step]:
     """Apple's cut cross-entropy 25.1: logits are computed in both passes and never stored. It has no bias.
 
-    Its tile sizes are fixed; no tile is skipped, as with ours (`filter_eps=None`). Backward adds each tile's part of dE
-    to memory under a lock.
+    Its tile sizes are fixed. No tile is skipped (`filter_eps=None`), nor is one of ours. Backward adds each tile's part
+    of dE to memory under a lock.
     """
     v, d, n = head.vocabulary, head.hidden, head.rows(tokens)
     e, c, product = n * d * BF16, v * d * BF16, 2 * n * v * d

@@ -29,7 +29,7 @@ CLASSES = (1_000, 30_522, 50_257)
 class Problem:
     """An op at one size.
 
-    `reference` is our PyTorch definition, `eager` common user code, and `compiled` the same with torch.compile.
+    `reference` is our PyTorch definition, `eager` is common user code, and `compiled` is `eager` with torch.compile.
 
     Attributes:
         op, case: the op and its size, in words.
@@ -37,9 +37,9 @@ class Problem:
         dtype: of the operands.
         tensors: by name, for all implementations.
         differentiable: the tensors that get gradients.
-        implementations: from the tensors to the outputs.
-        unchecked: implementations that draw other dropout masks, so that outputs cannot agree.
-        overwritten: tensors that an implementation overwrites; it gets a copy, which is not timed.
+        implementations: by name; each maps the tensors to the outputs.
+        unchecked: implementations that draw other dropout masks, so that their outputs cannot be compared.
+        overwritten: tensors that some implementation overwrites; each call gets copies, whose making is not timed.
         flops: forward and backward, as required by the maths.
     """
 
@@ -55,13 +55,13 @@ class Problem:
     overwritten: tuple[str, ...] = ()
 
     def widened(self) -> Tensors:
-        """The tensors in float32 (float64 if they are float32), for the results that errors are measured against."""
+        """The tensors in float32 (float64 if they are float32). Errors are measured against the results for these."""
         wide = torch.float64 if self.dtype == torch.float32 else torch.float32
         return {name: t.to(wide) if t.is_floating_point() else t for name, t in self.tensors.items()}
 
 
 def problems(ops: tuple[str, ...], device: torch.device, *, full: bool) -> Iterator[Problem]:
-    """All timed problems: on a GPU over tokens, ranks, vocabularies and types; else (not `full`) a few small ones."""
+    """The problems to time: with `full`, over tokens, ranks, vocabularies and types; otherwise a few small ones."""
     dtypes = (torch.bfloat16, torch.float16, torch.float32) if full else (torch.float32,)
     for dtype in dtypes:
         for tokens in (2_048, 16_384) if full else (1_024,):
@@ -132,7 +132,7 @@ def _ours(function: Callable[[Tensors, str], list[Tensor]], device: torch.device
 
 
 def _compiled(function: Implementation) -> Implementation:
-    """torch.compile, at the first call."""
+    """The function with torch.compile, which is called at the first call."""
     compiled = functools.cache(lambda: torch.compile(function))
     return lambda operands: compiled()(operands)
 

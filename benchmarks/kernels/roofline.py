@@ -2,8 +2,8 @@
 
     time = max(FLOPs / tensor cores, compulsory bytes / memory, requested bytes / L2)
 
-No launch reaches it; it shows which of the three bounds an op, and how two implementations compare. A cuBLAS call is
-counted as if it requested its operands once, whatever its tiles, so a peer's L2 time is an underestimate.
+No launch reaches this time. It shows which of the three limits an op, and how two implementations compare. A cuBLAS
+call is counted as if it requested its operands once, whatever its tiles, so a peer's L2 time is an underestimate.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from traffic import Total
 
 L2_BYTES_PER_CLOCK = 64
-"""Bytes per clock between a processor and the L2 cache, a limit on every chip: the L2 rate below is an upper bound."""
+"""The most bytes per clock between a processor and the L2 cache, on any of the chips."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ CHIPS = (
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds that each of the three bounds takes alone."""
+    """Seconds that each of the three resources needs alone."""
 
     compute: float
     memory: float

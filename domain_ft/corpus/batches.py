@@ -26,13 +26,13 @@ class PackedBatch:
     Attributes:
         input_ids: (tokens,) int64, with special tokens.
         position_ids: (tokens,) int64, counted from 0 within each sequence.
-        cu_seqlens: (sequences + 1,) int32, where each sequence begins, and the end of the last.
-        rows: (sequences,) int64, the index of each sequence in the rows that it comes from.
+        cu_seqlens: (sequences + 1,) int32, where each sequence begins, and where the last one ends.
+        rows: (sequences,) int64, the index of the row that each sequence comes from.
         documents: (sequences,) int64, the index of each sequence's document.
         sequences: (sequences,) int32, the number of each sequence within its document, from 0.
-        word_ids: (tokens,) int32, tokens of one word share a number within a sequence; -1 for special tokens.
+        word_ids: (tokens,) int32; the tokens of a word in a sequence have the same number; -1 for special tokens.
         token_bytes: (tokens,) int32, UTF-8 bytes of text from the end of the previous token to the end of this one, so
-            that they sum to the document's bytes; 0 for special tokens.
+            that every byte is counted once; 0 for special tokens.
     """
 
     input_ids: npt.NDArray[np.int64]
@@ -57,14 +57,14 @@ class PackedBatch:
         token_bytes: npt.NDArray[Any] | None = None,
         **fields: Any,
     ) -> Self:
-        """A micro-batch of sequences whose tokens are end to end already.
+        """A micro-batch of sequences whose tokens are already concatenated.
 
         Args:
             input_ids: (tokens,) any integers.
             lengths: (sequences,) tokens of each sequence.
             rows, documents, sequences: (sequences,) see the class.
             word_ids, token_bytes: (tokens,) see the class; zeros by default, for models that do not need them.
-            fields: those of a subclass.
+            fields: the fields that a subclass adds.
         """
         lengths = np.asarray(lengths, dtype=np.int64)
         ends = np.cumsum(lengths)
@@ -82,12 +82,12 @@ class PackedBatch:
         )
 
     def repeated(self, lengths: Sequence[int]) -> Self:
-        """For measuring memory: sequences of these lengths, each a prefix of this micro-batch's only sequence."""
+        """For measuring memory: a micro-batch of sequences with these lengths, each a prefix of this micro-batch."""
         places = np.concatenate([np.arange(length) for length in lengths])
         return dataclasses.replace(self, **self._taken(places, np.zeros(len(lengths), dtype=np.int64), lengths))
 
     def _taken(self, tokens: Indices, sequences: Indices, lengths: Sequence[int]) -> dict[str, Any]:
-        """The fields of a micro-batch of these tokens and sequences."""
+        """The fields of a micro-batch with the tokens and the sequences at these indices."""
         return {
             "input_ids": self.input_ids[tokens],
             "position_ids": self.position_ids[tokens],

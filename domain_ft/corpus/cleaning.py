@@ -4,7 +4,7 @@ Unicode is composed (NFC), line ends become `\\n`, control characters are remove
 are shortened. Characters that carry meaning in some script are kept: the ideographic space (U+3000), zero-width
 joiners and directional marks.
 
-`Aligned` maps each character of a cleaned text to the original, so that findings are reported in the user's text.
+`Aligned` maps each character of a cleaned text to the original, so that reported offsets refer to the user's text.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import numpy.typing as npt
 
 # Line ends other than \n: \r\n, \r, vertical tab, form feed, next line, line and paragraph separators.
 _LINE_ENDS = re.compile("\r\n?|[\v\f\x85\u2028\u2029]")
-# Control characters except \t and \n, the byte order mark, and noncharacters.
+# Control characters (but not \t and line ends), the byte order mark, U+FFFE and U+FFFF.
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff]")
 _SURROGATES = re.compile("[\ud800-\udfff]")  # halves of a character, from truncated JSON escapes; not valid in UTF-8
 # Spaces that differ only in width, except U+3000: Japanese and Chinese indent and separate words with it.
 _SPACES = re.compile("[\xa0\u2000-\u200a\u202f\u205f]")
 _RUNS = re.compile("[ \t]{2,}")
 _TRAILING = re.compile("[ \t]+(?=\n)")
-_SEGMENT = 1_000_000  # characters normalised at a time
+_SEGMENT = 1_000_000  # characters from which white space is removed at a time
 _EMPTY_LINES = re.compile("\n{3,}")
 _MARGINS = re.compile(r"\A[ \t\n]+|[ \t\n]+\Z")
 
@@ -58,8 +58,8 @@ class Aligned:
 
     Attributes:
         text: `clean` of the original.
-        starts: (characters of `text`,) the first character of the original that each one replaces.
-        ends: (characters of `text`,) the end of the original characters that each one replaces.
+        starts: (characters of `text`,) where the original characters that each character replaces begin.
+        ends: (characters of `text`,) where they end.
     """
 
     text: str
@@ -130,7 +130,7 @@ def _is_stable(character: str) -> bool:
 
 @functools.cache
 def _second_characters() -> frozenset[str]:
-    """The characters that compose with the previous one: the second of each pair that Unicode composes."""
+    """The characters that may compose with the previous character: the second of each pair that Unicode composes."""
     found = {chr(code) for code in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))}  # Hangul composes by rule
     for code in range(sys.maxunicode + 1):
         parts = unicodedata.decomposition(chr(code)).split()
@@ -140,7 +140,7 @@ def _second_characters() -> frozenset[str]:
 
 
 def normalise(text: str) -> str:
-    """The form in which texts are compared for copies: NFKC, casefolded, without white space."""
+    """The form in which texts are compared to find copies: NFKC, casefolded, without white space."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     # In segments, because the list of all words of a book takes ten times the memory of the book.
     return "".join("".join(folded[start : start + _SEGMENT].split()) for start in range(0, len(folded), _SEGMENT))

@@ -1,7 +1,7 @@
 """Finds a corpus by name (a recipe, a TOML file, a file, a folder or a data set of the hub) and streams its documents.
 
-`open_corpus` reads no text. `Corpus.documents` reads it source by source, in a fixed order and unchanged. `prepared`
-cleans it, removes duplicates and splits it.
+`open_corpus` reads no text. `Corpus.documents` reads the text source by source, in a fixed order, and does not change
+it. `prepared` cleans the text, removes duplicates and splits the documents.
 """
 
 from __future__ import annotations
@@ -123,14 +123,16 @@ def open_corpus(
     """Open a corpus without reading its text.
 
     Args:
-        spec: the name of a recipe of this package, a TOML file, a file, a folder, or `hf:ID[:config]`. `legal` is the
-            recipe even if there is a folder of that name; `./legal` is the folder.
-        text_field: the field of the text, if records have fields. Several, separated by commas, are joined.
+        spec: the name of a recipe of this package, a TOML file, a file, a folder, or `hf:ID[:config]`. For example,
+            `legal` is the recipe even if there is a folder of that name; `./legal` is the folder.
+        text_field: the field with the text, if records have fields. Several fields, separated by commas, are joined.
         on_bad_record: "stop" raises at the first unreadable record; "skip" leaves such records out and lists them.
         encoding: of the files; None for UTF-8.
 
     Raises:
-        CorpusError: there is no such corpus (the message suggests similar names), or its TOML file has errors.
+        CorpusError: there is no such corpus (the message suggests similar names), its TOML file has errors, or
+            `text_field` has no effect.
+        SettingsError: there is no such encoding.
     """
     recipe = _find(spec)
     if text_field is not None:
@@ -147,8 +149,9 @@ def open_corpus(
 def hub_revision(source: Source) -> str | None:
     """The commit of a data set on the hub; None if the source is a local folder.
 
-    It is the commit that the source names, or else the newest. If the hub cannot be reached, it is the last one seen.
-    For a data set with a loading script, it is the newest revision of the hub's Parquet copy, which is what is read.
+    It is the revision that the source names, or else the newest commit. If the hub cannot be reached, it is the last
+    commit that was seen. If the data set has a loading script, the hub's Parquet copy is read, and the newest commit is
+    that of the copy.
     """
     if Path(str(source.id)).is_dir():
         return None

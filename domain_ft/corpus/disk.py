@@ -12,7 +12,7 @@ from domain_ft.storage import storage_error
 
 @contextlib.contextmanager
 def disk_errors(what: str, folder: Path) -> Iterator[None]:
-    """Raise errors of the disk, such as a full or read-only one, as a `CorpusError`.
+    """Raise disk errors, such as a full or read-only disk, as a `CorpusError`.
 
     Args:
         what: what is being written to `folder`, for the message.

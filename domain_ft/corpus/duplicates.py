@@ -1,11 +1,11 @@
-"""Near copies: which documents nearly repeat another, which belong to one family, and which are contained in another.
+"""Near copies (near-duplicates): which documents nearly repeat another, form a family, or are contained in another.
 
 A document is represented by the set of its shingles: all runs of 24 bytes of its normalised text. A run is about five
-English words or eight Chinese characters, so no language needs rules of its own. Sets are compared by the MinHash
+English words or eight Chinese characters, so no language needs special rules. Sets are compared by the MinHash
 signatures of `datasketch` (Broder 1997). Candidate pairs are found by locality-sensitive hashing of bands of the
 signatures (Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, chapter 3). The banding works on one array instead
-of datasketch's MinHashLSH. It takes 512 bytes a document instead of about 7,000, and its work is linear in a bucket's
-size, not quadratic.
+of datasketch's MinHashLSH: it takes 512 bytes a document instead of about 7,000, and its work is linear in the size of
+a bucket, not quadratic.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Shingles = npt.NDArray[np.uint32]
 
 SHINGLE_BYTES = 24
 PERMUTATIONS = 128
-BAND_ROWS = 4  # 32 bands of 4 rows: pairs of similarity 0.5 meet with probability 0.87, of 0.6 with 0.99
+BAND_ROWS = 4  # 32 bands of 4 rows: pairs of similarity 0.5 share a band with probability 0.87; of 0.6, with 0.99
 NEAR = 0.85  # from this similarity, the later document is a near copy and is left out
 FAMILY = 0.5  # from this similarity, both documents belong to one group, which goes to one split
 CONTAINED = 0.5  # a text is not held out if at least this share of it is in a training text
@@ -37,7 +37,7 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
 def shingles(normalised: str) -> Shingles:
-    """The sorted, distinct hashes of all runs of 24 bytes of a text. A shorter text is one shingle."""
+    """The sorted, distinct hashes of all runs of 24 bytes of a text. A shorter text has one; an empty text, none."""
     data = np.frombuffer(normalised.encode("utf-8"), dtype=np.uint8)
     if len(data) == 0:
         return np.zeros(0, np.uint32)
@@ -71,13 +71,13 @@ def _wrap(value: np.uint64) -> np.uint64:
 class Signer:
     """Makes MinHash signatures: (128,) uint32, whatever the length of the document.
 
-    They equal those of datasketch, whose permutations are used. Its `update_batch` takes a list of Python numbers and
-    allocates an array for each step. This class works in place, in a sixth of the time.
+    They equal the signatures of datasketch, because its permutations are used. Its `update_batch` takes a list of
+    Python numbers and allocates an array for each step. This class works in place, in a sixth of the time.
     """
 
     def __init__(self) -> None:
         self._factors, self._terms = MinHash(num_perm=PERMUTATIONS, seed=1, scheme="affine32").permutations
-        self._room = np.empty((_BATCH, PERMUTATIONS), dtype=np.uint32)
+        self._buffer = np.empty((_BATCH, PERMUTATIONS), dtype=np.uint32)
 
     def sign(self, hashes: Shingles) -> Signatures:
         """The signature of a set of shingles: the smallest value of each permutation."""
@@ -85,7 +85,7 @@ class Signer:
         mixed = _mixed(hashes)
         for start in range(0, len(mixed), _BATCH):
             part = mixed[start : start + _BATCH, None]
-            permuted = self._room[: len(part)]
+            permuted = self._buffer[: len(part)]
             np.multiply(part, self._factors, out=permuted)
             np.add(permuted, self._terms, out=permuted)
             np.minimum(signature, permuted.min(axis=0), out=signature)
@@ -102,9 +102,9 @@ def _mixed(hashes: Shingles) -> Shingles:
 def similar_pairs(signatures: Signatures, threshold: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Pairs of documents whose estimated Jaccard similarity is `threshold` or more.
 
-    The documents that share a band of their signatures are a bucket. It is sorted by the 12 entries after the band, so
-    that copies are side by side. Each member is compared only with the next 8, so that the work stays linear in the
-    size of the bucket.
+    Documents that share a band of their signatures form a bucket. The bucket is sorted by the 12 entries after the
+    band, so that copies are adjacent. Each member is compared only with the next 8 members. This keeps the work
+    linear in the size of the bucket, but some pairs may be missed.
 
     Args:
         signatures: (documents, 128).
@@ -133,7 +133,7 @@ def similar_pairs(signatures: Signatures, threshold: float) -> tuple[npt.NDArray
 
 
 def _meeting(band: Signatures) -> npt.NDArray[np.int64]:
-    """(n,) the documents whose `band` (documents, 4) equals another's, in ascending order. Most match no other."""
+    """(n,) the documents whose `band` (documents, 4) equals another document's, in ascending order; usually a few."""
     keys = np.ascontiguousarray(band).view(np.uint64)
     order = np.lexsort(keys.T)
     same = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
@@ -151,7 +151,7 @@ def agreement(signatures: Signatures, pairs: npt.NDArray[np.int64]) -> npt.NDArr
 
 
 def near_copies(count: int, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """(documents,) True for near copies of an earlier document that is kept. In each pair the earlier comes first."""
+    """(documents,) True for near copies of an earlier document that is kept. Pairs have the smaller index first."""
     copies = np.zeros(count, dtype=bool)
     for first, second in pairs[np.argsort(pairs[:, 1], kind="stable")].tolist():
         if not copies[first]:
@@ -185,7 +185,7 @@ class Containment:
     Attributes:
         sizes: (held out,) int32, shingles that represent each document.
         hashes: (hashes,) uint32, the distinct hashes of all these shingles, sorted.
-        starts: (hashes + 1,) int64, where the owners of each hash begin in `owners`, and the end of the last.
+        starts: (hashes + 1,) int64, where the owners of each hash begin in `owners`; at the end, their number.
         owners: (shingles,) int32, the held-out document of each shingle, in the order of the hashes.
     """
 
@@ -216,7 +216,7 @@ class Containment:
         return cls(*(np.load(folder / f"{field.name}.npy", mmap_mode="r") for field in dataclasses.fields(cls)))
 
     def of(self, hashes: Shingles) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """The held-out documents that share shingles with this document, and the share of each that it contains."""
+        """The held-out documents that share shingles with this document, and the estimated share of each in it."""
         if not len(self.hashes):
             return np.zeros(0, np.int64), np.zeros(0)
         places = np.searchsorted(self.hashes, hashes)

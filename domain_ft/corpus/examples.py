@@ -39,7 +39,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Input(Example):
-    """An unlabelled example to predict, also with its text before cleaning.
+    """An unlabelled example to predict. It also has its text before cleaning.
 
     Attributes:
         given: the text before cleaning; several fields are joined by blank lines. Reported offsets refer to it.

@@ -1,6 +1,6 @@
 """Files for resumable work on a corpus.
 
-Reading and tokenising append their results to them in the order of the documents.
+Reading and tokenising append their results to these files in the order of the documents.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def unfinished_folder(folder: Path) -> Path:
 
 
 class GrowingFiles:
-    """Files that are appended to together. A stopped run resumes from the last commit.
+    """Files that grow together: a stopped run resumes from their last commit.
 
     A commit flushes the files to disk and records their sizes. Reopened files are truncated to these sizes.
 
@@ -80,7 +80,7 @@ class GrowingFiles:
         (folder / self._journal.name).unlink()
 
     def close(self) -> None:
-        """Commit, unless `keep` has moved the files, and close them."""
+        """Close the files. Commits first, unless `keep` has moved them."""
         try:
             if self._folder.is_dir():
                 self.commit()

@@ -18,7 +18,7 @@ SPLIT_NAMES = {
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with the fields of its objects, named like `context.contexts`, in place of the objects. One level only."""
+    """A row with each object replaced by its fields, named like `context.contexts`. Only one level is flattened."""
     flat: dict[str, Any] = {}
     for name, value in row.items():
         flat.update(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from domain_ft.corpus.readers import ENDINGS, RECORDS, raw_records
-from domain_ft.corpus.readers.base import BOM, BadRecords, Columns, RawRecord, decode, read_lines
-from domain_ft.corpus.readers.files import check_file, ending, why_unreadable
+from domain_ft.corpus.readers.base import BadRecords, Columns, RawRecord, decode, read_lines
+from domain_ft.corpus.readers.encoding_names import UTF8
+from domain_ft.corpus.readers.files import check_file, ending
 from domain_ft.errors import CorpusError
 
 RECORD_ENDINGS = tuple(ending for ending, kind in ENDINGS.items() if kind in RECORDS)
@@ -25,7 +27,7 @@ def input_records(
     Args:
         spec: a file, a named pipe, or a binary stream.
         bad: receives records that cannot be read.
-        columns: gives, for the name of a file, the function that chooses among its fields.
+        columns: called with a file's name, returns the function that chooses which of the file's fields to read.
 
     Raises:
         CorpusError: there is no such file, or it cannot be read.
@@ -33,10 +35,8 @@ def input_records(
     if not isinstance(spec, Path):
         yield from _stream_records(spec, STREAM, bad)
         return
-    if why_unreadable(spec) == "there is no such file":
-        raise CorpusError("there is no such file", where=str(spec), fix="check the path; - is standard input")
-    if not spec.is_dir() and is_stream(spec):
-        with spec.open("rb") as stream:
+    if is_stream(spec):
+        with _opened(spec) as stream:
             if ending(spec) in RECORD_ENDINGS:
                 chosen = columns and columns(spec.name)
                 rows = raw_records(stream, spec.name, ENDINGS[ending(spec)], bad, chosen)
@@ -54,17 +54,47 @@ def input_records(
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path can be read only once, such as a named pipe or /dev/stdin."""
-    return path.is_fifo() or (not path.is_file() and path.exists()) or path.is_relative_to("/dev")
+    """Whether a path is read only once, as it arrives: a named pipe, a character device, /dev/stdin or /dev/fd/N."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    if stat.S_ISDIR(mode):
+        return False
+    is_descriptor = path == Path("/dev/stdin") or path.is_relative_to("/dev/fd")
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or is_descriptor
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        denied = isinstance(error, PermissionError)
+        raise CorpusError(
+            f"this cannot be read: {error.strerror or error}",
+            where=str(path),
+            fix="give yourself the right to read it" if denied else "write the data to a file, and name that file",
+        ) from error
 
 
 def _stream_records(stream: BinaryIO, name: str, bad: BadRecords) -> Iterator[tuple[RawRecord, str]]:
-    """The records of JSON lines, if the first character is a brace; otherwise each line is a text."""
-    if not isinstance(stream, io.BufferedReader) and isinstance(stream, io.RawIOBase):
-        stream = io.BufferedReader(stream)
-    begin = stream.peek(1) if isinstance(stream, io.BufferedReader) else b""
-    first = begin.removeprefix(BOM).lstrip()[:1]
-    lines = raw_records(stream, name, "jsonl", bad) if first == b"{" else _text_lines(stream, name, bad)
+    """Records of JSON lines if the first non-blank character is `{`; otherwise one text per line.
+
+    Only the bytes that arrive first are looked at: if all of them are blank, the lines are texts.
+    """
+    if not isinstance(stream, io.BufferedReader):
+        buffered = io.BufferedReader(cast(io.RawIOBase, stream))
+        try:
+            yield from _stream_records(buffered, name, bad)
+        finally:
+            buffered.detach()  # it would close the caller's stream
+        return
+    try:
+        begin = stream.peek(1)
+    except OSError:  # reported when the lines are read
+        begin = b""
+    first = begin.decode(bad.encoding or UTF8, "replace").lstrip("\ufeff").lstrip()[:1]
+    lines = raw_records(stream, name, "jsonl", bad) if first == "{" else _text_lines(stream, name, bad)
     yield from ((record, name) for record in lines)
 
 

@@ -28,7 +28,7 @@ NO_RELATION = "false"
 """The label of two entities that have none of the relations to learn."""
 
 MOST_PAIRED = 64
-"""A sentence with more entities is skipped: it is a list, whose pairs would outnumber all others."""
+"""A sentence with more entities than this is skipped: it is probably a list, and has too many pairs."""
 
 _WIDEST_GAP = 1_000_000  # characters between two passages; a larger gap is a mistake, and filling it takes memory
 
@@ -43,7 +43,7 @@ class KnowledgeBaseError(ValueError):
 
 @dataclass(frozen=True)
 class Entity:
-    """An entity. [start, end) reaches from its first part to its last; `parts` is their number."""
+    """An entity. [start, end) reaches from its first part to its last; `parts` is the number of parts."""
 
     id: str
     type: str
@@ -85,7 +85,7 @@ def is_knowledge_base(record: Mapping[str, Any]) -> bool:
 def read_document(record: Mapping[str, Any]) -> Document:
     """Parse a record of the schema, and check the text of each entity against the text at its offsets.
 
-    This ignores white space, because a line break within an entity may be written as a space.
+    The check ignores white space, because a line break within an entity may be written as a space.
 
     Raises:
         KnowledgeBaseError: the record violates the schema.
@@ -117,9 +117,9 @@ class RelationReader:
 
     Attributes:
         marks: by mark (without the @ and $ around it), the entity types that it replaces. With one mark, its entities
-            are paired with each other; with two, those of the first with those of the second.
-        relations: the relation types that are classes. A pair with several of them gets the first; a pair with none
-            gets `NO_RELATION`.
+            are paired with each other. With two marks, entities of the first are paired with entities of the second.
+        relations: the relation types that are classes. A pair with several of them gets the one that comes first here;
+            a pair with none gets `NO_RELATION`.
     """
 
     marks: Mapping[str, Sequence[str]]
@@ -144,7 +144,7 @@ class RelationReader:
         """
         marks = {type: mark for mark, types in self.marks.items() for type in types}
         places = {e.id: (e.start, e.end, marks[e.type]) for e in document.entities if e.type in marks}
-        ids = {place: id for id, place in reversed(places.items())}  # of equal entities, the first
+        ids = {place: id for id, place in reversed(places.items())}  # if several are equal, the first remains
         labels = self._labels(document, places)
         whole = [(entity.start, entity.end) for entity in document.entities]
         sentences = list(sentence_bounds(document.text, whole=whole, breaks=document.breaks))
@@ -160,14 +160,14 @@ class RelationReader:
     def _labels(self, document: Document, places: Mapping[str, Any]) -> dict[frozenset[Any], str]:
         """The relation of each pair of `places` that has one. The direction of relations is ignored."""
         labels: dict[frozenset[Any], str] = {}
-        for name in reversed(self.relations):  # of several relations, the first in `self.relations` remains
+        for name in reversed(self.relations):  # if a pair has several, the first in `self.relations` remains
             for relation in document.relations:
                 if relation.type == name and relation.first in places and relation.second in places:
                     labels[frozenset((places[relation.first], places[relation.second]))] = name
         return labels
 
     def _marked(self, text: str, sentence: Bounds, one: tuple[int, int, str], other: tuple[int, int, str]) -> str:
-        """The sentence with a mark for each entity, or one such as `@CHEMICAL-GENE$` for both if they overlap."""
+        """The sentence with a mark for each entity. Overlapping entities get one mark, such as `@CHEMICAL-GENE$`."""
         start, end = sentence
         if other[0] < one[1]:
             both = "-".join(sorted((one[2], other[2]), key=list(self.marks).index))

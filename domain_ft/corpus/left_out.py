@@ -1,7 +1,7 @@
 """Records, fields and files of the input that a run did not read.
 
 Readers count them, and the verb writes the counts to result.json (`LeftOut.to_result`). The terminal and the report
-show them in the same `sentences`, so that nothing is left out silently.
+show the same text, made by `sentences`, so that nothing is left out silently.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from domain_ft.quoting import quoted, shown
 from domain_ft.wording import counted
 
-LISTED = 20  # most names in a sentence; result.json has up to LISTED_IN_RESULT files
+LISTED = 20  # the most names that a sentence lists; result.json lists up to LISTED_IN_RESULT files
 LISTED_IN_RESULT = 1000
 
 VERDICT = "answer"
@@ -35,7 +35,7 @@ def rejected_by_annotator(record: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class UnreadFile:
-    """A file of a folder that was not read, and why."""
+    """A file that was not read, and why; or a folder, an attachment of an e-mail, or a split of a data set."""
 
     file: str
     reason: str
@@ -46,9 +46,9 @@ class LeftOut:
     """Counts of what was not read.
 
     Attributes:
-        records: records that were left out, each a line of rejects.jsonl.
+        records: the number of records that were left out. The verb decides where they are listed, if at all.
         fields: by field that was not read, the number of records with it.
-        files: files that were not read.
+        files: the files that were not read, and the other things that an `UnreadFile` can be.
     """
 
     records: int = 0
@@ -58,6 +58,10 @@ class LeftOut:
     def see_fields(self, present: Iterable[str], read: Collection[str]) -> None:
         """Count the fields of one record that are `present` but not `read`."""
         self.fields.update(name for name in present if name not in read)
+
+    def and_also(self, other: LeftOut) -> LeftOut:
+        """The counts of both."""
+        return LeftOut(self.records + other.records, self.fields + other.fields, [*self.files, *other.files])
 
     def to_result(self) -> dict[str, Any]:
         """The keys of result.json: `rejected`, `unread_fields` and `unread_files`."""
@@ -72,13 +76,17 @@ class LeftOut:
 
 
 def sentences(result: Mapping[str, Any]) -> list[str]:
-    """Sentences for the user, from the keys of `LeftOut.to_result`; none if everything was read."""
+    """Sentences for the user, from the keys of `LeftOut.to_result`; none if everything was read.
+
+    The caller sets `result["rejects"]` to "" if no list of the left-out records was written.
+    """
     parts = []
     rejected = result.get("rejected", 0)
     if rejected:
         records = "1 record was" if rejected == 1 else f"{rejected:,} records were"
-        listed = result.get("rejects")  # the name of the list, unless it is rejects.jsonl
-        parts.append(f"{records} left out; {listed if isinstance(listed, str) else 'rejects.jsonl'} says which and why")
+        listed = result.get("rejects")  # the name of the list; if missing or None, rejects.jsonl
+        name = listed if isinstance(listed, str) else "rejects.jsonl"
+        parts.append(f"{records} left out; {name} says which and why" if name else f"{records} left out")
     fields = result.get("unread_fields") or {}
     if fields:
         counts = ", ".join(f"{quoted(name)} ({count:,})" for name, count in list(fields.items())[:LISTED])
@@ -89,7 +97,8 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
         count = result["unread_files"]["count"]
         names = ", ".join(f"{one['file']} ({one['reason']})" for one in files[:LISTED])
         more = f" and {count - LISTED:,} more" if count > LISTED else ""
-        parts.append(f"{'1 file was' if count == 1 else f'{count:,} files were'} not read: {names}{more}")
+        items = "1 item was" if count == 1 else f"{count:,} items were"  # a folder, an attachment or a split counts too
+        parts.append(f"{items} not read: {names}{more}")
     return parts
 
 

@@ -1,4 +1,4 @@
-"""Lists and numbers that are written as text, as a CSV file has them."""
+"""Lists and numbers that are written as text, for example in a CSV file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import re
 from typing import Any
 
-_LONGEST_LIST = 100_000  # the most characters of a list as text
+_LONGEST_LIST = 100_000  # characters; a longer text is not parsed as a list, unless it is a row of 0 and 1
 _NUMPY = re.compile(r"""\[\s*((?:'[^']*'|"[^"]*"|-?\d+\.?\d*)(?:\s+(?:'[^']*'|"[^"]*"|-?\d+\.?\d*))*)\s*\]""")
 _NUMPY_ITEM = re.compile(r"""'([^']*)'|"([^"]*)"|(-?\d+\.?\d*)""")
 _BITS = re.compile(r"[01](?:\s*[ ,;|]\s*[01])+")
@@ -29,7 +29,7 @@ def number_in(value: Any) -> float | None:
 
 
 def listed_in(text: str) -> list[Any] | None:
-    """The list that a text is, in the notation of JSON, Python, numpy or PostgreSQL, or as a row of 0 and 1.
+    """The list that a text spells, in the notation of JSON, Python, numpy or PostgreSQL, or as a row of 0 and 1.
 
     None for other texts.
 
@@ -59,7 +59,7 @@ def listed_in(text: str) -> list[Any] | None:
     if value == {}:
         return []  # PostgreSQL's empty array
     if isinstance(value, set | frozenset) and not any(isinstance(item, str) for item in value):
-        return _postgres_array(text)  # which keeps the order of numbers, and repeated ones
+        return _postgres_array(text)  # unlike a set, it keeps the order of numbers, and repeated numbers
     if isinstance(value, set | frozenset):
         value = sorted(value, key=str)
     if not isinstance(value, list | tuple):

@@ -1,16 +1,16 @@
 """Masks for the masked LM: which tokens are hidden, and what replaces them.
 
-Follows BERT (Devlin et al. 2018, arXiv:1810.04805): of the chosen tokens, 80 % become the mask token, 10 % become a
-random token, and 10 % stay. Whole words are chosen, as in the authors' later release: a part of a word is too easy to
-predict from the rest of it.
+Follows BERT (Devlin et al. 2018, arXiv:1810.04805): 80 % of the chosen tokens become the mask token, 10 % become a
+random token, and 10 % stay. Whole words are chosen, as in the authors' later release, because a part of a word is too
+easy to predict from the rest of the word.
 
 Every random number is a hash of (seed, epoch, document, sequence, position, purpose). So the mask of a sequence depends
 neither on the other sequences of its micro-batch nor on earlier draws. The masks of an evaluation are the same before
 and after training, and a micro-batch is masked by a few array operations.
 
 The words of a sequence are chosen in random order until `rate` times its tokens are reached. The last word is chosen
-with the probability that makes the expected number of tokens exact. At least one word of each sequence is chosen, so
-short sequences may have more.
+with the probability that makes the expected number of tokens exact. At least one word of each sequence is chosen, even
+if it has more tokens than that.
 
 In text without spaces the tokenizer's "word" may be a whole sentence. So a word of more than `LONGEST_WORD` tokens is
 masked token by token.
@@ -71,10 +71,11 @@ def mask_tokens(
     """Mask the text of `batch`; special tokens stay.
 
     Args:
-        batch: sequences laid end to end.
+        batch: sequences packed end to end.
         epoch: the number of the epoch, from 0; -1 for an evaluation.
         seed: of the run.
-        rate: the share of a sequence's tokens to mask, in (0, 1]. At least one token of each is masked.
+        rate: the share of the text tokens of a sequence to choose, in (0, 1]. At least one token of each sequence is
+            chosen.
         whole_word: whether the tokens of a word are masked together.
         vocabulary: of the batch's tokenizer.
 
@@ -108,7 +109,7 @@ class _Sampled(Protocol):
 
 
 def mostly_without_words(rows: _Sampled, sample: int = 256) -> bool:
-    """Whether most tokens are in words too long to be masked whole, as in a language without spaces.
+    """Whether most tokens are in words too long to be masked whole, as in a language written without spaces.
 
     Estimated from `sample` evenly spaced rows. If so, whole-word masking mostly masks single tokens, and the user
     should be warned.
@@ -123,7 +124,7 @@ def mostly_without_words(rows: _Sampled, sample: int = 256) -> bool:
 def _chosen(
     batch: PackedBatch, text: npt.NDArray[np.int64], noise: _TokenNoise, rate: float, whole_word: bool
 ) -> npt.NDArray[np.bool_]:
-    """(text,) bool, whether each token is chosen. `text` has their positions in the batch, without special tokens."""
+    """(text,) bool, whether each text token is chosen. `text` has the positions of the text tokens in the batch."""
     sequence = noise.sequence[text]
     begins = _unit_begins(batch.word_ids[text], sequence, whole_word)
     first = np.flatnonzero(begins)  # the units: words, or tokens
@@ -131,7 +132,7 @@ def _chosen(
     unit_sequence = sequence[first]
 
     order = np.argsort(noise.uniform(text[first], _ORDER))
-    small = unit_sequence[order].astype(np.min_scalar_type(len(batch.rows)))  # 16 bits, which numpy sorts by radix
+    small = unit_sequence[order].astype(np.min_scalar_type(len(batch.rows)))  # few bits: numpy then uses a radix sort
     order = order[np.argsort(small, kind="stable")]
     ends = np.cumsum(sizes[order])
     opens = np.append(True, unit_sequence[order][1:] != unit_sequence[order][:-1])  # the first unit of each sequence
@@ -146,7 +147,7 @@ def _chosen(
 def _unit_begins(
     words: npt.NDArray[np.int32], sequence: npt.NDArray[np.int64], whole_word: bool
 ) -> npt.NDArray[np.bool_]:
-    """(tokens,) bool, whether each begins a unit that is masked whole.
+    """(tokens,) bool, whether each token begins a unit, whose tokens are chosen together.
 
     A unit is a word, or a single token: of a long word, or of any word if `whole_word` is False.
     """
@@ -166,7 +167,7 @@ _STRIDE = np.uint64(GAMMA)
 
 
 class _TokenNoise:
-    """Uniform numbers for the tokens of a batch, each a hash of (key, document, sequence, position, purpose).
+    """Uniform random numbers for the tokens of a batch, each a hash of (key, document, sequence, position, purpose).
 
     Attributes:
         sequence: (tokens,) int64, the index in the batch of each token's sequence.

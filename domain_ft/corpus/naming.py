@@ -18,12 +18,12 @@ _GENERIC = {
     *("train", "training", "test", "testing", "dev", "valid", "validation", "eval", "all", "data", "dataset", "corpus"),
     *("text", "texts", "input", "output", "examples", "records", "file", "files", "model", "adapter", "checkpoint"),
 }
-# The same: digits and signs, one or two letters, and shards such as train-00000-of-00002.
+# More such names: digits and signs only, one or two letters, and shards such as train-00000-of-00002.
 _UNINFORMATIVE = re.compile(r"[\W\d_]*|\w{1,2}|(train|test|validation)?[-_.]?\d+[-_]of[-_]\d+")
 
 
 def name_of(given: str) -> str:
-    """A short, non-empty name. A generic file name gets that of its folder in front, if the path has one.
+    """A short, non-empty name. The name of the folder precedes a generic file name, if the path has a folder.
 
     Args:
         given: a file, a folder, a recipe (.toml), `hf:ID[:config]`, or a name.
@@ -32,7 +32,7 @@ def name_of(given: str) -> str:
         identifier, _, config = given.removeprefix("hf:").partition(":")
         return "-".join(part for part in (Path(identifier).name, config) if part) or "data"
     path = user_path(given)
-    if path.name in ("", ".."):  # `.`, `..` and `/` have no name before they are resolved
+    if path.name in ("", ".."):  # `.` and `..` get a name when they are resolved
         path = path.resolve()
     name = _without_endings(path.name)
     folder = path.parent.name
@@ -42,7 +42,7 @@ def name_of(given: str) -> str:
 
 
 def _without_endings(name: str) -> str:
-    """A file's name without the endings of its packing and its format, unless nothing would be left."""
+    """A file's name without the endings of its compression and its format, unless nothing would be left."""
     bare = name
     for endings in (_PACKED, (*ENDINGS, *_TAGGED, ".toml")):
         found = next((ending for ending in endings if bare.lower().endswith(ending)), None)

@@ -72,7 +72,7 @@ def text_fingerprints(texts: Iterable[str], *, signed: bool = True) -> Fingerpri
 
 
 def signed_batches(texts: Iterable[str], *, signed: bool) -> Iterator[tuple[bytes, bytes]]:
-    """The digests and signatures of texts as bytes, in batches, computed on all cores. See `text_fingerprints`."""
+    """The digests and signatures of texts as bytes, in batches. All cores compute them if there are many texts."""
     return in_order(_signed if signed else _digested, _batches(texts), work="looks for copies")
 
 
@@ -127,7 +127,7 @@ def duplicate_groups(prints: Fingerprints, *names: Sequence[str], similarity: fl
 def all_similar_pairs(signatures: Signatures, threshold: float) -> tuple[Integers, npt.NDArray[np.float32]]:
     """`similar_pairs`, which compares only neighbours, plus the other similar pairs within each family.
 
-    A family is a set of texts that are connected by pairs. For those of more than `_LARGEST_FAMILY`, nothing is added.
+    A family is a set of texts that are connected by pairs. A family of more than `_LARGEST_FAMILY` gets no more pairs.
     """
     pairs, similarity = similar_pairs(signatures, threshold)
     families = connected(len(signatures), map(tuple, pairs.tolist()))

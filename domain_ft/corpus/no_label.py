@@ -6,14 +6,14 @@ NO_LABEL = frozenset(
     {"", "-", "--", "_", "?", "nan", "na", "n/a", "n.a.", "<na>", "#n/a", "#na", "nat", "null", "<null>", "(null)"}
     | {"\\n", "unlabeled", "unlabelled"}
 )
-"""Texts that mean a missing label, in any case."""
+"""Texts that mean a missing label, in lower case; they are compared without case."""
 
 MAYBE_NO_LABEL = frozenset(
     {"none", "nil", "missing", "unknown", "undefined", "not available", "not applicable", "tbd", "todo", "blank"}
     | {".", "...", "-1", "#value!", "#ref!", "(blank)", "empty", "unk", "<unk>", "[unk]", "no label", "unspecified"}
     | {"not specified", "not labeled", "not labelled", "unannotated", "not annotated", "unassigned", "not assigned"}
 )
-"""Names that are read as classes, with a note, because they may mean a missing label."""
+"""Names that are read as classes, with a note for the user, because they may mean a missing label."""
 
 
 def means_no_label(name: str) -> bool:

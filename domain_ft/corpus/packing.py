@@ -1,7 +1,8 @@
-"""Distributes sequences over optimiser steps, ranks, and micro-batches with a maximum of tokens.
+"""Distributes sequences over optimiser steps, ranks, and micro-batches of limited size.
 
-Everything is a function of the lengths and the seed, so a resumed run needs only the number of its step. A large corpus
-is shuffled in chapters, so that neither the memory nor the time that shuffling takes grows with its size.
+Everything is a function of the lengths, the limits and the seed; `share` also depends on the rank and the number of
+ranks. So a resumed run needs only the number of its step. A large corpus is shuffled in parts (chapters), so that the
+memory and the time for shuffling do not grow with its size.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from domain_ft.randomness import generator
 Rows = npt.NDArray[np.int64]
 
 CHAPTER = 1 << 20  # sequences shuffled at a time: 50 MB at the peak, 8 MB afterwards
-_CHAPTER_STEPS = 64  # the fewest steps of a chapter: their sizes then differ by about 1 % between chapters
+_CHAPTER_STEPS = 64  # the fewest steps of a chapter, on average; one more or fewer changes step sizes by under 2 %
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,15 @@ class StepPlan:
     """The sequences of every optimiser step, for runs of any number of steps.
 
     Each epoch is a permutation of all sequences, cut into `steps_per_epoch` steps of whole sequences, with about the
-    same number of tokens each. A short last step would give its few sequences more weight than the others. No step
-    spans two epochs.
+    same number of tokens each. (Steps are even because the few sequences of a short last step would each weigh more
+    than those of other steps.) No step spans two epochs.
 
-    An epoch of more than `CHAPTER` sequences is read in chapters: consecutive parts of a random order of all sequences,
-    each cut into its share of the steps.
+    An epoch of more than `CHAPTER` sequences is read in chapters, if there are enough steps for several. Chapters are
+    consecutive parts of a random order of all sequences, and each is cut into its share of the steps.
 
     Args:
         lengths: (sequences,) tokens of each sequence.
-        tokens_per_step: the most tokens of a step on average, unless single sequences are longer.
+        tokens_per_step: the most tokens per step on average; exceeded only if the average sequence is longer than this.
         seed: of the order.
     """
 
@@ -59,7 +60,7 @@ class StepPlan:
         total = int(self._lengths.sum(dtype=np.int64))
         self.steps_per_epoch = min(-(-total // tokens_per_step), sequences)
         chapters = min(-(-sequences // CHAPTER), max(1, self.steps_per_epoch // _CHAPTER_STEPS))
-        # Where each chapter begins, in sequences and in steps of the epoch; and the end of the last one.
+        # Where each chapter begins, and where the last one ends: in sequences, and in steps of the epoch.
         self._starts = [chapter * sequences // chapters for chapter in range(chapters + 1)]
         self._steps = [place * self.steps_per_epoch // sequences for place in self._starts]
         self._arranged = (-1, -1)  # epoch and chapter
@@ -97,8 +98,9 @@ class StepPlan:
 def share(rows: npt.ArrayLike, lengths: npt.ArrayLike, rank: int, world: int) -> Rows:
     """The sequences of a step for rank `rank` of `world`. All ranks get about the same number of tokens.
 
-    Sequences are dealt out longest first, to the ranks in ascending and descending order by turns, so that no two ranks
-    differ by more tokens than the longest sequence has. With fewer sequences than ranks, the last ranks get none.
+    Sequences are assigned longest first: one to each rank in ascending order, then one to each in descending order, and
+    so on. So the token counts of two ranks differ by at most the length of the longest sequence. With fewer sequences
+    than ranks, the last ranks get none.
 
     Args:
         rows: (sequences,) row indices of the step.
@@ -117,13 +119,14 @@ def share(rows: npt.ArrayLike, lengths: npt.ArrayLike, rank: int, world: int) ->
 def micro_batches(rows: npt.ArrayLike, lengths: npt.ArrayLike, tokens_per_micro_batch: int) -> list[Rows]:
     """Divide the sequences of a step into micro-batches.
 
-    They are sorted longest first. So sequences of equal length are adjacent, which attention computes together, and a
-    step that does not fit in memory fails at its first micro-batch.
+    Sequences are sorted longest first. So sequences of equal length are adjacent, which lets attention without a
+    variable-length kernel compute them together. And if a sequence is too long for the memory, the step fails at its
+    first micro-batch.
 
     Args:
         rows: (sequences,) row indices.
         lengths: tokens of every sequence of the corpus, indexed by row.
-        tokens_per_micro_batch: the maximum. A longer sequence is a micro-batch of its own.
+        tokens_per_micro_batch: the maximum. A longer sequence is alone in its micro-batch.
 
     Returns:
         the micro-batches, each (sequences,) row indices; none is empty.

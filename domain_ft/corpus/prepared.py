@@ -1,6 +1,6 @@
-"""A prepared corpus: read, cleaned, freed of near copies and split; cached as Arrow files.
+"""A prepared corpus: read, cleaned, deduplicated and split, and cached as Arrow files.
 
-All cores clean the text and compute MinHash signatures while it is read once into a spool file. About two hundred bytes
+The text is read once, cleaned and signed (MinHash) on all cores, and written to a spool file. About two hundred bytes
 a document stay in memory; its signature of 512 bytes is in a file. A stopped run resumes after the last documents in
 the spool. Then the documents are grouped and split, and copied from the spool to `train.arrow` and `evaluation.arrow`.
 A second call for the same content finds the finished folder. The input is a `corpus.Corpus`; `tokens` reads the output.
@@ -86,7 +86,7 @@ _SCHEMA = pa.schema(
 _ARROW_END = b"ARROW1"
 _SPOOLED = ("spool.arrows", "signatures.bin", "digests.bin", "characters.bin", "rejects.jsonl")
 _DIGEST = np.dtype([("hash", ">u8"), ("rest", ">u8")])  # of a document's content; the first half is used as its hash
-_EXAMINED = 1_000_000  # characters cleaned and signed at a time, and of a batch in an Arrow file
+_EXAMINED = 1_000_000  # characters that are cleaned and signed at a time, and about as many in a batch of an Arrow file
 _COMMIT_BATCHES = 16  # batches between commits, which survive a power cut or a kill
 _OPTIMISTIC = "Much of the evaluation text is also in training, so the scores are optimistic."
 _SAMPLES, _SAMPLE_CHARACTERS = 3, 200
@@ -104,10 +104,10 @@ class CorpusStatistics:
         near_duplicates: documents left out for a similarity of 0.85 or more with an earlier one.
         groups: groups of similar documents among those kept; each is in one split.
         largest_group: documents in the largest group.
-        moved_to_training: documents drawn for evaluation that were moved, because half or more of one of their group is
-            in one training document.
-        greatest_overlap: the greatest share of any evaluation document that is in one training document; None
-            if the corpus was too small to keep that low.
+        moved_to_training: documents drawn for evaluation that were moved, because half or more of a document of their
+            group is in one training document.
+        greatest_overlap: the greatest share of any evaluation document that is in one training document (estimated);
+            None if the corpus was too small to keep this share low.
         characters, bytes: of the text kept; bytes as UTF-8.
         train_documents, train_characters, evaluation_documents, evaluation_characters: of each split.
         rejects: records that could not be read and were left out.
@@ -116,8 +116,8 @@ class CorpusStatistics:
         text_fields: the fields that texts were read from, as in `Seen.text_fields`; empty for files without fields.
         unread_fields: by field that is not read, the number of records with it.
         languages: documents by language, if the source names it.
-        histogram: (from, below, documents) by length in characters; each bound is the previous one times the square
-            root of ten.
+        histogram: (from, below, documents) by length in characters; each bound is the previous bound times the square
+            root of ten, rounded.
         samples: the beginnings of up to three training documents.
         notes: how the split differs from the usual one, in sentences.
     """
@@ -152,7 +152,7 @@ class CorpusStatistics:
 
     @property
     def left_out(self) -> dict[str, Any]:
-        """What was not read, in the keys of `LeftOut.to_result`."""
+        """What was not read, with the keys of `LeftOut.to_result`."""
         return {
             "rejected": self.rejects + self.empty,
             "unread_fields": self.unread_fields,
@@ -246,20 +246,20 @@ class PreparedCorpus:
         return path if path.exists() else None
 
     def samples(self, n: int = _SAMPLES) -> list[Document]:
-        """Documents of the training split, evenly spaced."""
+        """Up to `n` documents of the training split, evenly spaced."""
         split = self.split("train")
         return [split.document(index) for index in spaced(len(split), n)]
 
 
 def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Progress | None = None) -> PreparedCorpus:
-    """Read and clean a corpus, remove near copies, and split it; or find it in the cache.
+    """Read and clean a corpus, remove copies and near copies, and split it; or find it in the cache.
 
     A call that was stopped while reading resumes. If another process prepares the same corpus, this one waits for it.
 
     Args:
         corpus: what to read.
         evaluation_fraction: the share of groups that is held out, above 0 and below 1.
-        progress: called with (label, documents done, documents in total or None).
+        progress: called with (label, done, total or None), in documents; in bytes while an asset is fetched.
 
     Raises:
         CorpusError: something cannot be read, or there is too little text to train on one part and evaluate on another.
@@ -314,7 +314,7 @@ class _UnusableError(CorpusError):
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether the statistics are there, and both Arrow files are complete, by the marker at their end."""
+    """Whether the statistics exist, and both Arrow files have the marker with which a complete file ends."""
     try:
         for name in ("train", "evaluation"):
             with (folder / f"{name}.arrow").open("rb") as file:
@@ -338,9 +338,10 @@ class Split:
 
     Attributes:
         held_out: (documents,) True for evaluation.
-        overlap: (documents,) the greatest share of a held-out document that is in one training document; None if that
-            was not kept low.
-        cut: the index of a document that is cut in two, if any, and its `parts` for training and for evaluation.
+        overlap: (documents,) the greatest share of each held-out document that is in one training document; None if
+            this share was not kept low.
+        cut: the index of the document that is cut in two; None if there is none.
+        parts: the training part and the evaluation part of this document.
     """
 
     held_out: Bools
@@ -350,7 +351,7 @@ class Split:
 
 
 class _Preparation:
-    """One run of `prepare`. Arrays have an entry for each document of the spool, or for each of those `kept`.
+    """One run of `prepare`. Arrays have an entry for each document of the spool, or for each kept document.
 
     The finished files go to `folder`; the spool and the other files for resuming go to `unfinished`.
     """
@@ -390,7 +391,7 @@ class _Preparation:
             shutil.copyfile(self.unfinished / "rejects.jsonl", self.folder / "rejects.jsonl")
 
     def _read(self) -> None:
-        """Spool all documents except exact copies, with their signatures. Resumes after those already in the spool."""
+        """Spool all documents except empty ones and exact copies, with their signatures. Resumes a stopped run."""
         with contextlib.closing(GrowingFiles(self.unfinished, _SPOOLED, commit_every=_COMMIT_BATCHES)) as files:
             self.counts.update(files.facts)
             seen = {digest.tobytes() for digest in np.fromfile(self.unfinished / "digests.bin", _DIGEST)}
@@ -452,7 +453,7 @@ class _Preparation:
         }
 
     def _keep_apart(self, spool: _Spool, kept: Integers, groups: Integers, drawn: Bools) -> tuple[Bools, Shares]:
-        """`move_contained` for the kept documents: those still held out, and their overlap with training documents."""
+        """Apply `move_contained` to the kept documents. Returns which are still held out, and their overlap."""
         label = f"comparing the splits of {self.corpus.name}"
         work = f"compares the splits of {self.corpus.name}"
 
@@ -478,10 +479,11 @@ class _Preparation:
     def _hold_out_something(
         self, spool: _Spool, kept: Integers, groups: Integers, characters: Integers, hashes: npt.NDArray[np.uint64]
     ) -> Split:
-        """The split of a corpus of which nothing was drawn, usually a small one.
+        """The split of a corpus from which the usual rules hold out nothing, most often because it is small.
 
         Holds out the first of these that is possible: a group of fitting size; the end of a long document that
-        resembles no other; the smallest group; or, if all documents are alike, single documents, with a warning.
+        resembles no other; the smallest group; or, if all documents are alike, single documents. A note says which, and
+        warns if the scores will be optimistic.
         """
         for group in fitting_groups(groups, characters, self.fraction):
             held_out, overlap = self._keep_apart(spool, kept, groups, groups == group)
@@ -515,12 +517,12 @@ class _Preparation:
             return Split(np.isin(np.arange(len(kept)), chosen))
         copies = self.counts["read"] - self.counts["empty"] - len(kept)
         raise _UnusableError(
-            f"corpus '{self.corpus.name}' has a single text of {int(characters.sum()):,} characters"
+            f"corpus '{self.corpus.name}' has a single text of {int(characters.sum()):,} characters, too little to "
+            "train on one part and evaluate on another"
             + (
                 f": the other {copies:,} of the {self.counts['read']:,} documents are copies or near copies of it"
                 * bool(copies)
-            )
-            + ", too little to train on one part and evaluate on another",
+            ),
             fix=f"give at least two different documents, or one of {SHORTEST_CUT:,} characters or more",
         )
 

@@ -1,7 +1,7 @@
 """Recipes: a TOML file for each corpus, with its description, licence, sources of text and tasks.
 
-The recipes of this package are in `corpora/`; users give the path of their own. All errors of a recipe are reported at
-once, with the nearest valid name for each unknown key.
+The recipes of this package are in `corpora/`; users give the path of other recipes. The errors of a recipe are reported
+together, with a similar valid name for an unknown key if there is one.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _RECIPE_KEYS: dict[str, tuple[type, bool]] = {
     "sources": (list, True),
     "tasks": (list, False),
 }
-# The keys of every task, then those by the kind of its source.
+# The keys that every task may have, then the keys that depend on the kind of its source.
 _TASK_KEYS: dict[str, tuple[type, bool]] = {
     "name": (str, True),
     "description": (str, True),
@@ -76,7 +76,7 @@ _TASK_SOURCE_KEYS: dict[str, dict[str, tuple[type, bool]]] = {
         "relations": (str, False),
     },
 }
-# The readers for rows of tasks on the hub -> the keys that each needs.
+# For tasks on the hub: reader of the rows -> the keys that it needs.
 _HUB_READERS: dict[str, tuple[str, ...]] = {"single-label": ("label_field",), "relations": ("marks", "relations")}
 _TYPE_NAMES = {str: "a text", int: "a whole number", list: "a list of tables", dict: "a table"}
 
@@ -89,7 +89,7 @@ class Source:
         kind: `asset` (a wheel with text), `files` (a file or folder) or `hub` (a data set on a hub).
         reader: how to read it, a name in `readers.READERS`; `auto` selects the reader by the file's ending.
         asset: the asset's name in `assets.ASSETS`.
-        path: within the asset (its last part may have a `*`), or of the file or folder, relative to the recipe.
+        path: a path or pattern (with `*`) within the asset; or the path of the file or folder, relative to the recipe.
         id: of the data set on the hub, with its `config`, `split` and `revision`.
         text_field: the field of the text; several, separated by commas, are joined by a blank line.
         documents: how many to read from the beginning (hub); None for all.
@@ -112,16 +112,17 @@ class Task:
     """A downstream task of the corpus: its description, and where its examples are.
 
     Attributes:
-        name: within the recipe; `legal/NAME` on the command line.
+        name: within the recipe; on the command line, RECIPE/NAME.
         description: the question, in a sentence.
         kind: `asset`, `files` or `hub`, as in `Source`.
         asset, path, reader: the files within an asset, and the reader of their records, a name in `readers.RECORDS`.
         train, validation, test, test_ids: files, relative to the recipe (`files`).
         id, config, revision: of the data set on the hub, whose splits are found by their usual names. `reader` may then
-            be `single-label` (the label is in a list of one) or `relations` (pairs of entities in records of
+            be `single-label` (the label is the only item of a list) or `relations` (pairs of entities in records of
             BigBIO's knowledge-base schema).
-        marks: the mark that replaces an entity of a relation -> the types of such entities, separated by commas. With
-            one mark, its entities are paired with each other; with two, those of the first with those of the second.
+        marks: for each mark, the types of the entities that it replaces, separated by commas. With one mark, its
+            entities are paired with each other. With two marks, entities of the first are paired with entities of the
+            second.
         relations: the types of relations that are classes, separated by commas.
         text_field, pair_field, label_field, id_field, group_field, label_names, label_separator: as the options of
             these names.
@@ -129,7 +130,7 @@ class Task:
         split: how the examples are split; empty if the splits are as given.
         weaknesses: known problems of the task.
         scores: scores of baselines and known models, and where they were measured.
-        licence, citation: those of the corpus if empty.
+        licence, citation: if empty, those of the corpus apply.
     """
 
     name: str
@@ -177,7 +178,7 @@ class Recipe:
 
     @property
     def known_language(self) -> str:
-        """The language for messages; empty if it is not known (`und`)."""
+        """The language; empty if it is not known (`und`)."""
         return "" if self.language == "und" else self.language
 
     @property
@@ -208,7 +209,7 @@ def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
 
     Raises:
-        CorpusError: the file is not TOML or not a valid recipe. The message lists all problems.
+        CorpusError: the file cannot be read, is not TOML, or is not a valid recipe (see `parse_recipe`).
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -220,10 +221,10 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def parse_recipe(values: Mapping[str, Any], *, name: str, folder: Path, where: str) -> Recipe:
-    """The recipe with the `values` of a TOML file. `name` is used unless they have one.
+    """The recipe with the `values` of a TOML file. `name` is its name if `values` has none.
 
     Raises:
-        CorpusError: it is not a valid recipe. The message lists all problems.
+        CorpusError: `values` is not a valid recipe. The message lists the problems of all its tables.
     """
     problems = _check_table(values, _RECIPE_KEYS, "the recipe")
     sources = _tables(values.get("sources"), "sources", problems)
@@ -238,7 +239,8 @@ def parse_recipe(values: Mapping[str, Any], *, name: str, folder: Path, where: s
         problems += _check_place(table, f"task {index}", _TASK_SOURCE_KEYS, _TASK_KEYS, readers)
         problems += _check_hub_reader(table, f"task {index}") if of_hub else []
     names = [task.get("name") for task in tasks]
-    problems += [f"two tasks are named '{name}'" for name in sorted({str(n) for n in names if names.count(n) > 1})]
+    repeated = sorted({name for name in names if isinstance(name, str) and names.count(name) > 1})
+    problems += [f"{names.count(name)} tasks are named '{name}'" for name in repeated]
     if problems:
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         listed = "".join(f"\n  - {problem}" for problem in problems)
@@ -256,12 +258,12 @@ def parse_recipe(values: Mapping[str, Any], *, name: str, folder: Path, where: s
 
 
 def _tables(value: Any, key: str, problems: list[str]) -> list[dict[str, Any]]:
-    """The tables of a list such as [[sources]]. An item that is not a table is added to `problems`."""
+    """The tables of a list such as [[sources]]. The first item that is not a table is reported in `problems`."""
     if not isinstance(value, list):
         return []
     wrong = [item for item in value if not isinstance(item, dict)]
     if wrong:
-        problems.append(f"'{key}' holds {wrong[0]!r}, where a table is expected: begin each with [[{key}]]")
+        problems.append(f"'{key}' holds {wrong[0]!r}, where a table is expected: begin each table with [[{key}]]")
     return [item for item in value if isinstance(item, dict)]
 
 
@@ -277,8 +279,8 @@ def _check_place(
     Args:
         label: names it in messages.
         kinds: the keys that it may have, by its kind.
-        shared: the keys that it may have whatever its kind.
-        readers: the names of the readers that it may have.
+        shared: the keys that it may have, whatever its kind.
+        readers: the names of the readers that it may name.
     """
     kind = table.get("kind")
     if not isinstance(kind, str) or kind not in kinds:

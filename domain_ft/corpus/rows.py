@@ -25,16 +25,20 @@ class Rows(Protocol):
         """The id of the row's document or example, for messages."""
 
 
-class DocumentRows(Rows, Protocol):
+class CountedRows(Rows, Protocol):
+    """Rows of a corpus, on which a language model is trained for a number of tokens."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows together, special tokens included."""
+
+
+class DocumentRows(CountedRows, Protocol):
     """Rows of a corpus or of conversations, on which a language model is scored by document."""
 
     @property
     def key(self) -> str:
         """A hash of the content: equal keys mean equal rows."""
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all rows together, special tokens included."""
 
     @property
     def documents(self) -> npt.NDArray[np.int64]:
@@ -44,4 +48,4 @@ class DocumentRows(Rows, Protocol):
         """The id of the document with this index. It is unique."""
 
     def select_documents(self, max_tokens: int | None) -> npt.NDArray[np.int64]:
-        """(selected,) the rows of as many documents as `max_tokens` allows, or of all for None. Deterministic."""
+        """(selected,) the rows of as many documents as `max_tokens` allows; None for all. Deterministic."""

@@ -11,8 +11,8 @@ SENTENCE_ENDS = frozenset(".!?…։؟۔।॥።፧፨។៕᠃᠉。．！？�
 _WIDE = "。．！？｡"  # these need no space after them
 _SPACED = "".join(sorted(SENTENCE_ENDS - set(_WIDE)))
 _CLOSING = re.escape(")]}\"'»”’›」』）】")
-# A spaced sign must be followed by white space, or it is a decimal point. Closing brackets and quotation marks belong
-# to the sentence.
+# White space must follow a spaced sign: otherwise the sign may be a decimal point. Closing brackets and quotation marks
+# belong to the sentence.
 _CUT = re.compile(
     rf"(?<=[{re.escape(_SPACED)}])[{_CLOSING}]*\s+|(?P<wide>(?<=[{_WIDE}])(?![{_WIDE}])[{_CLOSING}]*\s*)|[\n\r\u2028\u2029]\s*"
 )
@@ -23,9 +23,9 @@ def sentence_bounds(
 ) -> Iterator[tuple[int, int]]:
     """The sentences of a text in order, as (start, end) in characters, without the white space around them.
 
-    A sentence ends after a sign of `SENTENCE_ENDS`, including closing brackets and quotation marks after it, and at the
-    end of a line. It does not end before a lower-case letter, as in `i.v. infusion`, except after `。` and the like. So
-    `Fig. 2` is cut, and a sentence that begins with `p53` is joined to the previous one.
+    A sentence ends after a sign of `SENTENCE_ENDS` and the closing brackets and quotation marks that follow it, and at
+    the end of a line. It does not end before a lower-case letter, as in `i.v. infusion`, except after `。` and similar
+    signs. So `Fig. 2` is cut, and a sentence that begins with `p53` is joined to the sentence before it.
 
     Args:
         text: in any language.

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from domain_ft.randomness import derive, generator
 
 GAMMA = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: the stride of SplitMix64
-DRAWN = 1 << 16  # of at most this many numbers, `beginning` draws the whole order
+DRAWN = 1 << 16  # `beginning` draws the whole order of at most this many numbers
 _ROUNDS = 4  # enough to make a permutation of many numbers pseudorandom (Luby and Rackoff 1988)
 
 
@@ -20,7 +20,7 @@ def scramble(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def shuffled(first: int, last: int, count: int, seed: int, *keys: str | int) -> npt.NDArray[np.int64]:
-    """Positions `first` up to `last` of a random order of `range(count)`.
+    """The numbers at the positions `first` up to `last` of a random order of `range(count)`.
 
     The order is computed by a Feistel network, which permutes all numbers of an even number of bits. Results outside
     the range go through it again until they are inside (Black and Rogaway 2002). Time and memory grow with the part,
@@ -28,7 +28,7 @@ def shuffled(first: int, last: int, count: int, seed: int, *keys: str | int) -> 
 
     Args:
         first, last: positions in the order, `0 <= first <= last <= count`.
-        count: of the numbers. For a few dozen, draw a permutation instead: this one is not random enough.
+        count: how many numbers are ordered. For a few dozen, draw a permutation: this order is not random enough.
         seed, keys: determine the order, as for `randomness.generator`.
 
     Returns:
@@ -51,8 +51,8 @@ def shuffled(first: int, last: int, count: int, seed: int, *keys: str | int) -> 
 def beginning(wanted: int, count: int, seed: int, *keys: str | int) -> npt.NDArray[np.int64]:
     """A random sample of `wanted` numbers below `count`, or all of them: the first ones of a random order.
 
-    The order is drawn for up to `DRAWN` numbers. For more, only its beginning is computed, so that time and memory do
-    not grow with `count`.
+    Up to `DRAWN` numbers are all put in order. For more numbers, only the beginning of the order is computed, so that
+    time and memory do not grow with `count`.
     """
     if count <= DRAWN:
         return generator(seed, *keys).permutation(count)[:wanted]

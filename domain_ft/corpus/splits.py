@@ -2,8 +2,13 @@
 
 The unit is the group of similar documents. A group is held out if a hash of its content falls within the requested
 share (`splitting.draw_parts`), whatever the seed and the order of reading. There are two more rules. A group larger
-than the whole share goes to training, so that no big family becomes the evaluation. If half or more of a held-out
-document is in one training document, its whole group moves to training (`move_contained`).
+than the whole share goes to training, so that no big family makes up the evaluation split. If half or more of a
+held-out document is in one training document, the group of the held-out document moves to training
+(`move_contained`).
+
+These rules may hold out nothing, mostly if the corpus is small. Then `prepared` holds out a group of fitting size
+(`fitting_groups`), the end of a long document (`cut`, `sequences`) or, at last, documents that may have near copies in
+training; a note of the corpus says which.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ Integers = npt.NDArray[np.int64]
 Overlap = tuple[Integers, npt.NDArray[np.float64]]
 
 SHORTEST_CUT = 2_000  # a document with fewer characters is not cut into a training and an evaluation part
-_SHORTEST_PART = 400  # the fewest characters of the evaluation part
+_SHORTEST_PART = 400  # the fewest characters to aim at for the evaluation part
 _REACH = 1_000  # characters before and after a cut that are searched for a better place
 _FITTING = 5.0  # a group fits if its size is within this factor of the share to hold out
 # Where a text may be cut, best first: paragraph, line, sentence, word.
@@ -50,12 +55,13 @@ def move_contained(
         held_out: (documents,) True for documents drawn for evaluation.
         groups: (documents,) the group of each document.
         shingles_of: gives the shingles of the documents with these indices, in order.
-        overlaps: gives `index.of` the shingles of the documents with these indices, in order.
+        overlaps: gives `Containment.of` for the shingles of the documents with these indices, in order.
 
     Returns:
         held_out: (documents,) True for documents that are still for evaluation.
-        contained: (documents,) an estimate of the greatest share of each document that is in one training document; 0
-            for training documents. This share is an upper bound of their Jaccard similarity.
+        contained: (documents,) for each held-out document, an estimate of its share in the training document that
+            contains most of it; 0 for training documents. The share is an upper bound of the Jaccard similarity of the
+            two.
     """
     held_out = held_out.copy()
     owners = np.flatnonzero(held_out)
@@ -77,7 +83,8 @@ def move_contained(
 def cut(text: str, fraction: float) -> tuple[str, str] | None:
     """Cut a text into a training part and an evaluation part, which is about the last `fraction` of it.
 
-    The cut is at the end of a paragraph, line, sentence or word if possible. None if the text is too short.
+    The evaluation part has at least about 400 characters, even if that is more than `fraction`. The cut is at the end
+    of a paragraph, line, sentence or word if possible. None if the text is too short, or if a part would be blank.
     """
     if len(text) < SHORTEST_CUT:
         return None
@@ -88,7 +95,10 @@ def cut(text: str, fraction: float) -> tuple[str, str] | None:
 
 
 def sequences(text: str, length: int = 2_000) -> list[str]:
-    """A text in parts of one to two `length` characters, cut like `cut`, so that evaluation has several documents."""
+    """Cut a text, as in `cut`, into parts of half to twice `length` characters: several documents for evaluation.
+
+    A text of at most twice `length` is one part.
+    """
     places = [0]
     while len(text) - places[-1] > 2 * length:
         places.append(_place(text, places[-1] + length, length // 2))
@@ -97,7 +107,11 @@ def sequences(text: str, length: int = 2_000) -> list[str]:
 
 
 def _place(text: str, target: int, reach: int) -> int:
-    """The offset at which to cut a text near `target`: the nearest boundary of the best kind within `reach`."""
+    """The offset at which to cut a text near `target`: the nearest boundary of the best kind within `reach`.
+
+    Without a boundary, it is `target`, or the first offset after it that does not cut a combining character off its
+    base.
+    """
     reach = min(reach, target // 2, _REACH)
     for boundary in _BOUNDARIES:
         ends = [match.end() for match in boundary.finditer(text, target - reach, target + reach)]

@@ -1,6 +1,6 @@
 """Chooses held-out texts: whole groups of copies, near copies and texts of one source, by a hash of their content.
 
-The choice does not depend on a seed or on the order of reading. There are two rules, both on the smallest hash of a
+The choice does not depend on a seed or on the order of reading. There are two rules; both use the smallest hash of a
 group:
 
 - `draw_parts`: the hash of a group decides its part. So added documents do not move the others, and shares are met on
@@ -26,7 +26,8 @@ from domain_ft.corpus.near_copies import Bools, Fingerprints, Integers, duplicat
 from domain_ft.quoting import shown
 
 JOINED = {"near copies": FAMILY, "nearest copies": NEAR, "copies": None}
-"""What is grouped -> the minimum similarity of texts in a group. The first that leaves enough to hold out is used."""
+"""What is grouped -> the similarity from which two texts are joined; None for exact copies only. Callers use the first
+entry that leaves enough to hold out."""
 
 
 def lowest_hashes(groups: Integers, hashes: npt.ArrayLike) -> npt.NDArray[np.uint64]:
@@ -59,10 +60,10 @@ def draw_parts(keys: npt.NDArray[np.uint64], sizes: npt.ArrayLike, shares: Seque
 def groupings(
     prints: Fingerprints, sources: Sequence[str] = (), alike: Sequence[str] = ()
 ) -> Iterator[tuple[str, Integers]]:
-    """(key of `JOINED`, (texts,) the group of each text) for each way to group texts, the one with the largest first.
+    """(key of `JOINED`, (texts,) the group of each text) for each way to group texts, from coarse to fine.
 
-    If most texts are alike, such as those of one template, the largest grouping is a single group, of which nothing can
-    be held out: the caller then takes the next.
+    If most texts are alike, such as texts from one template, the first grouping may be a single group. Nothing can be
+    held out from it, and the caller takes the next grouping.
 
     Args:
         prints: of the texts.
@@ -74,9 +75,9 @@ def groupings(
 
 
 def nearest_group(groups: Integers, hashes: npt.ArrayLike, wanted: float, among: Bools) -> int | None:
-    """The group with a text of `among` whose size is nearest to `wanted`; of several, the one with the lowest hash.
+    """The group whose size is nearest to `wanted`, among the groups with a text of `among`; ties go to the lowest hash.
 
-    None if there are fewer than two such groups: nothing would be left to train on.
+    None if fewer than two groups have such a text: nothing would be left to train on.
     """
     candidates = np.unique(groups[among])
     if len(candidates) < 2:
@@ -113,7 +114,7 @@ def why_none_held_out(groups: Integers, labels: Sequence[tuple[str, ...]], fract
 
 
 def draw(groups: Integers, hashes: npt.ArrayLike, labels: Sequence[tuple[str, ...]], fraction: float) -> Bools:
-    """(examples,) True for held-out examples: whole groups, the same share of every class.
+    """(examples,) True for held-out examples: whole groups, about the same share of every class.
 
     Never held out: a class whose examples are all in one group, a group larger than `fraction` of all examples, and the
     last group of any label.
@@ -134,7 +135,7 @@ def draw(groups: Integers, hashes: npt.ArrayLike, labels: Sequence[tuple[str, ..
     for group, names in zip(groups.tolist(), labels, strict=True):
         for label in names:
             holders[label].add(group)
-        # Of several labels, the rarest counts: common ones are in every part anyway.
+        # If an example has several labels, the rarest one counts: common labels are in every part anyway.
         stratum_of[group][min(names, key=lambda label: (frequency[label], label)) if names else ""] += 1
     strata: dict[str, list[int]] = defaultdict(list)
     for group, counter in enumerate(stratum_of):
@@ -149,8 +150,8 @@ def draw(groups: Integers, hashes: npt.ArrayLike, labels: Sequence[tuple[str, ..
     owed = 0.0
     for stratum in sorted(strata, key=lambda name: (len(strata[name]), name)):
         members = sorted(strata[stratum], key=lambda group: (int(keys[group]), group))
-        # The next class compensates for the surplus or deficit of this one, by at most one example: so many tiny
-        # classes together get their share, and no class loses much more than its share.
+        # The next class compensates for the surplus or deficit of this class, by at most one example. So many tiny
+        # classes together reach their share, and no class loses much more than its share.
         owed = min(max(owed, -1.0), 1.0) + fraction * int(sizes[members].sum())
         for group in members:
             size = int(sizes[group])

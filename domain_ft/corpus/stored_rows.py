@@ -38,7 +38,7 @@ class Records(ABC):
         self._kind = kind
 
     def read(self, starts: npt.ArrayLike, counts: npt.ArrayLike) -> npt.NDArray[Any]:
-        """(records,) end to end, `counts[i]` records from `starts[i]` on for each i. The array is read-only."""
+        """(records,) for each i, `counts[i]` records from `starts[i]` on, concatenated. The array is read-only."""
         size = self._kind.itemsize
         spans = zip(np.asarray(starts).tolist(), np.asarray(counts).tolist(), strict=True)
         data = b"".join(self._bytes(start * size, count * size) for start, count in spans)
@@ -177,7 +177,7 @@ def cached_rows(kind: str, key: str, make: Callable[[Path], None], progress: Pro
     If another process makes the same rows, this one waits for it.
 
     Args:
-        kind: the folder of the cache.
+        kind: the name of the folder inside the cache.
         key: of the rows.
         make: writes the rows to the given folder.
         progress: called while this process waits.

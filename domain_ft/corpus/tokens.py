@@ -3,12 +3,13 @@
 Each token is stored with its id, whether it begins a word, and its bytes of text: enough for whole-word masks and for
 bits per byte.
 
-Sequences. A document is cut into sequences of `max_length` tokens, special tokens included. All but the last are full,
-because attention is fastest on sequences of one length. A last sequence of less than a quarter of that is too short to
-learn from: its tokens and those of the sequence before it are divided evenly between the two.
+Sequences. A document is cut into sequences of at most `max_length` tokens, special tokens included. All but the last
+one or two are full, because attention is fastest on sequences of one length. A last sequence that would be less than a
+quarter full is too short to learn from: its tokens and those of the sequence before it are divided evenly between the
+two.
 
 Special tokens. See `SpecialTokens`. Text that spells a special token, such as `[MASK]`, is encoded as plain text, so
-that no document can forge one.
+that special tokens never come from a document.
 
 Scale. All cores tokenise batches of a million characters; long documents are tokenised in sections that end after a
 line or a word. The results are appended to files, from which a stopped run resumes and sequences are read one by one.
@@ -65,7 +66,7 @@ CONTINUES, BEGINS, SPECIAL = 0, 1, 2  # kinds of tokens: inside a word, first of
 TOKEN = [("id", "<u4"), ("kind", "u1"), ("bytes", "<i4")]
 SHORT_TOKEN = [("id", "<u2"), *TOKEN[1:]]  # for a vocabulary of up to 65,536
 SEQUENCE = [("start", "<i8"), ("document", "<i8"), ("bytes", "<i8"), ("number", "<i4")]
-# A document: its position in the order of evaluation, and where its sequences and its id in names.txt end.
+# A document: a hash that gives the order of evaluation, and where its sequences and its id in names.txt end.
 DOCUMENT = [("order", "<i8"), ("sequence_end", "<i8"), ("name_end", "<i8")]
 
 
@@ -86,19 +87,22 @@ class TextDocuments(Protocol):
 class SpecialTokens:
     """The special tokens around the sequences of a document.
 
-    A tokenizer with a mask token is an encoder's. Each sequence gets the tokens of the tokenizer's post-processor, such
-    as `[CLS] … [SEP]` or `<s> … </s>`; without them, CLS (or BOS) and SEP (or EOS).
+    A tokenizer with a mask token belongs to an encoder. Each sequence gets the tokens of the tokenizer's
+    post-processor, such as `[CLS] … [SEP]` or `<s> … </s>`; if it adds none, CLS (or BOS) and SEP (or EOS).
 
-    Any other is a decoder's. Every sequence, not only the first, begins with the start token: so every token of the
-    text is predicted, and all bytes of a document are scored, however it is cut. Only the last sequence ends with the
-    end token. These tokens are the first that exist of: those of the post-processor; `<|endoftext|>` (GPT-2, GPT-NeoX,
-    SmolLM and Qwen separate documents with it, and their chat models use BOS and EOS for turns, which raw text must not
-    imitate); BOS, or EOS without a BOS, at the start, and EOS at the end.
+    Any other tokenizer belongs to a decoder. Every sequence, not only the first, begins with the start token. So every
+    token of the text is predicted, and all bytes of a document are scored, however it is cut. Only the last sequence
+    ends with the end token. The start and the end token are the first that exist in this list:
+
+    - the tokens of the post-processor;
+    - `<|endoftext|>`: GPT-2, GPT-NeoX, SmolLM and Qwen separate documents with it, and their chat models use BOS and
+      EOS for turns, which raw text must not imitate;
+    - at the start BOS, or EOS if there is no BOS; at the end EOS.
 
     Attributes:
         start: ids before each sequence.
         end: ids after each sequence, or only after the last sequence of a document.
-        end_every_sequence: which of the two.
+        end_every_sequence: whether `end` follows each sequence.
     """
 
     start: tuple[int, ...]
@@ -173,7 +177,7 @@ class TokenRows(SequenceRows):
         return self._names.read([start], [end - start]).tobytes().decode("utf-8")
 
     def document_tokens(self, most: int = 20_000) -> npt.NDArray[np.int64]:
-        """(documents,) tokens of each document, or of `most` evenly spaced documents if there are more."""
+        """(documents,) tokens of each document, special tokens included; at most `most` documents, evenly spaced."""
         sample = np.unique(np.linspace(0, self.document_count - 1, min(most, self.document_count), dtype=np.int64))
         rows = (slice(*self._bounds(document, "sequence_end")) for document in sample.tolist())
         return np.array([self.lengths[span].sum() for span in rows], dtype=np.int64)
@@ -184,7 +188,7 @@ class TokenRows(SequenceRows):
         In a large file, only evenly spaced parts are counted.
 
         Returns:
-            tokens, text_bytes: the number of all tokens, and the bytes of text that they stand for.
+            tokens, text_bytes: the number of all tokens, and the bytes of text that they cover.
             of_token, bytes_of_token: the same for the token with the id `token`; 0 for None.
         """
         parts = max(1, -(-self.tokens // _SCANNED))
@@ -200,7 +204,7 @@ class TokenRows(SequenceRows):
         return tokens_counted, text_bytes, of_token, bytes_of_token
 
     def _bounds(self, document: int, field: str) -> tuple[int, int]:
-        """Where the sequences or the name of `document` start and end; `field` is that of the ends in DOCUMENT."""
+        """Where the sequences or the name of `document` start and end; `field` is the field of the ends in DOCUMENT."""
         ends = self._documents.read([max(document - 1, 0)], [2 if document else 1])[field].tolist()
         return (ends[0] if document else 0), ends[-1]
 
@@ -215,8 +219,8 @@ class TokenRows(SequenceRows):
         """The rows of as many documents as `max_tokens` allows, in an order that depends only on their ids.
 
         So an evaluation reads the same documents before and after training, and on every machine. A document may take
-        1/32 of the budget. From a longer one, evenly spaced sequences are selected, so that no book dominates. At least
-        one sequence is selected, whatever the budget.
+        1/32 of the budget. From a longer document, evenly spaced sequences are selected, so that no book dominates. At
+        least one sequence is selected, whatever the budget.
 
         Args:
             max_tokens: the budget, special tokens included; None for all documents.
@@ -295,8 +299,8 @@ def _section_tokens(text: str, encoding: Encoding, kind: np.dtype[Any]) -> Recor
     """The tokens of `text` as records. The last token also gets the bytes after it, so that every byte is counted."""
     tokens = np.empty(len(encoding), dtype=kind)
     tokens["id"] = encoding.ids
-    # Several tokens may share the offsets of one character, and normalisers may reorder tokens. So ends are made to
-    # ascend, and the first token of a character gets all of its bytes.
+    # Several tokens may share the offsets of one character, and normalisers may reorder characters. So ends are made
+    # non-decreasing, and the first token of a character gets all of its bytes.
     ends = np.fromiter(map(operator.itemgetter(1), encoding.offsets), dtype=np.int64, count=len(tokens))
     ends = np.maximum.accumulate(ends)
     ends[-1:] = len(text)
@@ -421,7 +425,7 @@ def _encode(backend: Tokenizer, kind: np.dtype[Any], sections: list[_Section]) -
 
 
 def _whole_documents(batches: Iterable[_Encoded]) -> Iterator[tuple[_Encoded, npt.NDArray[np.int64]]]:
-    """Batches of complete documents, each with the number of tokens (documents,) of its documents, which may be 0."""
+    """Batches of complete documents, each with (documents,) the number of tokens of each document, which may be 0."""
     waiting: list[_Encoded] = []
     for batch in batches:
         waiting.append(batch)
@@ -482,7 +486,7 @@ def _sequences(
     tokens = np.zeros(int(lengths.sum()), dtype=text.dtype)
     tokens["kind"] = SPECIAL
     tokens[np.arange(len(text)) + np.repeat(starts + len(special.start) - text_starts, sizes)] = text
-    tokens["kind"][starts + len(special.start)] = BEGINS  # the rest of a word that was cut is a word of its own
+    tokens["kind"][starts + len(special.start)] = BEGINS  # the rest of a word that was cut counts as a word
     for offset, token in enumerate(special.start):
         tokens["id"][starts + offset] = token
     for offset, token in enumerate(special.end):

@@ -10,11 +10,11 @@ from domain_ft.corpus.readers.choosing import Holds, texts_inside, what_fields_h
 from domain_ft.corpus.verdicts import NEGATIVE_WORDS, plain_name
 from domain_ft.quoting import quoted
 
-_LISTED = 5  # most fields in a note
+_LISTED = 5  # the most fields in a note on verdicts, and the most notes on texts
 _LONGEST_WORD = 40  # characters of a verdict
-_MOST_WORDS = 8  # different values of a field of verdicts
+_MOST_WORDS = 8  # a field with more different values does not hold verdicts
 _LONG = 40  # mean UTF-8 bytes of a text that may belong to the prompt: 40 Latin letters, 13 kanji
-_COMMON = 0.05  # the smallest share of the records that have it
+_COMMON = 0.05  # the smallest share of the records in which such a field has text
 _SAMPLE = 1_000  # records whose texts are examined
 _SET_NAMES = ("split", "set", "subset", "partition", "fold", "datasplit")
 _HELD_OUT = frozenset({"test", "testing", "validation", "valid", "val", "dev", "eval", "heldout", "held_out"})
@@ -30,10 +30,10 @@ class UnreadValues:
     """
 
     def __init__(self, *, texts: bool = False) -> None:
-        self._has_texts = texts
+        self._examines_texts = texts
         self._records = 0
         self._words: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self._other: set[str] = set()  # fields with a value that is no verdict
+        self._other: set[str] = set()  # fields with a value that cannot be a verdict, or with too many values
         self._texts: Counter[str] = Counter()  # records by field with text
         self._characters: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
@@ -45,7 +45,7 @@ class UnreadValues:
         Args:
             record: all its fields.
             unread: the fields that are not read; those of messages as `messages[].tag`.
-            known: the texts that are read. A field that repeats one of them holds no text of its own.
+            known: the texts that are read. A text that contains one of them, or is part of one, is not examined.
         """
         self._records += 1
         for field in unread:
@@ -59,7 +59,7 @@ class UnreadValues:
             self._other.add(field)
         else:
             self._words[field][word] += 1
-        if not self._has_texts or self._records > _SAMPLE:
+        if not self._examines_texts or self._records > _SAMPLE:
             return
         parts = [part.strip() for _, part in texts_inside(value) if part.strip()]
         text = "\n".join(parts)
@@ -81,18 +81,18 @@ class UnreadValues:
         more = f" and {len(found) - _LISTED:,} more" if len(found) > _LISTED else ""
         return [
             "Fields whose values look like verdicts or marks have no effect; values and their counts: "
-            f"{', '.join(found[:_LISTED])}{more}. If they mark records that should not be learned, remove those."
+            f"{', '.join(found[:_LISTED])}{more}. If they mark records that should not be learned, remove the records."
         ]
 
     def _are_verdicts(self, field: str, counts: Counter[str]) -> bool:
         words = set(counts)
         if words <= _TRUTH_WORDS:
-            return len(words) > 1 or counts.total() < self._records or not words <= {"0", "1"}  # a constant number
+            return len(words) > 1 or counts.total() < self._records or not words <= {"0", "1"}  # no constant 0 or 1
         last = plain_name(field.rpartition(".")[2])
         return bool(words & (_NEGATIVE | (_HELD_OUT if last in _SET_NAMES else frozenset())))
 
     def text_notes(self, is_reasoning: Callable[[str], bool]) -> list[str]:
-        """A note on each field that holds longer text, the longest first.
+        """A note on each field that holds longer text, the longest first, for up to `_LISTED` fields.
 
         Args:
             is_reasoning: whether a field is named like the reasoning before an answer. Then shorter text counts too.
@@ -124,7 +124,7 @@ class UnreadValues:
 
 
 def _word(value: Any) -> str | None:
-    """A truth value or short word in lower case; None for anything else."""
+    """A truth value, or a short text of up to two words, in lower case; None for anything else."""
     if isinstance(value, bool) or (isinstance(value, int | float) and value in (0, 1)):
         return str(value).casefold().removesuffix(".0")
     if isinstance(value, str) and len(value) <= _LONGEST_WORD and len(value.split()) <= 2:

@@ -1,7 +1,7 @@
-"""Verdicts: somebody's rating of a record, such as `status: rejected`, `accepted: false` or thumbs down.
+"""Verdicts: a person's rating of a record, such as `status: rejected`, `accepted: false` or thumbs down.
 
 `instruct`, `classify` and `tag` leave out records with a clear negative verdict. Names of fields are compared without
-case, `-` and `_`. Only unambiguous values count: many files have such fields for other purposes.
+case, spaces, `-` and `_`. Only unambiguous values count: many files have such fields for other purposes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _REJECTED_IF_BOOLEAN = ("rejected", "exclude", "skip")
 _STATUS_OF_ANNOTATION = ("status", "reviewstatus", "reviewstate", "reviewresult", "annotationstatus", "annotationstate")
 _STATUS = (*_STATUS_OF_ANNOTATION, "state", "verdict", "decision", "review", "approval", "approvalstatus")
 _OF_ANNOTATION = frozenset((*_ACCEPTED, *_REJECTED, *_REJECTED_IF_BOOLEAN, *_STATUS_OF_ANNOTATION))
-"""Fields that are about the annotation of a record. The others can only be about an answer: in examples of `classify`
-and `tag`, a `decision` or `verdict` is as likely a court's."""
+"""Fields that are about the annotation of a record. The other fields are used only for answers: in examples of
+`classify` and `tag`, a `decision` or `verdict` may be a court's."""
 
 _GOOD = (*_ACCEPTED, "iscorrect", "desirable", "isdesirable", "isgood")
 _GOOD_IF_BOOLEAN = (  # a number may be the index of an option, and a word the answer
@@ -91,7 +91,7 @@ def names_verdict(name: Any) -> bool:
 
 
 def annotation_rejected(record: Mapping[str, Any], read: Collection[str] = ()) -> tuple[str, str] | None:
-    """(field, reason) of the verdict by which the annotation of a record was rejected; None for other records.
+    """(field, reason) of the verdict that rejects the annotation of a record; None if there is none.
 
     Args:
         record: of `classify` or `tag`.
@@ -118,7 +118,7 @@ def accepting_fields(record: Mapping[str, Any]) -> set[str]:
 
 
 def verdicts_in(fields: Mapping[str, Any], answers: Iterable[str] = (), *, numbers: bool = False) -> dict[str, bool]:
-    """By field name, whether a verdict accepts.
+    """For each field with a verdict, whether the verdict accepts.
 
     Args:
         fields: of a record, message or span.

@@ -12,9 +12,9 @@ from domain_ft.corpus.tokens import TokenRows
 from domain_ft.errors import CorpusError
 
 WARNED_SHARE = 0.05  # if this share of the tokens or of the bytes is unknown, the user is warned
-USELESS_SHARE = 0.9  # if this share is unknown, the text is refused
+USELESS_SHARE = 0.9  # the text is refused if this share of the tokens is unknown, or of the bytes with few known tokens
 FEWEST_BYTES = 1.5  # per token: with fewer, words are spelled out byte by byte
-FEWEST_TOKENS = 32  # known tokens: with fewer, there is nothing to learn from
+FEWEST_TOKENS = 32  # known tokens: fewer are too few to learn from if most bytes are unknown
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class VocabularyFit:
             return
         raise CorpusError(
             f"the tokenizer of {model} does not know this text: {self.unknown_tokens:.0%} of its tokens are the "
-            f"unknown one, which replaces {self.unknown_bytes:.0%} of the text ({self.bytes_per_token:,.1f} bytes a "
+            f"unknown token, which replaces {self.unknown_bytes:.0%} of the text ({self.bytes_per_token:,.1f} bytes a "
             "token). Nothing can be learned from it",
             where=corpus,
             fix="check that the files have words, separated as usual in the language; or use a model whose tokenizer "
@@ -72,7 +72,7 @@ class VocabularyFit:
         if max(self.unknown_tokens, self.unknown_bytes) >= WARNED_SHARE:
             return [
                 f"The tokenizer of {model} does not know {self.unknown_bytes:.0%} of the text: "
-                f"{self.unknown_tokens:.0%} of the tokens are the unknown one, from which nothing is learned."
+                f"{self.unknown_tokens:.0%} of the tokens are the unknown token, from which nothing is learned."
             ]
         if self.bytes_per_token < FEWEST_BYTES:
             return [

@@ -1,4 +1,4 @@
-"""Words in any script: finding them in a text, and joining them to a text."""
+"""Words in any script: finding them in a text, and joining them into a text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNSPACED = (
     (0x4E00, 0x9FFF),
     (0xF900, 0xFAFF),
     (0xFF00, 0xFFEF),  # full and half width forms
-    (0x20000, 0x3FFFF),  # Han, the rarer
+    (0x20000, 0x3FFFF),  # rarer Han characters
 )
 
 
@@ -29,10 +29,10 @@ def is_unspaced(character: str) -> bool:
 
 
 def join_words(words: Sequence[str]) -> tuple[str, tuple[Bounds, ...]]:
-    """Join words to a text. Also returns the bounds of each word in it.
+    """Join words into a text. Also returns the bounds of each word in it.
 
-    There is a space between two words, unless one of the adjoining characters is of a script without spaces: the
-    Japanese words "EGFR", "遺伝子", "の" give "EGFR遺伝子の".
+    There is a space between two words, unless one of the adjoining characters is of a script without spaces. For
+    example, the Japanese words "EGFR", "遺伝子", "の" give "EGFR遺伝子の".
     """
     parts: list[str] = []
     bounds: list[Bounds] = []
@@ -50,8 +50,8 @@ def join_words(words: Sequence[str]) -> tuple[str, tuple[Bounds, ...]]:
 def find_words(text: str) -> tuple[Bounds, ...]:
     """The bounds of the words of a text, for any tokenizer. Entities consist of whole words.
 
-    A word is a run of letters, digits and underscores; any other sign; or a character of a script without spaces. A
-    combining mark belongs to the character before it.
+    A word is a run of letters, digits and underscores; a single other character, such as a comma; or a character of a
+    script without spaces. A combining mark belongs to the character before it.
     """
     bounds: list[Bounds] = []
     running = False  # whether the last word is a run that the next character may continue

@@ -38,7 +38,7 @@ def cores() -> int:
 def in_order(
     function: Callable[[Item], Result], batches: Iterable[Item], *, work: str, saved: bool = False
 ) -> Generator[Result, None, None]:
-    """`function` of each batch, in order, computed by as many processes as there are cores.
+    """The result of `function` for each batch, in order. Long streams are processed by one process per core.
 
     Args:
         function: a function of a module, or a partial of one; pickled once for each worker.
@@ -48,7 +48,7 @@ def in_order(
 
     Raises:
         CorpusError: a worker was killed, most often because memory ran out.
-        What `batches` or `function` raises.
+        Exception: any error that `batches` or `function` raises.
     """
     batches = iter(batches)
     first = list(itertools.islice(batches, FEW_BATCHES + 1))
@@ -71,7 +71,8 @@ def in_order(
     except BrokenProcessPool as error:
         raise CorpusError(
             f"a process that {work} was killed, most often because memory ran out",
-            fix="close other programs and start again" + ("; it resumes after the last batch saved" if saved else ""),
+            fix="close other programs and start again"
+            + ("; the run resumes after the last saved batch" if saved else ""),
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from domain_ft.embedded.making import resolve
-from domain_ft.models import base, identity, sources, task_model
+from domain_ft.models import base, identity, sentence_model, sources, task_model
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -16,7 +16,8 @@ T = TypeVar("T")
 def made_first(function: Callable[P, T]) -> Callable[P, T]:
     """Wrap `function` so that it makes a missing embedded model and tries again.
 
-    That model may be the one that was named, or the base of a run. Making it reports to the `progress` argument.
+    That model may be the one that was named, or the base of a run. Progress is reported to the keyword argument
+    `progress`, if it is given.
     """
 
     @functools.wraps(function)
@@ -33,6 +34,7 @@ def made_first(function: Callable[P, T]) -> Callable[P, T]:
 find = made_first(sources.find)
 load = made_first(base.load)
 objective_of = made_first(base.objective_of)
+load_sentence_model = made_first(sentence_model.load_sentence_model)
 load_task_model = made_first(task_model.load_task_model)
 load_task_run = made_first(task_model.load_task_run)
 model_digest = made_first(identity.model_digest)

@@ -1,7 +1,7 @@
 """Makes the embedded models: turns an asset into a folder that transformers loads, once, in the user's cache.
 
-`minilm` has no masked-LM head; one is fitted to its frozen body (`mlm_head`) on training text of the embedded corpora,
-an equal share of each, so that the base is the same for all of them. `smollm2` is a GGUF file, and is converted
+`minilm` has no masked-LM head; one is fitted to its frozen body (`mlm_head`) on training text of HEAD_CORPORA, an equal
+share of each, so that runs on any of these corpora start from the same base. `smollm2` is a GGUF file, and is converted
 (`models.gguf`). `models.base.load` does not import this package, so it never prepares a corpus.
 """
 
@@ -31,6 +31,7 @@ from domain_ft.errors import ModelError
 from domain_ft.models import catalogue, gguf
 from domain_ft.models.base import BaseModel, Tokens, load
 from domain_ft.models.catalogue import HEAD_CORPORA, Making
+from domain_ft.models.sentence_model import SentenceModel
 from domain_ft.models.sources import quiet
 from domain_ft.progress import Progress
 from domain_ft.storage import cache_folder, new_folder, write_json
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 
 HEAD_TOKENS = 200_000  # tokens of text that the head is fitted on, an equal share of each corpus
-HEAD_MASK_RATE = 0.3  # twice the usual rate: more masked positions from the one run of the body
+HEAD_MASK_RATE = 0.3  # twice the usual rate: more masked positions from a single forward pass of the body
 _MAX_LENGTH = 256  # as for `adapt`, so that both use the same cached tokens
 _TOKENS_PER_MICRO_BATCH = 4096
 _COUNTED = 1 << 22  # the most tokens per corpus for counting frequencies
@@ -97,13 +98,13 @@ def _fit_head(base: BaseModel, rows: list[TokenRows], folder: Path, progress: Pr
 
 
 def with_fitted_head(base: BaseModel, rows: list[TokenRows], progress: Progress | None = None) -> BaseModel:
-    """Fit a masked-LM head on `rows` to the frozen body of a user's encoder that has none.
+    """Fit a masked-LM head to the frozen body of a user's encoder that has none.
 
-    The model with the head is made once and kept in the cache. An adapter records its folder as the base.
+    The model with the head is made once and kept in the cache. Adapters trained on it record its folder as their base.
 
     Args:
         base: a model with `head_is_random`.
-        rows: training text, of which an equal share each is used; to compare a base on two corpora, fit it on both.
+        rows: the training text of each corpus, used in equal shares. To compare adaptation to two corpora, give both.
 
     Raises:
         ModelError: the head has a structure that cannot be fitted, or the model is a decoder.
@@ -113,11 +114,15 @@ def with_fitted_head(base: BaseModel, rows: list[TokenRows], progress: Progress 
             f"'{base.name}' has no output projection, so it cannot predict tokens.",
             fix="use a complete causal language model",
         )
-    content = json.dumps([base.revision, [one.key for one in rows], HEAD_TOKENS, HEAD_MASK_RATE])
-    folder = cache_folder("models") / f"fitted-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    content = [base.revision, [one.key for one in rows], HEAD_TOKENS, HEAD_MASK_RATE]
+    if base.sentence:  # kept with the model, so that the vectors of a run are made like those of its base
+        content.append(dataclasses.asdict(base.sentence))
+    folder = cache_folder("models") / f"fitted-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}"
     if not folder.is_dir():
         with new_folder(folder) as unfinished:
             _fit_head(load(base.name), rows, unfinished, progress)
+            if base.sentence:
+                SentenceModel.of(base).save(unfinished)
     fitted = load(str(folder), device=base.device, dtype=base.model.dtype)
     note = (
         f"'{base.name}' has no masked-LM head: one was fitted to its frozen body, and {folder} is the base from here on"

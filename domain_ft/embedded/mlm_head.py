@@ -12,12 +12,12 @@ masked positions are computed once. The rest takes seconds:
    directions.
 2. Initialisation of W, c, g, s, b in closed form by linear discriminant analysis: u given the token t is assumed normal
    with mean Rᵀ e_t and covariance I, so that logits are e_t · R u - |Rᵀ e_t|²/2 + log p_t. R is fitted by ridge
-   regression of u on the embeddings; p_t are the token frequencies in all the text, not only at masked positions. Large
-   constants in c make the activation and the layer norm nearly linear at first.
+   regression of u on the embeddings; p_t are the smoothed token frequencies in all the text, not only at masked
+   positions. Large constants in c make the activation and the layer norm nearly linear at first.
 3. A few epochs of Adam on the exact loss over the tokens that occur. Only W, c, g, s and b are trained. They are then
    folded into the model's modules.
 
-In shapes, E is the size of an embedding.
+In the shapes below, E is the size of an embedding.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ BATCH = 1024  # positions per step
 LEARNING_RATE = 1e-2  # of c, g, s and b
 MATRIX_LEARNING_RATE = 0.1  # of W, relative to the root mean square of its initial entries
 WARM_UP = 10  # steps
-HELD_OUT = 15  # one in this many micro-batches is held out for the losses; odd, since corpora alternate
+HELD_OUT = 15  # one in this many micro-batches is held out for the losses; odd, because two corpora alternate
 
 _RIDGE = 10.0  # relative to the mean variance of the labels' embeddings along a direction
 _DISCRIMINANT = 1.3  # factor on R, which makes up for its shrinkage by the ridge
@@ -97,7 +97,8 @@ def fit_mlm_head(
         progress: called after each micro-batch and each step.
 
     Raises:
-        ModelError: the head is not of the form above, the model needs padding, or there is only one micro-batch.
+        ModelError: the head has another structure than that in the module's docstring, the model needs padding, or
+            there is only one micro-batch.
     """
     if not base.packed:
         raise ModelError(
@@ -124,7 +125,7 @@ def fit_mlm_head(
 
 @dataclass(frozen=True)
 class _Head:
-    """The modules of a head: dense, activation, norm, and the output projection, of which only the bias is fitted."""
+    """The modules of a head. The weight of the output projection is not fitted, only its bias."""
 
     dense: nn.Linear
     activation: Callable[[Tensor], Tensor]
@@ -136,7 +137,7 @@ class _Head:
         """The head of `model`.
 
         Raises:
-            ModelError: it has other modules.
+            ModelError: the head has other modules.
         """
         projection = model.get_output_embeddings()
         body = {id(module) for module in model.base_model.modules()} | {id(projection)}
@@ -211,14 +212,14 @@ def _hidden_states(
 
 @dataclass(frozen=True)
 class _Whitening:
-    """u = (h - mean) matrix: uncorrelated, with unit variance. mean (D,), matrix (D, D), symmetric."""
+    """u = (h - mean) matrix: uncorrelated entries of about unit variance. mean (D,), matrix (D, D), symmetric."""
 
     mean: Tensor
     matrix: Tensor
 
     @classmethod
     def of(cls, hidden: Tensor, *, centred: bool) -> _Whitening:
-        """From hidden states (n, D). `centred` subtracts their mean, which needs a bias to fold it into."""
+        """From hidden states (n, D). `centred` subtracts their mean, which requires a bias to fold the mean into."""
         mean = hidden.mean(0) if centred else torch.zeros_like(hidden[0])  # (D,)
         rest = (hidden - mean).double()  # (n, D)
         variances, directions = torch.linalg.eigh(rest.T @ rest / len(rest))  # (D,), (D, D)

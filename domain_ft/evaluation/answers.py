@@ -1,13 +1,14 @@
 """Scores of generated answers against references, with intervals.
 
 Exact match and token F1 are SQuAD's (Rajpurkar et al. 2016), for short answers. As in MLQA (Lewis et al. 2020) they are
-extended to Unicode: all punctuation is removed, not only that in ASCII, and in scripts without spaces between words
-(Japanese, Chinese, Thai) each character is a token. On English text they equal SQuAD's. ROUGE-L (Lin 2004) and chrF
-(Popović 2015) are for long answers, and are computed by torchmetrics.
+extended to Unicode: all punctuation is removed, not only ASCII punctuation, and in scripts without spaces between words
+(Japanese, Chinese, Thai) each character is a token. On ASCII text they equal SQuAD's, except where `squad_tokens` says
+otherwise. ROUGE-L (Lin 2004) and chrF (Popović 2015) are for long answers, and are computed by torchmetrics.
 
-All four are means of one value from 0 to 1 per example, as is the share of answers that the model ended. So intervals
-are bootstraps over examples, and two models that answered the same prompts are compared on the same resamples
-(`counts`). If all examples have the same value, the interval has no width; only if all are 1 is it Wilson's.
+Each of these four scores is the mean of one value per example, from 0 to 1, and so is the share of answers that the
+model ended. So intervals come from a bootstrap over examples, and two models that answered the same prompts are
+compared on the same resamples (`counts`). If all examples have the same value below 1, the interval has no width; if
+all have the value 1, it is Wilson's.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class AnswerScores:
-    """The scores of one model's answers to n prompts. Use `of` to make one.
+    """The scores of one model's answers to n prompts, made by `of`.
 
     Attributes:
         values: (n,) values from 0 to 1 for each of `ANSWER_METRICS`.
@@ -67,8 +68,8 @@ class AnswerScores:
         Args:
             answers: (n,) the model's answers.
             references: (n,) the correct answers.
-            tokens: (n,) the number of tokens that the model generated, with the end-of-turn token.
-            stopped: (n,) whether the model ended the answer; otherwise it was cut.
+            tokens: (n,) the number of generated tokens of each answer, with the end-of-turn token.
+            stopped: (n,) whether the model ended the answer; otherwise the answer was cut off.
 
         Raises:
             ValueError: there is nothing to score, or the lengths differ.
@@ -76,7 +77,7 @@ class AnswerScores:
         if not answers or len({len(answers), len(references), len(tokens), len(stopped)}) != 1:
             raise ValueError(
                 f"{len(answers)} answers, {len(references)} references, {len(tokens)} numbers of tokens and "
-                f"{len(stopped)} values of `stopped`: there must be as many of each, and at least one"
+                f"{len(stopped)} values of `stopped`: there must be the same number of each, and at least one"
             )
         pairs = list(zip(answers, references, strict=True))
         values: dict[str, Sequence[float]] = {
@@ -150,7 +151,8 @@ def squad_tokens(text: str) -> list[str]:
     """The tokens for exact match and token F1: without case, punctuation, and the articles a, an, the.
 
     Text is normalised to NFKC. A symbol that is not punctuation is a token, as is each character of a script without
-    spaces between words. If nothing else is left, punctuation or articles are kept ("A", "+"), unlike in SQuAD.
+    spaces between words. Unlike in SQuAD, a text of only articles ("A") or only punctuation ("+")
+    keeps them.
 
     >>> squad_tokens("The Patient's blood-pressure, 120/80!")
     ['patients', 'bloodpressure', '12080']
@@ -187,16 +189,16 @@ def _words(text: str) -> list[str]:
 
 
 def rouge_words(text: str) -> list[str]:
-    """The words for ROUGE: letters and digits only, without case; single characters in scripts without spaces.
+    """The words for ROUGE: runs of letters and digits, without case; single characters in scripts without spaces.
 
-    On English text they are the words of Google's implementation without stemming.
+    On ASCII text they are the words of Google's implementation without stemming.
     """
     folded = unicodedata.normalize("NFKC", text).casefold().replace("_", " ")
     return [word for word in _words(folded) if any(character.isalnum() for character in word)]
 
 
 def rouge_l(answer: str, reference: str) -> float:
-    """ROUGE-L: F1 of the longest common subsequence of the `rouge_words` of the two (Lin 2004, equation 3)."""
+    """ROUGE-L: F1 from the longest common subsequence of the `rouge_words` of both texts (Lin 2004, equation 4)."""
     from torchmetrics.functional.text.rouge import rouge_score
 
     score = rouge_score(answer, reference, rouge_keys="rougeL", normalizer=str, tokenizer=rouge_words)
@@ -206,7 +208,7 @@ def rouge_l(answer: str, reference: str) -> float:
 def chrf(answer: str, reference: str) -> float:
     """chrF: F2 of character n-grams, averaged over n from 1 to 6 (Popović 2015), without white space.
 
-    For a reference of fewer than six characters n is limited to its length, so that an equal answer scores 1.
+    For a reference of fewer than six characters, n is at most its length, so that an equal answer scores 1.
     """
     from torchmetrics.functional.text import chrf_score
 
@@ -221,7 +223,7 @@ def chrf(answer: str, reference: str) -> float:
 
 
 def repetition(answer: str) -> float:
-    """The share of 4-grams of `rouge_words` that occurred in the answer before; 0 with fewer than four words.
+    """The share of an answer's 4-grams of `rouge_words` that repeat an earlier one; 0 for fewer than four words.
 
     seq-rep-4 of Welleck et al. 2020, "Neural Text Generation with Unlikelihood Training". It detects loops, which are
     frequent in greedy decoding of small models.
@@ -237,8 +239,8 @@ def repetition(answer: str) -> float:
 def distinct(answers: Sequence[str], n: int) -> float | None:
     """The number of distinct n-grams of `rouge_words` over the number of all n-grams (Li et al. 2016, distinct-n).
 
-    Low for a model that repeats itself, within an answer or across answers; it also falls with the length of the
-    answers. None if no answer has n words.
+    It is low for a model that repeats itself, within an answer or across answers. It also falls with the length of the
+    answers. None if every answer has fewer than n words.
 
     >>> distinct(["yes yes yes", "yes"], 1)
     0.25

@@ -1,7 +1,7 @@
 """Baselines: the majority class, and TF-IDF with a linear support vector machine.
 
-The SVM takes seconds without a GPU, and is hard to beat on many tasks. Its features are words and word pairs, and for
-scripts without spaces between words (Japanese, Chinese, Thai; detected from the text) also character n-grams up to 3.
+The SVM usually takes seconds without a GPU, and is hard to beat on many tasks. Its features are words and word pairs;
+for texts in scripts without spaces between words (Japanese, Chinese, Thai), also n-grams of one to three characters.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ MOST_CHARACTERS = 200_000_000
 """Larger training sets are sampled, since all features are held in memory."""
 
 MOST_CLASSES = 1_000
-"""An SVM is fitted per class: with more classes it would take longer than fine-tuning."""
+"""One SVM is fitted per class, so more classes would take longer than fine-tuning."""
 
-_LOOKED_AT = 1_000  # texts from which the use of spaces is detected
+_LOOKED_AT = 1_000  # examples from which pairs and the use of spaces are detected
 _ABSENT = -30.0  # the logit of a class that no training example has
 
 _LETTERS = re.compile(r"\w")
@@ -46,7 +46,7 @@ class Baseline:
     """A baseline's predictions for the test examples, and notes for the user.
 
     Attributes:
-        predictions: their logits are scores that rank classes, not log-probabilities; None if it was not run.
+        predictions: their logits rank classes, but need not be log-probabilities; None if the baseline was not run.
         notes: sentences.
     """
 
@@ -57,8 +57,8 @@ class Baseline:
 def majority(train: Examples, test: Examples, labels: Labels) -> Baseline:
     """Predict the most frequent class of the training examples.
 
-    For a multi-label task, predict the most frequent class, since no class would score 0, and all that more than half
-    of the examples have.
+    For a multi-label task, predict every class that more than half of the examples have, and always the most frequent
+    class, since predicting no class would score 0.
     """
     share = np.zeros(len(labels))
     place = {name: index for index, name in enumerate(labels.names)}
@@ -85,21 +85,22 @@ def tfidf_svm(
     refit: bool = False,
     seed: int = 0,
 ) -> Baseline:
-    """TF-IDF and one-vs-rest linear SVMs, with the C of the best macro F1 on `validation`.
+    """TF-IDF and one-vs-rest linear SVMs, with the C that gives the best macro F1 on `validation`.
 
     Args:
-        train: if there are more than `MOST_EXAMPLES` or `MOST_CHARACTERS`, a sample is used, and a note says so.
+        train: if it has more than `MOST_EXAMPLES` examples or `MOST_CHARACTERS` characters, a sample is used, and a
+            note says so.
         validation: if empty, C is 1.
         test: the examples to predict.
         labels: the classes.
-        balanced: weight the classes' losses equally.
-        refit: once C is chosen, fit the SVMs again, to `train` and `validation` together.
+        balanced: give the examples with a class and those without it the same total weight in the class's SVM.
+        refit: once C is chosen, fit the SVMs again, on the training and validation examples together.
         seed: of the sample and of the solver.
     """
     from scipy import sparse
 
     if len(labels) > MOST_CLASSES:
-        note = f"TF-IDF with a linear SVM was not run: {len(labels):,} classes are more than {MOST_CLASSES:,}."
+        note = f"TF-IDF with a linear SVM was not run: {len(labels):,} classes exceed the limit of {MOST_CLASSES:,}."
         return Baseline(None, (note,))
     seen, notes = _sample(train, seed)
     features = _Features(seen)
@@ -123,8 +124,8 @@ def tfidf_svm(
         svms, failed = _fit(both, all_targets, labels, strength, balanced, seed)
         unconverged |= failed
     if unconverged:
-        notes.append("The linear SVM did not converge for every C within its iterations; its scores may be a bit low.")
-    kind = "words, pairs of words" + (", one to three characters" if features.characters else "")
+        notes.append("The linear SVM did not converge in time for at least one C; its scores may be a bit low.")
+    kind = "words, pairs of words" + (", n-grams of one to three characters" if features.characters else "")
     notes.append(f"TF-IDF of {kind}; linear SVM with C = {strength:g}.")
     return Baseline(Predictions.of(test, labels, _decide(svms, features.of(test))), tuple(notes))
 
@@ -134,7 +135,7 @@ def baseline_facts(baseline: Baseline, model: Predictions, *, seed: int = 0) -> 
 
     Returns:
         `classification_metrics` without `per_class`, `difference` (`paired_difference`, by metric) and `notes`; only
-        the notes if the baseline was not run.
+        `notes` if the baseline was not run.
     """
     notes = list(baseline.notes)
     if baseline.predictions is None:
@@ -175,7 +176,7 @@ class _Features:
         return sparse.hstack(blocks, format="csr")
 
     def of(self, examples: Examples) -> Any:
-        """(examples, features) of other examples."""
+        """The features of other examples, (examples, features)."""
         from scipy import sparse
 
         blocks = [vectorizer.transform(_texts(examples, part)) for part, vectorizer in self._vectorizers]
@@ -185,7 +186,7 @@ class _Features:
 
 
 def few_spaces(texts: Sequence[str]) -> bool:
-    """Whether at least a tenth of the letters belong to scripts without spaces between words.
+    """Whether at least a tenth of the letters and digits belong to scripts without spaces between words.
 
     >>> few_spaces(["The patient was afebrile."]), few_spaces(["患者は平熱であった (BT 36.5)"])
     (False, True)
@@ -203,13 +204,13 @@ def _targets(examples: Examples, labels: Labels) -> Array:
 
 
 def _sample(train: Examples, seed: int) -> tuple[Examples, list[str]]:
-    """The training examples, or if there are too many, a sample of them in order and a note."""
+    """The training examples and no note; if there are too many, a sample in their order and a note."""
     characters = np.fromiter((_size(example) for example in train), dtype=np.int64, count=len(train))
     if len(train) <= MOST_EXAMPLES and characters.sum() <= MOST_CHARACTERS:
         return train, []
     order = generator(seed, "baseline").permutation(len(train))[:MOST_EXAMPLES]
     kept = max(1, int(np.searchsorted(np.cumsum(characters[order]), MOST_CHARACTERS, side="right")))
-    note = f"TF-IDF with a linear SVM learnt from a sample of {kept:,} of the {len(train):,} training examples."
+    note = f"TF-IDF with a linear SVM was fitted on a sample of {kept:,} of the {len(train):,} training examples."
     return train.take(np.sort(order[:kept])), [note]
 
 
@@ -220,7 +221,7 @@ def _size(example: Example) -> int:
 def _fit(
     inputs: Any, targets: Array, labels: Labels, strength: float, balanced: bool, seed: int
 ) -> tuple[list[Any], bool]:
-    """An SVM per class, or a logit if all or no examples have the class; and whether any SVM did not converge."""
+    """For each class an SVM, or a constant logit if all or no examples have it; and whether any did not converge."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
 

@@ -2,12 +2,13 @@
 
 Both models read the same documents. The sampling unit is the document, not the token: tokens of one document are
 similar, so an interval over tokens would be far too narrow. Each resample draws as many documents as there are, with
-replacement, and divides both models' sums over it once: a ratio of sums, so that a long document has the same weight as
-in the loss (Efron & Tibshirani 1993, chapters 8 and 13).
+replacement. A model's loss on a resample is the sum of its losses divided by the number of tokens or bytes, so that a
+long document has the same weight as in the loss on all documents (Efron & Tibshirani 1993, chapters 8 and 13).
 
-Percentile intervals of few documents are too narrow, so their level is expanded to match Student's t (Hesterberg 2015,
-"What Teachers Should Know About the Bootstrap", the expanded percentile interval). With ten documents of skewed lengths
-this raises the coverage of 95 % intervals from 0.88 to 0.93; bias-corrected intervals (BCa) did worse than plain ones.
+Percentile intervals from few documents are too narrow, so their level is expanded to match Student's t (Hesterberg
+2015, "What Teachers Should Know About the Bootstrap", the expanded percentile interval). With ten documents of skewed
+lengths this raises the coverage of 95 % intervals from 0.88 to 0.93; bias-corrected intervals (BCa) did worse than
+plain percentile intervals.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def drawn_weights(
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Blocks of (draws, units): how often each unit occurs in each resample, drawn with replacement.
 
-    A block is small enough for it, and `width` numbers per draw in it, to fit into memory.
+    A block has so few draws that it fits into memory together with `width` numbers per draw.
     """
     for draws in _draws(units, resamples, rng, width):
         first = units * np.arange(len(draws))[:, None]
@@ -89,11 +90,11 @@ def difference(
     Returns:
         `loss` (nats per token) with `interval`, `bits_per_byte` with `bits_per_byte_interval`, `level`, `documents`,
         `resamples` and `few_documents`. `loss` and `interval` are None if the models scored different numbers of tokens
-        (another tokenizer): then only bits per byte can be compared. Intervals are None for fewer than `FEWEST_UNITS`
-        documents.
+        of a document, because their tokenizers differ: then only bits per byte can be compared. Intervals are None for
+        fewer than `FEWEST_UNITS` documents.
 
     Raises:
-        ValueError: the two scored different documents (see `scores.shared`).
+        ValueError: the two do not have the same documents in the same order (see `scores.shared`), or have none.
     """
     pair = _Pair.of(before, after, resamples, generator(seed, "bootstrap"))
     comparable = bool(np.array_equal(before.tokens, after.tokens))
@@ -118,8 +119,8 @@ def beyond_control(
 ) -> dict[str, Any]:
     """How much more the loss changed on the domain than on the control: a difference in differences.
 
-    What improves the model on both cancels; the rest is specific to the domain. `domain` and `control` are (before,
-    after), resampled independently. A negative `loss` means that the domain gained more.
+    A change that both share cancels out; the rest is specific to the domain. `domain` and `control` are (before, after)
+    each, and are resampled independently. A negative `loss` means that the domain gained more.
     """
     domain_pair = _Pair.of(*domain, resamples, generator(seed, "bootstrap", "domain"))
     control_pair = _Pair.of(*control, resamples, generator(seed, "bootstrap", "control"))
@@ -148,7 +149,7 @@ class _Pair:
         if before.documents != after.documents:
             raise ValueError("a paired difference needs the same documents in the same order on both sides")
         if not len(before):
-            raise ValueError("a difference over no documents")
+            raise ValueError("there are no documents to compare")
         names = ("nats", "tokens", "bytes")
         columns = np.stack(
             [np.asarray(getattr(scores, name), dtype=np.float64) for scores in (before, after) for name in names],
@@ -181,7 +182,7 @@ def _facts(documents: int, level: float, resamples: int) -> dict[str, Any]:
 
 
 def _student(z: float, freedom: int) -> float:
-    """Student's t quantile for the normal quantile `z` (Abramowitz & Stegun 26.7.5; 0.3 % off at 4 degrees)."""
+    """Student's t quantile for the normal quantile `z` (Abramowitz & Stegun 26.7.5; 0.3 % off for a `freedom` of 4)."""
     return (
         z
         + (z**3 + z) / (4 * freedom)

@@ -1,10 +1,10 @@
 """Calibration of a model's probabilities.
 
 A temperature divides the logits (Guo et al. 2017, "On Calibration of Modern Neural Networks"). It is fitted on
-validation examples, changes no ranking and no single-label prediction, and removes most of the overconfidence of
-fine-tuned models. With few validation examples it can make calibration worse, so it is used only if it also helps on
-validation examples that it was not fitted to (`choose_temperature`). For multi-label tasks the threshold is fitted on
-the validation examples too.
+validation examples and removes most of the overconfidence of fine-tuned models. It does not change the order of an
+example's classes, so single-label predictions stay the same. With few validation examples it can make calibration
+worse, so it is used only if it also helps on validation examples that it was not fitted to (`choose_temperature`). For
+multi-label tasks the threshold is fitted on the validation examples too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from domain_ft.randomness import generator
 
 BINS = 15
 TEMPERATURES = (0.05, 20.0)
-"""The range of temperatures."""
+"""The lowest and the highest temperature that can be fitted."""
 
 FOLDS = 5
 
@@ -31,10 +31,10 @@ class TemperatureChoice:
     """A temperature fitted to validation examples, and whether it is used.
 
     Attributes:
-        fitted: the best one on all validation examples.
-        used: whether it lowered the loss on held-out folds without raising the calibration error.
-        loss_before, loss_after: mean negative log-likelihood in nats, without a temperature and with the one fitted to
-            the other folds.
+        fitted: the temperature fitted to all validation examples.
+        used: whether it is used; see `choose_temperature`.
+        loss_before, loss_after: mean negative log-likelihood in nats, without a temperature and with the temperature
+            fitted to the other folds; None if there are no folds.
         ece_before, ece_after: the expected calibration error, likewise.
     """
 
@@ -54,9 +54,9 @@ class TemperatureChoice:
 def choose_temperature(validation: Predictions) -> TemperatureChoice:
     """Fit a temperature, and decide by cross-validation on the validation examples whether it is used.
 
-    Each fold, made of complete sources, is scaled by the temperature fitted to the other folds. The temperature is used
-    if this lowers the loss by more than the standard error of the gain and does not raise the expected calibration
-    error.
+    Each fold consists of complete sources, and its logits are divided by the temperature fitted to the other folds. The
+    temperature is used if this lowers the loss by more than the standard error of the gain and does not raise the
+    expected calibration error. Fewer than two sources give no folds, and the temperature is not used.
     """
     multi_label = validation.labels.multi_label
     fitted = fit_temperature(validation.logits, validation.targets, multi_label)
@@ -123,7 +123,8 @@ def negative_log_likelihood(
         logits: (n, L).
         targets: (n,) classes; multi-label (n, L) of 0 and 1.
         multi_label: whether the task is multi-label.
-        smoothing: the share of the target probability that is spread over all classes.
+        smoothing: the share of the target probability that is spread evenly over all classes; multi-label: over both
+            outcomes of a class.
     """
     return float(_losses(np.asarray(logits, dtype=np.float64), np.asarray(targets), multi_label, smoothing).mean())
 
@@ -142,8 +143,9 @@ def _losses(
 def fit_threshold(predictions: Predictions) -> float:
     """The threshold on the probabilities with the highest macro F1 on these (validation) predictions.
 
-    It is one for all classes, since one per class would overfit rare classes (Lipton et al. 2014): the middle of the
-    longest run of best values on a grid of hundredths. 0.5 for a single-label task, or if no example has a class.
+    All classes share it, since a threshold per class would overfit rare classes (Lipton et al. 2014). It is the middle
+    of the longest run of equally good thresholds on a grid of hundredths; 0.5 for a single-label task, or if no example
+    has a class.
     """
     if not predictions.labels.multi_label or not predictions.targets.any():
         return 0.5
@@ -164,8 +166,8 @@ def reliability(predictions: Predictions, temperature: float | None = None, bins
     """Confidence and accuracy in bins of equal width: `low`, `high`, `confidence` and `accuracy` (means), `count`.
 
     Empty bins are left out. Single-label: the confidence is the probability of the likeliest class, the accuracy the
-    share of correct predictions. Multi-label: each (example, class) is counted, with its probability as the confidence,
-    and as the accuracy whether the example has the class.
+    share of correct predictions. Multi-label: pairs of an example and a class are counted; the confidence is the
+    probability of the class, the accuracy the share of pairs whose example has the class.
     """
     chances = predictions.probabilities(temperature)
     if predictions.labels.multi_label:
@@ -188,7 +190,7 @@ def reliability(predictions: Predictions, temperature: float | None = None, bins
 
 
 def expected_calibration_error(predictions: Predictions, temperature: float | None = None, bins: int = BINS) -> float:
-    """The mean gap between confidence and accuracy over `reliability`'s bins, by their counts (Naeini et al. 2015)."""
+    """The gap between confidence and accuracy, averaged over bins weighted by their counts (Naeini et al. 2015)."""
     filled = reliability(predictions, temperature, bins)
     total = sum(one["count"] for one in filled)
     return sum(one["count"] * abs(one["confidence"] - one["accuracy"]) for one in filled) / max(total, 1)

@@ -41,10 +41,10 @@ def classification_metrics(
 
     Returns:
         `macro_f1`, `accuracy` (multi-label: all classes of an example correct), `micro_f1`, `mcc` (multi-label: over
-        all decisions together), `auroc` (one-vs-rest, the mean over classes with positive and negative examples; None
-        if there is none; no interval), `examples`, `units` (the number of sources, which are resampled), `per_class`
-        (by class `precision`, `recall`, `f1`, `support`, `predicted`, which is how often it was predicted, and the
-        `interval` of F1), `interval` (by name of `METRICS`), `level`, `resamples`, `few_units`.
+        all decisions together), `auroc` (without an interval), `examples`, `units` (the number of sources, which are
+        resampled), `per_class` (by class: `precision`, `recall`, `f1`, `support`, `predicted`, which is the number of
+        predictions of the class, and the `interval` of F1), `interval` (by name of `METRICS`), `level`, `resamples`,
+        `few_units`.
     """
     columns = count_columns(predictions)
     summaries = counts.scores([columns], _score(predictions), seed=seed, resamples=resamples, level=level)
@@ -71,7 +71,7 @@ def point_scores(predictions: Predictions) -> dict[str, float]:
 def seed_metrics(
     runs: Sequence[Predictions], *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> dict[str, Any]:
-    """The scores of a run trained from several seeds.
+    """The scores of a run with one or more seeds.
 
     Args:
         runs: each seed's predictions, on the same test set.
@@ -104,7 +104,7 @@ def paired_difference(
         other: the predictions of each seed of the other run, on the same test set; any number of seeds.
 
     Raises:
-        SettingsError: the two were tested on different examples, or with different labels.
+        SettingsError: the runs were tested on different examples, or on the same examples with other labels.
     """
     _check_same_test([*base, *other])
     of_base, of_other = _all_columns(base, other)
@@ -114,7 +114,7 @@ def paired_difference(
 
 
 def confusions(predictions: Predictions, limit: int | None = None) -> list[tuple[str, str, int]]:
-    """(true class, predicted class, count) of a single-label task's errors, most frequent first."""
+    """(true class, predicted class, count) of a single-label task's errors, at most `limit`, most frequent first."""
     predicted = predictions.predicted()
     wrong = predicted != predictions.targets
     pairs, often = np.unique(
@@ -135,8 +135,8 @@ def confusion_matrix(predictions: Predictions) -> npt.NDArray[np.int64]:
 def worst_errors(predictions: Predictions, limit: int) -> list[tuple[int, float]]:
     """(index of the example, confidence) of the most confident errors, at most `limit`.
 
-    The confidence is the probability of the wrong class. Multi-label: of the example's most confident wrong decision,
-    the probability of a false positive, or one minus that of a false negative.
+    The confidence is the probability of the wrong class. Multi-label: it is that of the example's most confident wrong
+    decision: the probability of a false positive, or one minus the probability of a false negative.
     """
     chances, predicted = predictions.probabilities(), predictions.predicted()
     if predictions.labels.multi_label:
@@ -151,7 +151,10 @@ def worst_errors(predictions: Predictions, limit: int) -> list[tuple[int, float]
 
 
 def auroc(predictions: Predictions) -> float | None:
-    """The mean area under the ROC curve over classes with positive and negative examples; None if there is none."""
+    """The mean area under the ROC curve (one-vs-rest) over classes with positive and negative examples.
+
+    None if there is no such class.
+    """
     chances = predictions.probabilities()
     areas = []
     for place in range(len(predictions.labels)):
@@ -186,7 +189,7 @@ def count_columns(predictions: Predictions) -> sparse.csr_array:
 
 
 def _all_columns(*runs: Sequence[Predictions]) -> list[list[sparse.csr_array]]:
-    """`count_columns` of every seed of every run, over the groups of the first run's test set."""
+    """`count_columns` of every seed of every run, with the examples grouped as in the first run's test set."""
     groups = runs[0][0].groups
     return [[count_columns(_in_groups(one, groups)) for one in seeds] for seeds in runs]
 
@@ -198,7 +201,7 @@ def _in_groups(predictions: Predictions, groups: Array) -> Predictions:
 
 
 def _score(predictions: Predictions) -> counts.Score:
-    """Computes `METRICS` from (draws, 3 L + 2) sums of `count_columns`."""
+    """A function that computes `METRICS` from (draws, 3 L + 2) sums of `count_columns`."""
     multi_label = predictions.labels.multi_label
 
     def score(sums: counts.Array) -> dict[str, counts.Array]:
@@ -233,7 +236,7 @@ def _binary_mcc(tp: counts.Array, fp: counts.Array, fn: counts.Array, decisions:
 
 
 def _per_class(predictions: Predictions, level: float) -> dict[str, dict[str, Any]]:
-    """Precision, recall, F1 with an interval, and support of every class, in the labels' order."""
+    """The scores of every class, in the order of the labels: see `classification_metrics`."""
     columns = count_columns(predictions)
     classes = len(predictions.labels)
     tp, fp, fn = np.asarray(columns.sum(axis=0)).reshape(-1)[: 3 * classes].reshape(3, classes)
@@ -256,8 +259,9 @@ def _per_class(predictions: Predictions, level: float) -> dict[str, dict[str, An
 def _f1_interval(score: float, units: int, level: float) -> list[float] | None:
     """[low, high] of a class's F1; None if no unit has the class as its target or prediction.
 
-    F1 = 2 J / (1 + J), where J = TP / (TP + FP + FN) is a proportion, which has Wilson's interval (1927). Unlike the
-    bootstrap it is meaningful for a class of five examples that are all correct. Its trials are sources, not examples.
+    F1 = 2 J / (1 + J), where J = TP / (TP + FP + FN) is a proportion. So Wilson's interval (1927) of J gives that of
+    F1. Unlike a bootstrap interval it is meaningful for a class of five examples that are all correct. The trials are
+    sources, not examples.
     """
     if not units:
         return None
@@ -276,7 +280,7 @@ def _check_same_test(runs: Sequence[Predictions]) -> None:
     for one in runs[1:]:
         if one.key != runs[0].key:
             raise SettingsError(
-                f"the runs were tested on different examples ({len(runs[0]):,} and {len(one):,}), or on other labels "
-                "of the same ones: their scores cannot be compared",
+                f"the runs were tested on different examples ({len(runs[0]):,} and {len(one):,}), or on the same "
+                "examples with other labels: their scores cannot be compared",
                 fix="train both with the same --test, or with the same --task and its own splits",
             )

@@ -1,17 +1,18 @@
 """Intervals of scores that are functions of counts: the bootstrap over test examples, and the variance over seeds.
 
-F1, accuracy, Matthews correlation and the like are functions of sums over examples: TP, FP and FN by class. So a
-resample is a row of weights, and its sums are a sparse product. Examples of the same source form one *unit* and are
-drawn together (Efron & Tibshirani 1993, chapter 8).
+F1, accuracy, Matthews correlation and similar scores are functions of sums over examples: TP, FP and FN by class. So a
+resample is a row of weights, and its sums are a sparse matrix product. Examples of the same source form one *unit* and
+are drawn together (Efron & Tibshirani 1993, chapter 8).
 
-Two runs are compared on the same resamples, since an example that is hard for one is hard for the other (the paired
-bootstrap; Koehn 2004, Berg-Kirkpatrick et al. 2012). Seeds are treated differently: there are only three or five, and a
-bootstrap over so few values gives far too narrow intervals. Their contribution is drawn from Student's t with the
-standard error of their mean, independently for the two runs (Welch 1947), since seed 1 of one run is unrelated to seed
-1 of the other. With a single seed nothing is added: the interval is then that of this model, not of its recipe.
+Two runs are compared on the same resamples, since an example that is hard for one is often hard for the other (the
+paired bootstrap; Koehn 2004, Berg-Kirkpatrick et al. 2012). Seeds are treated differently: there are only three or
+five, and a bootstrap over so few values gives far too narrow intervals. Their contribution is drawn from Student's t
+with the standard error of the mean over seeds. The two runs count as independent (Welch 1947), since seed 1 of one run
+is unrelated to seed 1 of the other. If every run has a single seed, nothing is added: the interval is then about these
+models, not about how they were trained.
 
-Of 100 comparisons of two equally good runs on 200 test examples, 2 to 6 find a difference (see the tests), for one seed
-or several, whether seeds differ much or little.
+In simulations, 2 to 6 of 100 comparisons of two equally good runs on 200 test examples found a difference. This held
+for one seed or several, and whether seeds differed much or little.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Score = Callable[[Array], Mapping[str, Array]]
 """Computes scores by name, (draws,) each, from (draws, k) sums."""
 
 RANGES = {"mcc": (-1.0, 1.0)}
-"""The ranges of scores other than 0 to 1."""
+"""The ranges of the scores whose range is not 0 to 1."""
 
 
 def scores(
@@ -42,7 +43,7 @@ def scores(
 ) -> dict[str, dict[str, Any]]:
     """Each score of a run over its seeds: `mean`, `sd` (n - 1; None for one seed), `values`, `interval` of the mean.
 
-    All verbs use this function, so that they report the same intervals for the same run.
+    Every verb that reports scores of counts uses this function, so that the same run has the same intervals everywhere.
 
     Args:
         seeds: the counts of each seed, over the same units.
@@ -65,7 +66,7 @@ def scores(
 
 
 def wilson(share: float, trials: int, level: float) -> tuple[float, float]:
-    """Wilson's interval (1927) of a share of `trials`."""
+    """Wilson's interval (1927) of a proportion `share` of `trials`."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     reach = z / (1 + z * z / trials) * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
@@ -73,7 +74,7 @@ def wilson(share: float, trials: int, level: float) -> tuple[float, float]:
 
 
 def _beyond_certainty(bounds: list[float], units: int, level: float) -> list[float]:
-    """`bounds`, or Wilson's interval if they are [1, 1]: that n of n units are correct does not prove a score of 1."""
+    """`bounds`, or Wilson's interval if they are [1, 1]: n correct units of n do not prove a score of 1."""
     return bounds if bounds[0] < 1 else [wilson(1.0, units, level)[0], 1.0]
 
 
@@ -100,9 +101,9 @@ def counts_difference(
         `p_value`, `verdict`, `level`, `units`, `resamples`, `seeds` (of base and other) and `few_units`.
 
         The verdict only depends on the interval: `better` or `worse` if it excludes zero, else `not shown`. The p-value
-        is twice the share of resamples on the other side of zero, with one added so that it is never 0 (Davison &
-        Hinkley 1997, section 4.2). It uses the same resamples, is at least 2 / (resamples + 1), and is as rough as the
-        interval for few units.
+        is twice the share of resamples on the side of zero that has fewer of them. One is added to both numbers of the
+        share, so that the p-value is at least 2 / (resamples + 1) (Davison & Hinkley 1997, section 4.2). For few units
+        it is as rough as the interval.
     """
     drawn = _resampled([base, other], score, seed, resamples)
     differences = {}
@@ -154,11 +155,11 @@ def macro_f1(tp: Array, fp: Array, fn: Array) -> Array:
 
 
 def _seed_noise(values: Sequence[Array], drawn: Sequence[Array], rng: np.random.Generator) -> Array:
-    """(resamples,) draws around 0 of the noise in a mean over seeds, or in the difference of two, from the choice of
-    seeds.
+    """(resamples,) draws, around 0, of the noise that the choice of seeds adds to a mean over seeds, or to a difference
+    of two such means.
 
-    Scores of seeds differ because models differ, and because each errs on other examples. The resamples of examples
-    already contain the second part, so it is subtracted.
+    Scores of seeds differ because some models are better, and because each model errs on other examples. The resamples
+    of examples already contain the second part, so it is subtracted.
 
     Args:
         values: for each run the measured scores (seeds,).

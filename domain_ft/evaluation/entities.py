@@ -1,8 +1,8 @@
 """Entity-level precision, recall and F1, as in conlleval and seqeval.
 
-A predicted entity is correct if its start, end and type are. For each text a run stores the numbers of correct, false
-and missed entities of each type. They suffice for all scores, for intervals over texts (or documents, if known), and
-for paired comparisons, and contain no text.
+A predicted entity is correct if its start, end and type are correct. For each text a run stores the numbers of
+correct, false and missed entities of each type. They suffice for all scores, for intervals over texts (or documents, if
+known), and for paired comparisons, and contain no text.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class EntityCounts:
         types: the K types among true and predicted entities.
         counts: (n, K, 3) int64, correct, false and missed entities of each type.
         ids: (n,) the texts' ids.
-        groups: (n,) the documents that the texts are from, or the texts' ids.
+        groups: (n,) the document of each text, or the text's id if the document is unknown.
     """
 
     types: tuple[str, ...]
@@ -77,7 +77,7 @@ class EntityCounts:
 
     @functools.cached_property
     def key(self) -> str:
-        """Identifies the test set: equal keys mean the same ids in order, with as many true entities of each type."""
+        """Identifies the test set: equal keys mean the same ids in order, with the same numbers of true entities."""
         digest = hashlib.blake2b(digest_size=16)
         support = self.counts[..., RIGHT] + self.counts[..., MISSED]  # (n, K)
         for name, row in zip(self.ids, support, strict=True):
@@ -133,8 +133,8 @@ class EntityCounts:
 def entity_metrics(seeds: Sequence[EntityCounts], *, seed: int = 0) -> dict[str, Any]:
     """The scores of a run over its seeds, on the same texts.
 
-    `precision`, `recall` and `f1` are over all entities (micro); `macro_f1` is the mean over true and predicted types
-    (seqeval's definitions). With several seeds each is the mean over them.
+    `precision`, `recall` and `f1` are over all entities (micro); `macro_f1` is the mean over the types of true and
+    predicted entities (seqeval's definitions). With several seeds each score is the mean over the seeds.
 
     Returns:
         {"precision", "recall", "f1", "macro_f1", "examples", "units" (the number of documents or texts, which are
@@ -169,7 +169,7 @@ def entity_metrics(seeds: Sequence[EntityCounts], *, seed: int = 0) -> dict[str,
 
 
 def _type_interval(seeds: Sequence[EntityCounts], name: str, summary: Mapping[str, Any]) -> list[float] | None:
-    """[low, high] of the F1 of a type. If it is 1, this is Wilson's interval for the units that have the type."""
+    """[low, high] of a type's F1. If F1 is 1, this is Wilson's interval over the units that have the type."""
     if summary["interval"] is None or summary["mean"] < 1:
         return summary["interval"]
     types = seeds[0].types
@@ -182,10 +182,10 @@ def _type_interval(seeds: Sequence[EntityCounts], name: str, summary: Mapping[st
 def entity_difference(
     base: Sequence[EntityCounts], other: Sequence[EntityCounts], *, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """How much higher each of `METRICS` is for `other` than for `base`: see `counts_difference`.
+    """How much higher each of `ENTITY_METRICS` is for `other` than for `base`: see `counts_difference`.
 
     Raises:
-        ValueError: they were tested on different texts.
+        ValueError: the runs were tested on different texts.
     """
     if len({counts.key for counts in (*base, *other)}) > 1:
         raise ValueError("a paired difference needs the same texts in the same order on both sides")
@@ -228,8 +228,9 @@ def _share(right: Array, wrong: Array) -> Array:
 class Gazetteer:
     """A baseline that looks up the entities of the training texts.
 
-    A sequence of words that was an entity in training is predicted wherever it occurs, with its most frequent type. Of
-    overlapping matches the first wins, then the longest. A model that does not beat it has not learned from context.
+    A sequence of words that was an entity in training is predicted wherever it occurs, with its most frequent type. If
+    matches overlap, the first one is kept; if they begin at the same word, the longest one. A model that does not beat
+    this baseline has learned nothing from context.
     """
 
     def __init__(self, texts: Iterable[TaggedText]) -> None:

@@ -1,7 +1,7 @@
 """A language model's loss on held-out text, by document.
 
-The masks are those of the evaluation epoch, a function of the seed and the document, so that all models with the same
-tokenizer predict the same tokens, before and after training.
+A masked LM is scored with the masks of the evaluation epoch, which depend only on the seed, the document and the
+sequence. So models with the same tokenizer predict the same tokens, before and after training.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def score(
 
     Args:
         selected: (sequences,) indices into `rows`, for instance from `rows.select_documents`.
-        tokens_per_micro_batch: the most tokens in one forward pass.
+        tokens_per_micro_batch: the most tokens in one forward pass, unless a single sequence is longer.
         accelerator: None for a single process. With several, all must call this function.
         progress: called with (`label`, tokens done, tokens in total).
 
     Raises:
         CorpusError: there is nothing to score.
-        ModelError: the loss of some documents is not finite; the message names them.
+        ModelError: the loss of some documents is not finite; the message names the first three.
     """
     rank, ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     selected = np.sort(selected)
@@ -79,13 +79,13 @@ def score(
     scored = tokens > 0
     ids = tuple(rows.document_id(int(document)) for document in documents[scored])
     if not ids:
-        raise CorpusError("the held-out text holds no token to score", fix="hold out more documents, or longer ones")
+        raise CorpusError("the held-out text has no token to score", fix="hold out more documents, or longer ones")
     _check_finite(nats[scored], ids)
     return Scores(ids, nats[scored], tokens[scored].astype(np.int64), size[scored].astype(np.int64))
 
 
 def _sums_by_sequence(batch: PackedBatch, inputs: Inputs, losses: torch.Tensor) -> npt.NDArray[np.float64]:
-    """(3, S): nats, tokens and bytes of each sequence of a micro-batch, in its order."""
+    """(3, S): nats, tokens and bytes of each sequence of a micro-batch, in the batch's order."""
     owner = np.repeat(np.arange(len(batch.rows)), batch.lengths)
     labelled = (inputs.labels != IGNORED).cpu().numpy()
     values = (losses.double().cpu().numpy(), labelled, inputs.scored_bytes)

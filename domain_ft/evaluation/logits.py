@@ -1,4 +1,4 @@
-"""The logits of a task's model for many examples."""
+"""The logits and features of a task's model for many examples."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def predict_logits(
     single process to the last bit. The caller sets autocast.
 
     Args:
-        tokens_per_micro_batch: the most tokens in one forward pass.
+        tokens_per_micro_batch: the most tokens in one forward pass, unless a single example is longer.
         accelerator: None for a single process. With several, all must call this function.
         progress: called with (`label`, examples done, examples in total).
     """
@@ -66,7 +66,7 @@ def _over_micro_batches(
     progress: Progress | None,
     label: str,
 ) -> npt.NDArray[np.float32]:
-    """`function` of all examples, (examples, L) or (examples, D), in micro-batches that the processes share."""
+    """The results of `function` for all examples, (examples, L) or (examples, D); processes share the micro-batches."""
     rank, ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     objective = ClassificationObjective(rows.labels)
     results = np.zeros((len(rows), 0), dtype=np.float32)

@@ -42,7 +42,8 @@ class Predictions:
         logits: (n, L) float32.
         labels: the classes, in the order of the logits.
         temperature: divides the logits before the softmax or sigmoid; fitted on validation examples.
-        threshold: multi-label: a class is predicted from this probability on; fitted on validation examples.
+        threshold: the lowest probability at which a class is predicted in a multi-label task; fitted on validation
+            examples.
     """
 
     ids: tuple[str, ...]
@@ -109,7 +110,7 @@ class Predictions:
         )
 
     def predicted(self, threshold: float | None = None) -> Array:
-        """(n,) int64, the likeliest class; multi-label (n, L) uint8, 1 for a probability from the threshold on.
+        """(n,) int64, the likeliest class; multi-label (n, L) uint8, 1 where the probability reaches the threshold.
 
         Args:
             threshold: of the probabilities; by default `self.threshold`.
@@ -179,7 +180,7 @@ def probabilities(logits: Array, multi_label: bool, temperature: float = 1.0) ->
 
 
 def _packed(names: Sequence[str]) -> Array:
-    """Strings as bytes; numpy's string arrays would pad each to the longest."""
+    """Strings as bytes of JSON; numpy's string arrays would pad each string to the longest."""
     return np.frombuffer(json.dumps(list(names)).encode(), dtype=np.uint8)
 
 

@@ -35,7 +35,7 @@ _WINDOW = 6_000  # characters read of each document
 _COMMON_WORDS = 60  # the most frequent words of the sample, which are not masked: articles, prepositions
 _SENTENCE_BYTES = (45, 200)  # bytes, so that a Chinese sentence may have fewer characters
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=\S)|(?<=[。！？])\s*|\n\s*\n")
-_SPACE = "␣"  # stands for a guess that is white space
+_SPACE = "␣"  # shown for a guess that is only white space
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -53,8 +53,8 @@ class SampleSentence:
 
     Attributes:
         document: id of the held-out document that the sentence is from.
-        left: the text before the gap, or the beginning for a decoder.
-        answer: the text of the gap in the document.
+        left: the text before the gap; for a decoder the first half of the sentence.
+        answer: the document's text in the gap; for a decoder the second half of the sentence.
         right: the text after the gap; empty for a decoder.
     """
 
@@ -78,8 +78,8 @@ class Answer:
 
     Attributes:
         guesses: an encoder's best guesses, best first; empty for a decoder.
-        answer_probability: an encoder's probability of the true word; None for a decoder.
-        answer_rank: the rank of the true word for an encoder, from 1; None for a decoder.
+        answer_probability: an encoder's probability of the true word's first token; None for a decoder.
+        answer_rank: the rank of that token, from 1; None for a decoder.
         continuation: a decoder's greedy continuation; empty for an encoder.
     """
 
@@ -95,8 +95,8 @@ def choose_sentences(
     """Up to `count` readable sentences of `split`, one per document.
 
     Args:
-        objective: `mlm` masks a content word of each sentence, each time another one, which is a single token of
-            `tokenizer`; `clm` cuts the sentence in half.
+        objective: `mlm` masks a content word of each sentence, never the same word twice; each word is a single token
+            of `tokenizer`. `clm` cuts each sentence in half.
     """
     order = beginning(_DOCUMENTS_READ, len(split), seed, "probes")
     documents = [split.document(int(index)) for index in order]
@@ -106,7 +106,7 @@ def choose_sentences(
 
 
 def answer(base: BaseModel, sentences: Sequence[SampleSentence]) -> list[Answer]:
-    """The completion of each sentence by `base`, whose training mode is restored."""
+    """The completion of each sentence by `base`, whose training mode is restored afterwards."""
     training = base.model.training
     base.model.eval()
     try:
@@ -120,7 +120,7 @@ def answer(base: BaseModel, sentences: Sequence[SampleSentence]) -> list[Answer]
 def side_by_side(
     sentences: Sequence[SampleSentence], before: Sequence[Answer], after: Sequence[Answer]
 ) -> list[dict[str, Any]]:
-    """JSON values for the report, per sentence {"document", "left", "answer", "right", "before": {}, "after": {}}."""
+    """For the report, one object per sentence: {"document", "left", "answer", "right", "before": {}, "after": {}}."""
     return [
         {
             "document": sentence.document,
@@ -173,8 +173,9 @@ def _sentences(text: str) -> Iterator[str]:
 def _choose_masked(
     documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, count: int
 ) -> list[SampleSentence]:
-    """A sentence per document, with a content word masked: none of the most frequent, and preferably one that occurs in
-    two documents.
+    """Up to `count` sentences of different documents, with a content word masked in each.
+
+    The word is not one of the most frequent, and preferably occurs in at least two documents.
     """
     seen = collections.Counter(
         word for document in documents for word in set(_words(document.text[:_WINDOW], tokenizer))
@@ -183,7 +184,7 @@ def _choose_masked(
     used_up: set[str] = set()  # words and sentences
 
     def mask_one(document: Document, least: int) -> SampleSentence | None:
-        """A sentence with a word masked that occurs in at least `least` documents."""
+        """A sentence of the document, with a masked word that occurs in at least `least` documents."""
         for sentence in _sentences(document.text):
             if sentence in used_up:
                 continue
@@ -205,7 +206,7 @@ def _words(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
 
 
 def _spans(text: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
-    """The spans of words that are a single token: runs of letters, or tokens in scripts without spaces."""
+    """The spans of words that are a single token: runs of letters, or if there are none, non-ASCII tokens."""
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     tokens = {_trimmed(text, start, end) for start, end in encoded["offset_mapping"]}
     words = [match.span() for match in _WORD.finditer(text)]
@@ -222,7 +223,7 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _beginning(document: Document) -> SampleSentence | None:
-    """The first readable sentence, cut in half, at a space if there is one."""
+    """The first readable sentence, cut at the first space after its middle, or in the middle if there is none."""
     for sentence in _sentences(document.text):
         cut = sentence.find(" ", len(sentence) // 2)
         cut = len(sentence) // 2 if cut < 0 else cut
@@ -231,7 +232,7 @@ def _beginning(document: Document) -> SampleSentence | None:
 
 
 def _guess(base: BaseModel, sentence: SampleSentence) -> Answer:
-    """An encoder's ranking of its vocabulary for the gap: all tokens of the word are masked, the first is predicted."""
+    """An encoder's guesses for the gap. All tokens of the word are masked, and the first of them is predicted."""
     tokenizer = base.tokenizer
     encoded = tokenizer(
         sentence.left + sentence.answer + sentence.right,

@@ -29,7 +29,7 @@ class Scores:
         documents: (n,) the documents' ids, each once.
         nats: (n,) float64, the sum of the losses of a document's scored tokens, in nats.
         tokens: (n,) int64, the number of scored tokens.
-        bytes: (n,) int64, the UTF-8 bytes of the text of those tokens.
+        bytes: (n,) int64, the UTF-8 bytes of the text of the scored tokens.
     """
 
     documents: tuple[str, ...]
@@ -107,10 +107,10 @@ class Scores:
 
 
 def shared(*scores: Scores) -> list[Scores]:
-    """The scores of the documents that all of them have, in the first one's order.
+    """Each of `scores`, with only the documents that all of them have, in the order of the first.
 
-    With different tokenizers a budget of tokens covers different documents, and models can only be compared on the
-    common ones.
+    With different tokenizers a budget of tokens covers different documents, but models can only be compared on the
+    same documents.
     """
     common = set.intersection(*(set(one.documents) for one in scores))
     order = [document for document in scores[0].documents if document in common]

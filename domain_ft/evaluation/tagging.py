@@ -48,18 +48,18 @@ def predict_tags(
     accelerator: Accelerator | None = None,
     progress: Progress | None = None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], float]:
-    """The likeliest class of each token (T,), its probability (T,), and the mean loss over all rows.
+    """The likeliest class of each token (T,), its probability (T,), and the mean loss of the labelled tokens.
 
     Processes share the micro-batches, and all of them return the same result. The caller sets autocast.
 
     Args:
-        tokens_per_micro_batch: the most tokens in one forward pass.
+        tokens_per_micro_batch: the most tokens in one forward pass, unless a single row is longer.
         accelerator: None for a single process. With several, all must call this function.
         progress: called with ("predict", rows done, rows in total).
 
     Returns:
-        The classes and probabilities, in the order that `rows.spans` and `rows.entities` take, and the mean loss in
-        nats of the labelled tokens, 0 if there are none.
+        The classes and probabilities, in the order that `rows.spans` and `rows.entities` expect, and the loss in nats,
+        0 if there are no labelled tokens.
     """
     rank, ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     objective = TaggingObjective()

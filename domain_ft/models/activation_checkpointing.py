@@ -1,11 +1,12 @@
 """Activation checkpointing: keep only the input of each layer, and recompute the layer in the backward pass.
 
-Memory then holds the inputs of all layers but the other activations of only one (Chen et al. 2016, "Training Deep Nets
-with Sublinear Memory Cost"). The price is a second forward pass. Losses and gradients do not change: LoRA's dropout is
-a function of the micro-batch's seed, and torch restores the random state for any other dropout.
+Memory then holds the inputs of all layers, and the other activations of one layer at a time (Chen et al. 2016,
+"Training Deep Nets with Sublinear Memory Cost"). The price is a second forward pass. Losses and gradients do not
+change: LoRA's dropout is a function of the micro-batch's seed, and torch restores the random state for any other
+dropout.
 
-transformers' own switch does not cover ALBERT and MPNet; this one covers any model that keeps its layers in a list. As
-in transformers, only a layer's `forward` runs twice, not its hooks, such as those of FSDP2.
+The switch in transformers does not cover ALBERT and MPNet; this module covers any model that keeps its layers in an
+`nn.ModuleList`. As in transformers, a layer's `forward` runs twice, but its hooks (such as FSDP2's) run once.
 """
 
 from __future__ import annotations
@@ -19,21 +20,23 @@ from torch.utils.checkpoint import checkpoint
 
 
 def repeated_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers of a model, in order: its largest list of modules. Empty if it has no list.
+    """The layers of a model, in order: its `nn.ModuleList` with the most parameters. Empty if it has none.
 
     ALBERT has a list of one layer, which it calls many times.
     """
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    # `max` returns the first of equals, and an outer list comes before those inside it.
+    # If lists are equally large, `max` returns the first, which is the outermost.
     largest = max(lists, key=lambda layers: sum(p.numel() for p in layers.parameters()), default=())
     return list(largest)
 
 
 class ActivationCheckpointing:
-    """Switches a model's activation checkpointing on and off. The state is in the model, so several of these agree.
+    """Switches a model's activation checkpointing on and off.
+
+    The state is kept in the model, so all instances for one model agree.
 
     Args:
-        model: any model; one without a list of layers is left unchanged.
+        model: any model; a model without a list of layers is left unchanged.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -50,7 +53,7 @@ class ActivationCheckpointing:
         return any(isinstance(vars(layer).get("forward"), _Recomputed) for layer in self._layers)
 
     def switch(self, on: bool) -> None:
-        """Switch it on or off, in place. A forward pass without gradients is not affected."""
+        """Switch activation checkpointing on or off, in place. A forward pass without gradients is not affected."""
         for layer in self._layers:
             attributes = vars(layer)  # an instance attribute `forward` shadows the class's method
             current = attributes.get("forward")

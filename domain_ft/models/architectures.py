@@ -1,8 +1,8 @@
 """The table of architectures: what the rest of the code needs to know about each.
 
-For each architecture it has the objective, where positions begin, and the names of the attention projections (for
-`--targets attention`). An architecture that is not in the table gets a generic description, and is tried on a short
-input before it is used (`base.choose_layout`).
+For each architecture the table has the objective, where positions begin, and the names of the attention projections
+(for `--targets attention`). An architecture that is not in the table gets a generic description, and is tried on a
+short input before it is used (`base.choose_layout`).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Architecture:
         if config.pad_token_id is None:
             raise ModelError(
                 f"models of type '{config.model_type}' count positions from pad_token_id, which config.json lacks.",
-                fix="add the id of the padding token to it (1 for RoBERTa)",
+                fix="add pad_token_id to config.json (1 for RoBERTa)",
             )
         return int(config.pad_token_id) + 1
 
@@ -80,7 +80,8 @@ def describe(config: PretrainedConfig, name: str) -> Architecture:
     """The table's entry for `config`, or a generic one for an architecture that is not in the table.
 
     Raises:
-        ModelError: the architecture is neither an encoder with a masked-LM head nor a decoder with a causal-LM head.
+        ModelError: the architecture is neither an encoder with a masked-LM head nor a decoder with a causal-LM head, or
+            its config makes an encoder causal or a decoder bidirectional.
     """
     kind = config.model_type
     listed = ARCHITECTURES.get(kind)
@@ -103,7 +104,7 @@ def describe(config: PretrainedConfig, name: str) -> Architecture:
         if architecture.objective == "clm" and setting is not None and bool(setting) is value:
             raise ModelError(
                 f"'{name}' is a decoder of type '{kind}' that attends to later tokens: its config.json has {key} = "
-                f"{json.dumps(setting)}. It cannot be trained to predict the next token, since it already sees it.",
+                f"{json.dumps(setting)}. It cannot be trained to predict the next token, since it sees that token.",
                 fix="use the causal decoder that it was made from",
             )
     return architecture
@@ -119,9 +120,9 @@ def encoder_decoder_error(kind: str, name: str) -> ModelError:
 
 
 def _generic_objective(config: PretrainedConfig) -> ObjectiveName | None:
-    """The objective for which transformers has a head; None if it has neither.
+    """The objective for which transformers has an LM head; None if it has neither a masked nor a causal one.
 
-    A type with both heads counts as an encoder, unless its config has is_decoder.
+    A type with both heads counts as an encoder, unless its config has is_decoder = true.
     """
     masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if masked and not getattr(config, "is_decoder", False):
@@ -131,14 +132,14 @@ def _generic_objective(config: PretrainedConfig) -> ObjectiveName | None:
 
 @dataclass(frozen=True)
 class LogitTail:
-    """What a model does after the output projection: logits = softcap(scale · (hidden Wᵀ + b)); None is no softcap."""
+    """What a model does after the output projection: logits = softcap(scale · (hidden Wᵀ + b)); None for no softcap."""
 
     scale: float = 1.0
     softcap: float | None = None
 
 
 def logit_tail(config: PretrainedConfig) -> LogitTail:
-    """The tail in `config`, from the keys that transformers' decoders use (Cohere, Granite, Gemma)."""
+    """The `LogitTail` of `config`, from the keys that transformers' decoders use (Cohere, Granite, Gemma)."""
     multiplier = getattr(config, "logit_scale", None) or 1.0
     divisor = getattr(config, "logits_scaling", None) or 1.0
     return LogitTail(multiplier / divisor, getattr(config, "final_logit_softcapping", None))
@@ -148,7 +149,7 @@ def attention_targets(model: PreTrainedModel) -> tuple[str, ...]:
     """The targets of `--targets attention`: from the table, else all linear layers with attn or attention in the path.
 
     Raises:
-        ModelError: the architecture is not in the table and has no such layer.
+        ModelError: the architecture is not in the table, and the model has no such layer.
     """
     listed = ARCHITECTURES.get(model.config.model_type)
     if listed:

@@ -1,9 +1,9 @@
 """Attention inside each sequence of a packed row, for every model that uses transformers' AttentionInterface.
 
-`install(model)` makes `packed_attention` the model's attention. With `cu_seq_lens_q`, the argument of transformers'
-kernels for unpadded rows, a sequence attends only to itself: by torch's variable-length kernel on a GPU, and elsewhere
-by one call for each group of neighbouring sequences of equal length. Without it (padded batches, generation with a
-cache) the model computes as before.
+`install(model)` makes `packed_attention` the model's attention. If the call has `cu_seq_lens_q`, the argument of
+transformers' kernels for unpadded rows, a sequence attends only to itself. On a GPU, in half precision and without
+dropout, torch's variable-length kernel computes this; otherwise each group of neighbouring sequences of equal length is
+one call. Without that argument (padded batches, generation with a cache) transformers' SDPA computes the attention.
 
 Shapes: T tokens in the row, S sequences, H heads, G key-value heads, E head dimension.
 """
@@ -49,7 +49,7 @@ class EqualLengths:
 
 
 class PackedLayout:
-    """Where the sequences of a packed row are; computed once per micro-batch, by the first layer that needs it.
+    """The places of the sequences in a packed row, computed once per micro-batch by the first layer that needs them.
 
     Args:
         cu_seqlens: (S + 1,), where each sequence begins, and the end of the last.
@@ -62,9 +62,9 @@ class PackedLayout:
 
     @functools.cached_property
     def groups(self) -> tuple[EqualLengths, ...]:
-        """The row as groups, in order; fewest if the sequences are sorted by length."""
+        """The groups of the row, in order. There are fewest if the sequences are sorted by length."""
         groups: list[EqualLengths] = []
-        for length in torch.diff(self._cu_seqlens).tolist():  # waits for a GPU
+        for length in torch.diff(self._cu_seqlens).tolist():  # waits for the GPU, if there is one
             if length == 0:
                 continue
             if groups and groups[-1].length == length:
@@ -74,10 +74,10 @@ class PackedLayout:
         return tuple(groups)
 
     def mask(self, length: int, reach: int | None, causal: bool, like: Tensor) -> Tensor | None:
-        """(length, length) to add to the scores: -inf where `window` is False; None if every token sees every other.
+        """(length, length) to add to the scores: -inf where `window` is False, else 0; None if every token sees all.
 
         Args:
-            reach: a token sees those at most this far away; None for no limit.
+            reach: a token sees the tokens at most this far away; None for no limit.
         """
         if not causal and (reach is None or length <= reach + 1):
             return None
@@ -89,7 +89,7 @@ class PackedLayout:
         return self._masks[key]
 
     def window(self, length: int, reach: int, causal: bool, device: torch.device) -> Tensor:
-        """(length, length) bool: whether the token of the row sees that of the column, at most `reach` away."""
+        """(length, length) bool: whether the row's token sees the column's: within `reach`, and not later if causal."""
         key = (length, reach, causal, device)
         if key not in self._windows:
             positions = torch.arange(length, device=device)  # (length,)
@@ -106,9 +106,8 @@ def install(model: PreTrainedModel) -> None:
 def packed_arguments(cu_seqlens: Tensor, max_seqlen: int) -> dict[str, Any]:
     """The arguments of a model's forward, besides ids and positions, that keep attention inside each sequence.
 
-    `cu_seqlens` replaces the mask. The mask given here is never read: its four dimensions tell transformers that it is
-    finished. Without it, decoders would wait for the GPU to find out that the positions restart, and build a (T, T)
-    mask.
+    `cu_seqlens` replaces the mask. The mask returned here is never read: its four dimensions tell transformers not to
+    build one. Otherwise decoders would wait for the GPU to find out whether positions restart, and build a (T, T) mask.
     """
     return {
         "attention_mask": cu_seqlens.new_ones((1, 1, 1, 1), dtype=torch.bool),
@@ -139,12 +138,12 @@ def packed_attention(
 
     Args:
         query: (1, H, T, E) if packed; key and value (1, G, T, E).
-        sliding_window: a token sees those at most `sliding_window - 1` away, as in flash attention.
+        sliding_window: a token sees the tokens at most `sliding_window - 1` away, as in flash attention.
         cu_seq_lens_q: (S + 1,) int32; None for an ordinary batch, which goes to transformers' SDPA.
         layout: the layout of `cu_seq_lens_q`; computed if None.
 
     Returns:
-        (1, T, H, E), and None for the attention weights.
+        (1, T, H, E) if packed, and None for the attention weights.
 
     Raises:
         NotImplementedError: the model changes its scores in a way that is not implemented here.
@@ -180,10 +179,10 @@ def _by_groups(
     causal: bool,
     reach: int | None,
 ) -> Tensor:
-    """One call for each group of equal lengths; (T, H, E) in and out.
+    """One call for each group of sequences of equal length; query and result are (T, H, E).
 
     A group is a view of the row, and the outputs are concatenated once. With `split` the backward pass concatenates
-    once too; slices would each allocate a gradient of the whole row.
+    once too; each slice would allocate a gradient of the whole row.
     """
     repeats = query.shape[1] // key.shape[1]  # H / G
     sizes = [group.tokens for group in layout.groups]
@@ -222,7 +221,7 @@ def _variable_length(
     causal: bool,
     reach: int | None,
 ) -> Tensor:
-    """torch's variable-length flash attention; (T, H, E) in and out."""
+    """torch's variable-length flash attention; query and result are (T, H, E)."""
     left = -1 if reach is None else reach
     mixed = varlen_attn(
         query,

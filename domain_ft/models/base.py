@@ -43,6 +43,8 @@ from domain_ft.models.model_files import (
     read_config,
     reason,
 )
+from domain_ft.models.pooling import Pooling
+from domain_ft.models.sentence_facts import SentenceFacts
 from domain_ft.models.sources import ModelSource, find, quiet
 from domain_ft.progress import Progress
 
@@ -88,8 +90,8 @@ class Tokens:
         """The tensors of `batch`, on the CPU.
 
         Args:
-            input_ids: (tokens,) ids that replace the batch's, such as masked ones.
-            fields: the further fields of a subclass.
+            input_ids: (tokens,) ids that replace the batch's, such as masked ids.
+            fields: the other fields of a subclass.
         """
         return cls(
             input_ids=torch.from_numpy(batch.input_ids if input_ids is None else input_ids),
@@ -100,7 +102,7 @@ class Tokens:
         )
 
     def to(self, device: torch.device | str) -> Self:
-        """The same with its tensors on `device`."""
+        """A copy with its tensors on `device`; this object if they are there already."""
         if torch.device(device) == self.input_ids.device:
             return self
         moved: dict[str, Any] = {
@@ -117,17 +119,18 @@ class BaseModel:
 
     Attributes:
         model: a transformers model, in eval mode when loaded. LoRA is put into it in place.
-        tokenizer: a fast one.
+        tokenizer: a fast tokenizer.
         objective: `mlm` or `clm`.
         name: the name that it was loaded by.
         source: what an adapter records as its base: the embedded name, the hub id, or an absolute path.
         revision: the hub's commit, or `sha256:` and the hash of the weights.
-        max_length: the longest sequence in tokens that the model's positions allow.
+        max_length: the most tokens in a sequence, see `longest_sequence`.
         packed: `hidden` runs packed rows; otherwise it pads batches.
         head_is_random: the checkpoint lacks weights of the head, so losses mean nothing before training.
-        notes: what the user should know before using it.
+        notes: what the user should know before using the model.
         position_offset: the position id of a sequence's first token.
         tail: the scale and softcap of the logits.
+        sentence: how the model makes sentence vectors, if its files say so.
     """
 
     model: PreTrainedModel
@@ -142,6 +145,7 @@ class BaseModel:
     notes: tuple[str, ...] = ()
     position_offset: int = 0
     tail: LogitTail = dataclasses.field(default_factory=LogitTail)
+    sentence: SentenceFacts | None = None
 
     @property
     def device(self) -> torch.device:
@@ -157,6 +161,23 @@ class BaseModel:
         hidden = self._packed_hidden(batch, rows) if self.packed else self._padded_hidden(batch, rows)
         return hidden if self.tail.scale == 1.0 else hidden * self.tail.scale
 
+    @property
+    def pooling(self) -> Pooling:
+        """How hidden states become sentence vectors: as the model's files say, else the mean, not normalised."""
+        facts = self.sentence or SentenceFacts()
+        return Pooling(facts.pooling, facts.normalise)
+
+    def states(self, batch: Tokens) -> Tensor:
+        """(tokens, D), the last hidden states of the body, from which sentence vectors are pooled."""
+        body = self.model.base_model
+        if self.packed:
+            return body(**self._packed_arguments(batch)).last_hidden_state.squeeze(0)
+        parts, places = [], []
+        for index, mask, arguments in self._padded(batch):
+            parts.append(body(**arguments).last_hidden_state[mask])  # (tokens of the group, D)
+            places.append(index[mask])
+        return torch.cat(parts).index_select(0, torch.argsort(torch.cat(places)))
+
     def projection(self) -> tuple[Tensor, Tensor | None, float | None]:
         """Weight (V, D), bias (V,) or None, and softcap or None: logits = softcap(hidden Wᵀ + b)."""
         weight, bias = head.projection(self.model)
@@ -171,17 +192,12 @@ class BaseModel:
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
     def padding_fraction(self, batch: Tokens) -> float:
-        """The share of what `hidden` computes for `batch` that is padding: none where sequences are packed."""
+        """The share of padding in the tokens that `hidden` computes for `batch`; 0 if sequences are packed."""
         return 0.0 if self.packed else padded_share(batch)
 
     def _packed_hidden(self, batch: Tokens, rows: Tensor | None) -> Tensor:
         with head.captured_input(self.model) as captured, head.only_rows(self.model, rows) as taken:
-            self.model(
-                input_ids=batch.input_ids.unsqueeze(0),  # (1, T)
-                position_ids=(batch.position_ids + self.position_offset).unsqueeze(0),  # (1, T)
-                **self._no_cache(),
-                **attention.packed_arguments(batch.cu_seqlens, batch.max_seqlen),
-            )
+            self.model(**self._packed_arguments(batch))
             hidden = captured[-1].flatten(0, -2)  # (T, D), or (n, D)
             return hidden if rows is None or taken else hidden.index_select(0, rows)
 
@@ -189,13 +205,29 @@ class BaseModel:
         """`hidden` from padded batches of sequences of about equal length."""
         parts, places = [], []
         with head.captured_input(self.model) as captured:
-            for index, mask in padded_groups(batch.cu_seqlens):  # (B, longest) each
-                input_ids = batch.input_ids[index].masked_fill(~mask, self.tokenizer.pad_token_id or 0)
-                self.model(input_ids=input_ids, attention_mask=mask.long(), **self._no_cache())
+            for index, mask, arguments in self._padded(batch):
+                self.model(**arguments)
                 parts.append(captured.pop()[mask])  # (tokens of the group, D)
                 places.append(index[mask])
         order = torch.argsort(torch.cat(places))  # (T,)
         return torch.cat(parts).index_select(0, order if rows is None else order[rows])
+
+    def _packed_arguments(self, batch: Tokens) -> dict[str, Any]:
+        """The arguments of the model's forward for the packed row; ids and positions are (1, T)."""
+        return {
+            "input_ids": batch.input_ids.unsqueeze(0),
+            "position_ids": (batch.position_ids + self.position_offset).unsqueeze(0),
+            **self._no_cache(),
+            **attention.packed_arguments(batch.cu_seqlens, batch.max_seqlen),
+        }
+
+    def _padded(self, batch: Tokens) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+        """For each padded batch: positions in the row and a mask that is False for padding, (B, longest) each, and the
+        arguments of the model's forward.
+        """
+        for index, mask in padded_groups(batch.cu_seqlens):
+            input_ids = batch.input_ids[index].masked_fill(~mask, self.tokenizer.pad_token_id or 0)
+            yield index, mask, {"input_ids": input_ids, "attention_mask": mask.long(), **self._no_cache()}
 
     def _no_cache(self) -> dict[str, Any]:
         return {"use_cache": False} if self.objective == "clm" else {}
@@ -215,7 +247,7 @@ def padded_groups(cu_seqlens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def padded_share(batch: Tokens) -> float:
-    """The share of the tokens of `padded_groups` that is padding."""
+    """The share of padding in the tokens of `padded_groups`."""
     computed = sum(mask.numel() for _, mask in padded_groups(batch.cu_seqlens))
     return 1.0 - len(batch.input_ids) / computed
 
@@ -228,7 +260,7 @@ def load(
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> BaseModel:
-    """Load a model by an embedded name, a folder, a hub id, or a finished run, whose adapters are merged.
+    """Load a model by an embedded name, a folder, a hub id, or a finished run; adapters are merged.
 
     Args:
         name: such as `minilm`, `./my-model`, `answerdotai/ModernBERT-base`, `runs/legal`.
@@ -239,7 +271,7 @@ def load(
 
     Raises:
         ModelError: the model does not exist or cannot be used; the message says why and what to do.
-        AssetError: an embedded model could not be fetched.
+        NotMadeError: an embedded model is not in the cache (`embedded.loading` makes it, or raises AssetError).
     """
     source = find(name, progress)
     with quiet():
@@ -254,6 +286,7 @@ def load(
     _check_mask_token(tokenizer, architecture, name)
     merge_adapters(model, source)
     offset = architecture.position_offset(config)
+    sentence, sentence_notes = _sentence_facts(source)
     base = BaseModel(
         model=model.to(device).eval(),
         tokenizer=tokenizer,
@@ -264,9 +297,10 @@ def load(
         max_length=longest_sequence(config, offset, tokenizer, tested=architecture.tested),
         packed=architecture.tested,
         head_is_random=bool(missing),
-        notes=source.notes + notes + _head_notes(missing),
+        notes=source.notes + notes + sentence_notes + _head_notes(missing),
         position_offset=offset,
         tail=logit_tail(config),
+        sentence=sentence,
     )
     if architecture.tested:
         attention.install(model)
@@ -285,7 +319,7 @@ def objective_of(name: str, progress: Progress | None = None) -> ObjectiveName:
 
     Raises:
         ModelError: the model does not exist or cannot be used.
-        AssetError: an embedded model could not be fetched.
+        NotMadeError: an embedded model is not in the cache (`embedded.loading` makes it, or raises AssetError).
     """
     source = find(name, progress)
     with quiet():
@@ -293,12 +327,12 @@ def objective_of(name: str, progress: Progress | None = None) -> ObjectiveName:
 
 
 def choose_layout(base: BaseModel) -> None:
-    """Set `base.packed` for an architecture that is not in the table: try packing, then padding.
+    """Choose packing or padding for an architecture that is not in the table, and set the fields of `base` to match.
 
-    A layout is right if a batch gives the logits that the model gives for each sequence alone.
+    A layout is right if a batch gives the logits that the model gives for each sequence alone. Packing is tried first.
 
     Raises:
-        ModelError: neither gives the model's logits.
+        ModelError: the model's code fails, or neither layout gives its logits.
     """
     model, before = base.model, base.model.config._attn_implementation
     sequences = trial_sequences(model, base.max_length)
@@ -312,7 +346,7 @@ def choose_layout(base: BaseModel) -> None:
         attention.install(model)
         if model.config._attn_implementation == attention.NAME:
             base.packed = True
-            for offset in (0, (model.config.pad_token_id or 0) + 1):  # as BERT counts positions, and as RoBERTa does
+            for offset in (0, (model.config.pad_token_id or 0) + 1):  # the first position in BERT, and in RoBERTa
                 base.position_offset = offset
                 if _agrees(base, batch, truth, failures):
                     base.max_length = longest_sequence(model.config, offset, base.tokenizer, tested=False)
@@ -329,13 +363,13 @@ def choose_layout(base: BaseModel) -> None:
 
 
 def check_visibility(base: BaseModel, *, tested: bool) -> None:
-    """Check on a few random tokens that a model sees the tokens that its objective requires, and no others.
+    """Check on a few random tokens that a model sees what its objective requires, and nothing that it forbids.
 
     A decoder must not see later tokens: changing them must not change earlier hidden states. An encoder must see both
     sides of a masked token.
 
     Args:
-        tested: the architecture is in the table, so for a decoder it is enough to change the last token.
+        tested: the architecture is in the table. Then it is enough, for a decoder, to change the last token.
 
     Raises:
         ModelError: the model sees too much or too little, its code fails, or its hidden states are not finite.
@@ -369,20 +403,22 @@ def check_visibility(base: BaseModel, *, tested: bool) -> None:
     moved = (after - hidden).abs().amax(-1)  # (changed sequences, length)
     scale = float(hidden.abs().max())
     if base.objective == "mlm":
-        unread = [side for side, by in zip(("before", "after"), moved[:, middle], strict=True) if by <= 1e-6 * scale]
+        unread = [
+            side for side, change in zip(("before", "after"), moved[:, middle], strict=True) if change <= 1e-6 * scale
+        ]
         if unread:
             raise ModelError(
-                f"'{base.name}' (type '{base.model.config.model_type}') is used as an encoder, but at a masked token "
-                f"it does not read the tokens {' and '.join(unread)} it.",
+                f"'{base.name}' (type '{base.model.config.model_type}') is used as an encoder, but for a masked token "
+                f"the model does not read the tokens {' and '.join(unread)} it.",
                 fix="use an encoder, whose attention sees both sides",
             )
         return
     limit = rounding(base.model.dtype) / 10 * scale
-    if any(float(by[:place].max()) > limit for place, by in zip(places, moved, strict=True)):
+    if any(float(change[:place].max()) > limit for place, change in zip(places, moved, strict=True)):
         raise ModelError(
             f"'{base.name}' is of type '{base.model.config.model_type}', and its {type(base.model).__name__} sees the "
-            "tokens that it has to predict: its hidden state of a token depends on later ones. Its losses would mean "
-            "nothing.",
+            "tokens that it has to predict: its hidden state of a token depends on later ones. The losses would "
+            "mean nothing.",
             fix=f"use a causal decoder or an encoder, of one of these types: {', '.join(ARCHITECTURES)}",
         )
 
@@ -399,7 +435,7 @@ def differing_sequences(model: PreTrainedModel, length: int) -> tuple[Tensor, Te
 def model_code(model: PreTrainedModel, name: str) -> AbstractContextManager[None]:
     """Inside the block, an exception of transformers' model code becomes a `ModelError` that says so."""
     return guarded(
-        f"the model's own code ({type(model).__module__}.{type(model).__name__}) failed on a short input of '{name}'",
+        f"the code of '{name}' ({type(model).__module__}.{type(model).__name__}) failed on a short input",
         fix="check its config.json; if transformers alone fails too, the fault is in the model or in transformers",
     )
 
@@ -410,7 +446,7 @@ def failed_with(failures: Sequence[Exception]) -> str:
 
 
 def trial_sequences(model: PreTrainedModel, longest: int) -> list[Tensor]:
-    """A few sequences of random tokens, of unequal lengths; no padding tokens, which some models give no position."""
+    """A few sequences of random tokens, of several lengths. No padding tokens: some models give them no position."""
     generator = torch.Generator().manual_seed(0)
     usable = _usable_tokens(model)
     lengths = [min(length, longest) for length in (7, 23, 23, 1, 12)]
@@ -424,7 +460,7 @@ def _usable_tokens(model: PreTrainedModel) -> Tensor:
 
 
 def _agrees(base: BaseModel, batch: Tokens, truth: Tensor, failures: list[Exception]) -> bool:
-    """Whether our logits equal the model's own, `truth` (T, V), up to rounding. Exceptions go onto `failures`."""
+    """Whether our logits equal the model's, `truth` (T, V), up to rounding. An exception is appended to `failures`."""
     try:
         logits = base.forward_logits(batch)
     except Exception as error:  # an untested model may raise anything
@@ -436,7 +472,7 @@ def _agrees(base: BaseModel, batch: Tokens, truth: Tensor, failures: list[Except
 
 
 def same_logits(logits: Tensor, truth: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the two are equal, up to the rounding of a model of this dtype."""
+    """Whether both logits are equal, up to the rounding of a model of this dtype."""
     return logits.shape == truth.shape and bool((logits - truth).abs().max() <= rounding(dtype) * truth.abs().max())
 
 
@@ -460,6 +496,14 @@ def language_model_class(architecture: Architecture) -> Any:
     return AutoModelForMaskedLM if architecture.objective == "mlm" else AutoModelForCausalLM
 
 
+def _sentence_facts(source: ModelSource) -> tuple[SentenceFacts | None, tuple[str, ...]]:
+    """The facts of a sentence model, and a note if they cannot be used: only sentence vectors need them."""
+    try:
+        return source.sentence_facts(), ()
+    except ModelError as error:
+        return None, (f"its sentence vectors cannot be computed here: {error.what}",)
+
+
 def _head_notes(missing: set[str]) -> tuple[str, ...]:
     if not missing:
         return ()
@@ -476,21 +520,24 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel,
             fix="use the tokenizer that the model was trained with",
         )
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        raise ModelError(f"the tokenizer of '{name}' has no vocabulary.", fix="copy its files beside the model again")
+        raise ModelError(
+            f"the tokenizer of '{name}' has no vocabulary.", fix="copy its files into the model's folder again"
+        )
 
 
 def _check_mask_token(tokenizer: PreTrainedTokenizerFast, architecture: Architecture, name: str) -> None:
     if architecture.objective == "mlm" and tokenizer.mask_token_id is None:
         raise ModelError(
-            f"the tokenizer of '{name}' has no mask token, without which a masked language model cannot be trained.",
+            f"the tokenizer of '{name}' has no mask token, which masked language modelling needs.",
             fix="use the tokenizer that the model was trained with, or a model of another family",
         )
 
 
 def longest_sequence(config: PretrainedConfig, offset: int, tokenizer: PreTrainedTokenizerFast, *, tested: bool) -> int:
-    """The most tokens that the model's positions allow.
+    """The most tokens in a sequence, as the model's positions allow.
 
-    The tokenizer's limit counts too, if the model has no limit or its architecture is not tested.
+    The tokenizer's limit counts too, if the model has no limit or its architecture is not tested. If neither has a
+    limit, the result is 2048.
     """
     positions = getattr(config, "max_position_embeddings", None) or -1
     limits = [positions - offset] if positions > 0 else []
@@ -503,7 +550,7 @@ def merge_adapters(model: PreTrainedModel, source: ModelSource) -> None:
     """Merge the adapters of `source` into the weights of a language model, in their order.
 
     Raises:
-        ModelError: an adapter was trained for a task, or does not fit.
+        ModelError: an adapter was trained to classify, or does not fit.
     """
     if not source.adapters:
         return
@@ -515,7 +562,7 @@ def merge_adapters(model: PreTrainedModel, source: ModelSource) -> None:
             raise ModelError(
                 f"'{source.recorded}' was trained to classify, so it is not a language model.",
                 where=str(adapter),
-                fix="give the model that it was trained from, which its adapter_config.json names as its base",
+                fix="give the model that it was trained from (base_model_name_or_path in its adapter_config.json)",
             )
         load_adapter(model, adapter)
         merge_and_unload(model)

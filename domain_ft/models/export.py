@@ -2,7 +2,7 @@
 
 `merged` is a folder that transformers loads without PEFT. The updates are merged into the base weights. The model is
 saved under a temporary name, loaded again with transformers, and compared with the trained model by its weights and
-logits. Only then does the folder appear. The model in memory does not change.
+logits. The folder appears only after that. The model in memory does not change.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from domain_ft.errors import ModelError
+from domain_ft.models.base import BaseModel
 from domain_ft.models.lora import has_lora, lora_of
 from domain_ft.models.model_files import not_finite
 from domain_ft.models.modes import evaluating
+from domain_ft.models.sentence_model import SentenceModel
 from domain_ft.models.sources import quiet
 from domain_ft.randomness import generator
 from domain_ft.storage import new_folder
@@ -45,23 +47,28 @@ class Exportable(Protocol):
 def export_model(base: Exportable, folder: Path, target: str = "merged") -> None:
     """Write `base` to `folder` for a target of `TARGETS`; the folder appears when it is complete and checked.
 
+    For a sentence model the folder also gets the files of sentence-transformers. So the run folder of a full fine-tune
+    has the pooling and the prompts of its base, which may be deleted later.
+
     Raises:
         ModelError: the folder is not empty, a weight is not finite, or what was written is not the model in memory.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError(f"{folder} exists already and is not empty", fix="name a new folder")
+        raise ModelError(f"{folder} exists already and is not an empty folder", fix="name a new folder")
     model = base.model
     if bad := not_finite(dict(model.named_parameters())):
         raise ModelError(
             f"the weights are not all finite: NaN or infinity in {bad}; nothing was written",
-            fix="use the checkpoint before its training diverged, or train again with a lower --learning-rate",
+            fix="use a checkpoint from before the training diverged, or train again with a lower --learning-rate",
         )
     with quiet(), evaluating(model), new_folder(folder) as temporary:
         TARGETS[target](base, temporary)
+        if isinstance(base, BaseModel) and base.sentence:
+            SentenceModel.of(base).save(temporary)
 
 
 def write_merged(base: Exportable, folder: Path) -> None:
-    """Write `base` as a model that transformers loads, with its adapter, if it has one, merged.
+    """Write `base` as a model that transformers loads; an adapter in it is merged.
 
     Raises:
         ModelError: the model that was written is not the one in memory.
@@ -78,12 +85,12 @@ def write_merged(base: Exportable, folder: Path) -> None:
 
 
 TARGETS: dict[str, Callable[[Exportable, Path], None]] = {"merged": write_merged}
-"""The export targets: each writes a model, in evaluation mode and without gradients, into a folder and checks it."""
+"""The export targets. Each function gets a model in evaluation mode, writes it into a folder and checks it."""
 
 
 @contextlib.contextmanager
 def _merged(model: PreTrainedModel) -> Iterator[None]:
-    """Inside the block, `model` is a plain model with the updates in its weights."""
+    """Inside the block, `model` is a plain model with the updates in its weights; afterwards it is as before."""
     if not has_lora(model):
         yield
         return
@@ -120,8 +127,8 @@ def _refuse_other_weights(model: PreTrainedModel, reloaded: PreTrainedModel) -> 
         raise ModelError(
             f"the merged {type(model).__name__} cannot be saved and loaded again: {len(lost)} weights are lost or "
             f"changed, such as {', '.join(lost[:5])}; nothing was written",
-            fix="keep the adapter and load it with PEFT; the usual cause is a weight that is tied in only one of the "
-            "two models",
+            fix="keep the adapter and load it with PEFT; the usual cause is a weight that is tied in only one of "
+            "the two models (saved and loaded)",
         )
 
 
@@ -130,7 +137,7 @@ def _refuse_other_logits(expected: Tensor, reloaded: Tensor, dtype: torch.dtype)
     allowed = _TOLERANCE[dtype] * expected.abs().max().item()
     if not difference <= allowed:  # written so that NaN is refused too
         raise ModelError(
-            f"the merged model's logits differ from the trained one's by {difference:.2e}, where rounding explains "
-            f"{allowed:.2e}; nothing was written",
+            f"the merged model's logits differ from the trained model's by {difference:.2e}, but rounding explains "
+            f"at most {allowed:.2e}; nothing was written",
             fix="keep the adapter and load it with PEFT",
         )

@@ -3,8 +3,8 @@
     answers = generate(base, prompts, Sampling(max_new_tokens=64), stop_tokens=template.stop_tokens)
 
 transformers' `generate` runs the model. This module adds two guarantees: an answer does not depend on the rest of its
-batch, not even with sampling; and streamed text equals returned text. The first holds up to rounding, which decides
-between nearly tied tokens: rare in float32, frequent in bfloat16.
+batch, even with sampling; and streamed text equals returned text. The first holds up to rounding, which can decide
+between tokens with almost equal logits. That is rare in float32 and frequent in bfloat16.
 """
 
 from __future__ import annotations
@@ -48,22 +48,22 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 @dataclass(frozen=True)
 class Sampling:
-    """Decoding options, with transformers' names. The defaults are neutral.
+    """Decoding options, with transformers' names. The defaults mean greedy decoding.
 
     Attributes:
-        max_new_tokens: the most tokens of an answer.
+        max_new_tokens: the most tokens in an answer.
         do_sample: sample each token; otherwise take the likeliest.
         temperature: divides the logits. This and the next three matter only with `do_sample`.
         top_k: sample among this many of the likeliest tokens; 0 for all.
-        top_p: sample among the likeliest tokens whose probabilities add up to this.
+        top_p: sample among the fewest tokens whose probabilities add up to at least this.
         min_p: sample among tokens whose probability is at least this share of the likeliest token's.
         repetition_penalty: above 1, tokens that occur in the prompt or the answer become less likely.
-        no_repeat_ngram_size: no n-gram of this size occurs twice; 0 for no such rule.
-        num_beams: number of beams of a beam search.
+        no_repeat_ngram_size: no n-gram of this size occurs twice in prompt and answer; 0 for no such rule.
+        num_beams: number of beams of a beam search; 1 for none.
         seed: determines all samples.
 
     Raises:
-        SettingsError: both beams and sampling.
+        SettingsError: `do_sample` and several beams.
     """
 
     max_new_tokens: int
@@ -87,7 +87,9 @@ class Sampling:
     @classmethod
     def of(cls, settings: Any) -> Self:
         """The options that a verb's settings have, and defaults for the others."""
-        return cls(**{one.name: getattr(settings, one.name) for one in fields(cls) if hasattr(settings, one.name)})
+        return cls(
+            **{option.name: getattr(settings, option.name) for option in fields(cls) if hasattr(settings, option.name)}
+        )
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ class Generated:
     Attributes:
         text: without special tokens, and without a last character that was cut in the middle.
         tokens: how many the model generated, including the token that ended the answer.
-        stopped: whether the model ended it; otherwise it was cut at max_new_tokens.
-        seconds: the time of its batch, divided by the answers in it.
+        stopped: whether the model ended the answer; otherwise it was cut at max_new_tokens.
+        seconds: the time of its batch, divided by the number of answers in the batch.
     """
 
     text: str
@@ -125,8 +127,8 @@ def generate(
     Args:
         prompts: rendered with the chat template. Special tokens in the text are recognised, and none are added.
         stop_tokens: ids that end an answer, besides those in the model's generation_config.json.
-        names: names of the prompts, for messages; by default the numbers from 1. With the seed of `sampling`, a
-            prompt's name determines its random numbers.
+        names: names of the prompts, for messages; by default the numbers from 1. A prompt's name and the
+            seed of `sampling` determine its random numbers.
         batch_size: prompts per batch.
         progress: called with ("generating", answers, prompts).
         stream: called with each new part of the answer; only for a single prompt.
@@ -168,7 +170,7 @@ def encode_prompts(
     """The token ids of each prompt.
 
     Raises:
-        CorpusError: one is empty, or too long for an answer of `max_new_tokens` to follow; named by `names`.
+        CorpusError: a prompt is empty, or too long for an answer of `max_new_tokens`; the message has its name.
     """
     if not prompts:
         return []
@@ -178,10 +180,10 @@ def encode_prompts(
             raise CorpusError("the prompt is empty", where=name, fix="give some text to continue")
         if len(tokens) + sampling.max_new_tokens > base.max_length:
             raise CorpusError(
-                f"the prompt has {len(tokens):,} tokens, which with {sampling.max_new_tokens:,} for the answer are "
+                f"the prompt has {len(tokens):,} tokens and the answer may have {sampling.max_new_tokens:,}: together "
                 f"more than the limit of '{base.name}', {base.max_length:,}",
                 where=name,
-                fix="shorten it, or give a smaller --max-new-tokens",
+                fix="shorten the prompt, or give a smaller --max-new-tokens",
             )
     return encoded
 
@@ -193,7 +195,7 @@ def _eos_tokens(model: PreTrainedModel) -> frozenset[int]:
 
 
 def _batches(lengths: Sequence[int], size: int, *, even: bool) -> Iterator[list[int]]:
-    """Indices in batches of about equal length, the longest first; of exactly equal length if `even`.
+    """Batches of indices, for prompts of about equal length, the longest first; of exactly equal length if `even`.
 
     The rule against repeated n-grams would count padding as text, so it needs equal lengths.
     """
@@ -245,7 +247,7 @@ def _answer(
 
 
 def _padded_left(rows: Sequence[list[int]], padding: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids, and a mask that is 0 for padding, (B, longest) int64 each. Padded on the left: answers follow."""
+    """Token ids, and a mask that is 0 for padding, (B, longest) int64 each. Padding is on the left: answers follow."""
     longest = max(map(len, rows))
     ids = torch.tensor([[padding] * (longest - len(row)) + row for row in rows], device=device)
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
@@ -256,7 +258,7 @@ def _padded_left(rows: Sequence[list[int]], padding: int, device: torch.device) 
 
 
 def _samplers(sampling: Sampling, seeds: Sequence[int], device: torch.device) -> LogitsProcessorList:
-    """Processors, in transformers' order, after which the largest logit is a sample; empty for greedy decoding."""
+    """Processors, in transformers' order, after which the likeliest token is a sample; empty for greedy decoding."""
     if not sampling.do_sample:
         return LogitsProcessorList()
     steps: list[LogitsProcessor] = [TemperatureLogitsWarper(float(sampling.temperature))]
@@ -270,7 +272,7 @@ def _samplers(sampling: Sampling, seeds: Sequence[int], device: torch.device) ->
 
 
 class _GumbelNoise(LogitsProcessor):
-    """Adds Gumbel noise to logits: the largest is then a sample from their softmax.
+    """Adds Gumbel noise to logits: the token with the largest sum is then a sample from their softmax.
 
     Maddison, Tarlow and Minka, A* Sampling (2014), section 2. Each row has its own generator, so that its samples do
     not depend on the rest of the batch.
@@ -318,7 +320,7 @@ class TextStream:
         self._returned = ""
 
     def add(self, token: int) -> str:
-        """The text that is final after one more token; often empty."""
+        """The text that becomes final with this token; may be empty."""
         if token in self._skipped:
             return ""
         self._tokens.append(token)

@@ -1,8 +1,8 @@
 """Conversion of a GGUF file into a folder that transformers loads: float32 weights, configuration, tokenizer.
 
 transformers can read GGUF directly, but each load takes many seconds, marks the model as quantised, and ignores the
-file's pre-tokenizer: SmolLM2 splits off digits, and without that, spaces before a digit are tokenised differently than
-in training. Here the file is converted once. The weights equal those of transformers' reader to the last bit.
+file's pre-tokenizer: SmolLM2's splits off each digit, and without it a space before a digit is tokenised differently
+than in training. Here the file is converted once. The weights equal those of transformers' reader to the last bit.
 
 Only what the embedded model needs is supported: the llama architecture with a byte-level BPE vocabulary.
 """
@@ -34,7 +34,7 @@ _PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     ),
 }
-"""How text is split before BPE, by GGUF's name."""
+"""How text is split before BPE, by the name in the GGUF file."""
 
 _OUTSIDE_BLOCKS = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -52,14 +52,14 @@ _IN_BLOCK = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-"""Names of a llama's weights in a GGUF file, and in transformers."""
+"""Names of a Llama model's weights in a GGUF file, and in transformers."""
 
 
 def convert(path: Path, folder: Path, progress: Progress | None = None) -> None:
     """Write the model of the GGUF file `path` into `folder`: model.safetensors, configuration and tokenizer files.
 
-    Quantised weights are written as their float32 values: scale times four bits plus offset (Q4_1) is exact in neither
-    float16 nor bfloat16.
+    Quantised weights are written in float32: a value of Q4_1 (scale times a four-bit number, plus offset) is exact in
+    neither float16 nor bfloat16.
 
     Raises:
         ModelError: the file is damaged, not a GGUF file, or not supported.
@@ -136,7 +136,7 @@ def _name(name: str, path: Path) -> str:
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
     if match is None or match[2] not in _IN_BLOCK:
         raise ModelError(
-            f"the GGUF file has a weight that a llama does not have: {name}.",
+            f"the GGUF file has a weight that a Llama model does not have: {name}.",
             where=str(path),
             fix="give the model in transformers' format, with safetensors",
         )
@@ -154,11 +154,11 @@ def _as_halves(weight: np.ndarray, heads: int) -> np.ndarray:
 
 def _tokenizer(fields: dict[str, Any], path: Path) -> PreTrainedTokenizerFast:
     """The byte-level BPE tokenizer of the file, with its special tokens and its chat template."""
-    kind, cut = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
+    kind, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
     adds = [name for name in ("bos", "eos") if fields.get(f"tokenizer.ggml.add_{name}_token")]
-    if kind != "gpt2" or cut not in _PRE_TOKENIZERS or adds or fields.get("tokenizer.ggml.add_space_prefix"):
+    if kind != "gpt2" or pre not in _PRE_TOKENIZERS or adds or fields.get("tokenizer.ggml.add_space_prefix"):
         raise ModelError(
-            f"the GGUF file has a tokenizer of kind '{kind}', '{cut}', which is not supported.",
+            f"the GGUF file has a tokenizer of kind '{kind}', '{pre}', which is not supported.",
             where=str(path),
             fix="give the model in transformers' format, with its tokenizer.json",
         )
@@ -166,11 +166,11 @@ def _tokenizer(fields: dict[str, Any], path: Path) -> PreTrainedTokenizerFast:
     types: list[int] = fields["tokenizer.ggml.token_type"]
     merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
     backend = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
-    backend.pre_tokenizer = _PRE_TOKENIZERS[cut]()
+    backend.pre_tokenizer = _PRE_TOKENIZERS[pre]()
     backend.decoder = decoders.ByteLevel()
-    uncut = [(token, type_) for token, type_ in zip(tokens, types, strict=True) if type_ in (_CONTROL, _USER_DEFINED)]
-    backend.add_special_tokens([AddedToken(token, normalized=False) for token, type_ in uncut if type_ == _CONTROL])
-    backend.add_tokens([AddedToken(token, normalized=False) for token, type_ in uncut if type_ == _USER_DEFINED])
+    unsplit = [(token, type_) for token, type_ in zip(tokens, types, strict=True) if type_ in (_CONTROL, _USER_DEFINED)]
+    backend.add_special_tokens([AddedToken(token, normalized=False) for token, type_ in unsplit if type_ == _CONTROL])
+    backend.add_tokens([AddedToken(token, normalized=False) for token, type_ in unsplit if type_ == _USER_DEFINED])
     named = {
         f"{ours}_token": tokens[fields[f"tokenizer.ggml.{theirs}_token_id"]]
         for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))

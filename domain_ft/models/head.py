@@ -1,6 +1,6 @@
 """The input and the weights of the output projection, for the fused linear cross-entropy that replaces it.
 
-transformers names the projection of every masked and causal LM (`get_output_embeddings()`), so nothing here depends on
+transformers returns the projection of any masked or causal LM (`get_output_embeddings()`), so nothing here depends on
 the architecture.
 """
 
@@ -45,11 +45,30 @@ def captured_input(model: PreTrainedModel) -> Iterator[list[Tensor]]:
 
 
 @contextlib.contextmanager
+def captured_states(model: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """Inside the block, the list gets the last hidden states of each forward pass of the body.
+
+    They are (1, T, D) for a packed row, before `only_rows` selects positions. The list stays empty if the body's
+    forward is not called: see `only_rows`.
+    """
+    captured: list[Tensor] = []
+
+    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+        captured.append(output.last_hidden_state)
+
+    handle = model.base_model.register_forward_hook(keep, prepend=True)
+    try:
+        yield captured
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
 def only_rows(model: PreTrainedModel, rows: Tensor | None) -> Iterator[list[bool]]:
     """Inside the block, the model's body passes only the positions `rows` (n,) of a packed row to the head.
 
-    A masked LM's head then transforms labelled positions only. The list stays empty if the body's forward was not
-    called (OPT calls a part of its body instead); the caller then has to select the rows.
+    A masked LM's head then transforms only these positions. The list gets True when they were selected. It stays empty
+    if the body's forward was not called (OPT calls a part of its body instead); then the caller has to select them.
     """
     taken: list[bool] = []
 
@@ -69,6 +88,6 @@ def only_rows(model: PreTrainedModel, rows: Tensor | None) -> Iterator[list[bool
 
 
 def projection(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
-    """The weight (V, D) and the bias (V,), or None, of the output projection."""
+    """The output projection's weight (V, D), and its bias (V,) or None."""
     module = model.get_output_embeddings()
     return module.weight, getattr(module, "bias", None)

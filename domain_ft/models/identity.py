@@ -1,6 +1,7 @@
 """A digest of a model's files, to tell whether earlier answers are from the same model.
 
-It depends only on the contents of the files: moving the folder keeps the digest, training again changes it.
+It depends on the names and contents of the files, and on the commit of a model from the hub. Moving a model's folder
+keeps the digest, and training the model again changes it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from domain_ft.models.probe import HEAD_FOLDER
-from domain_ft.models.sources import READ_FILES, ModelSource, find, hash_of_file
+from domain_ft.models.probe import HEAD_FOLDER, on_frozen_model
+from domain_ft.models.sources import READ_FILES, ModelSource, base_in_run, find, hash_of_file
 from domain_ft.models.task_facts import TASK_NAME
 from domain_ft.progress import Progress
 from domain_ft.storage import user_path
@@ -20,7 +21,7 @@ from domain_ft.storage import user_path
 def model_digest(name: str, progress: Progress | None = None) -> str:
     """`sha256:` and a hash of the files of the model `name`: weights, adapters, configuration and tokenizer.
 
-    For a run of `classify` or `tag` also the head and task.json.
+    For a run of `classify` or `tag` it also covers the head and task.json.
 
     Raises:
         ModelError: there is no such model.
@@ -30,8 +31,9 @@ def model_digest(name: str, progress: Progress | None = None) -> str:
         contents.append(hash_of_file(folder / TASK_NAME))
     if (folder / HEAD_FOLDER).is_dir():
         contents += _hashes(folder / HEAD_FOLDER, "*")
+    if on_frozen_model(folder):
         base = json.loads((folder / HEAD_FOLDER / "head.json").read_text(encoding="utf-8"))["base"]
-        contents += _parts(find(base, progress))
+        contents += _parts(find(base_in_run(folder, base), progress))
     else:
         contents += _parts(find(name, progress))
     return f"sha256:{hashlib.sha256(json.dumps(contents).encode()).hexdigest()}"

@@ -1,11 +1,11 @@
-"""LoRA: a frozen base model with few trainable weights. The layers are our own, to call the fused kernel.
+"""LoRA: a frozen base model with few trainable weights. Its layers call a fused kernel.
 
     y = x Wᵀ + b + s · drop(x) Aᵀ Bᵀ        W (N, K) frozen, A (R, K), B (N, R);  s = α/R, or α/√R with rsLoRA
 
 This is low-rank adaptation (LoRA: Hu et al. 2021), with its rank-stabilised scaling (rsLoRA: Kalajdzievski 2023), its
 weight-decomposed form (DoRA: Liu et al. 2024), trainable rows of the embedding for chosen tokens, and modules trained
-in full, such as the head of a masked LM. All of it computes what PEFT computes, and `peft_format` reads and writes
-PEFT's files. It works on any torch model with `nn.Linear` or GPT-2's `Conv1D` layers:
+in full, such as the head of a masked LM. The results equal PEFT's, and `peft_format` reads and writes PEFT's files.
+LoRA can be put into any torch model with `nn.Linear` or GPT-2's `Conv1D` layers:
 
     lora = apply_lora(model, LoraConfig(rank=16, alpha=32, targets="attention"))
     optimizer = torch.optim.AdamW(lora.trainable_parameters().values())
@@ -55,8 +55,8 @@ class LoraConfig:
         use_rslora: scale by α/√R instead of α/R.
         use_dora: learn the length of each row of W separately from its direction.
         rank_pattern: other ranks, by a regular expression for the end of a module's path; the first match counts.
-        alpha_pattern: other alphas, likewise.
-        train_modules: modules trained in full besides LoRA, by path or the end of one (PEFT's modules_to_save).
+        alpha_pattern: other alphas, in the same way.
+        train_modules: modules trained in full besides LoRA, by path or the end of a path (PEFT's modules_to_save).
         trainable_tokens: token ids whose rows of the input embedding are trained; a tied output projection uses the
             trained rows too.
         bias: which biases of the base are trained too: `none`, those of LoRA's layers (`lora_only`), or `all`.
@@ -108,7 +108,7 @@ class LoraConfig:
 
 @dataclass(eq=False)
 class LoraModel:
-    """An adapter and the model that it is in, which is changed in place.
+    """An adapter, and the model that contains it.
 
     Args:
         layers: the LoRA layers, by path; each wraps the layer that had this path.
@@ -156,7 +156,7 @@ class LoraModel:
             module.unmerge()
 
     def detach(self) -> None:
-        """Take the adapter out of the model: the original modules return, with the updates in them if merged.
+        """Take the adapter out of the model: the original modules return, with the updates in their weights if merged.
 
         Modules trained in full stay as trained. `attach` puts the adapter back; until then another adapter can be put
         in. A detached adapter follows neither the model's device nor its mode (training or evaluation).
@@ -181,7 +181,7 @@ class LoraModel:
         setattr(self.model, _HANDLE, self)
 
     def discard(self) -> None:
-        """Remove the adapter for good. The model is then a plain one, all of it frozen, with the updates if merged."""
+        """Remove the adapter for good. The model is then plain and frozen. If it was merged, it keeps the updates."""
         self.detach()
         self.model.requires_grad_(False)
 
@@ -202,7 +202,7 @@ def apply_lora(model: nn.Module, config: LoraConfig, *, seed: int = 0) -> LoraMo
 
     Raises:
         ModelError: nothing matches the targets, a target or token cannot be trained as PEFT would train it, or the
-            model has LoRA already. No layer has been replaced then.
+            model has LoRA already. In these cases no layer is replaced.
     """
     refuse_adapted(model)
     trained = targeting.resolve_modules(model, config.train_modules)
@@ -216,11 +216,11 @@ def apply_lora(model: nn.Module, config: LoraConfig, *, seed: int = 0) -> LoraMo
 def insert_lora(
     model: nn.Module, config: LoraConfig, paths: Sequence[str], trained: Sequence[str], *, seed: int = 0
 ) -> LoraModel:
-    """`apply_lora` with the modules given by their full paths; the targets and modules in `config` are not read.
+    """`apply_lora` with full paths of modules; `targets` and `train_modules` of `config` are not read.
 
     Args:
-        paths: of the layers that LoRA goes into.
-        trained: of the modules that are trained in full.
+        paths: the paths of the layers that LoRA goes into.
+        trained: the paths of the modules that are trained in full.
     """
     _refuse_idle_patterns(config, paths)
     targets = {path: model.get_submodule(path) for path in paths}
@@ -312,11 +312,12 @@ def unmerge(model: nn.Module) -> None:
 def disabled(model: nn.Module) -> Iterator[None]:
     """Inside the block, `model` computes what its base does, to the last bit; afterwards the adapter is as before.
 
-    The adapter may be merged. Backward passes must end inside the block; otherwise activation checkpointing would
+    A merged adapter is allowed. Backward passes must end inside the block; otherwise activation checkpointing would
     recompute layers with the adapter.
 
     Raises:
-        ModelError: the model has no adapter, or one that trains modules or biases in full, whose base values are lost.
+        ModelError: the model has no adapter, or the adapter trains modules or biases in full, so their base values are
+            lost.
     """
     lora = lora_of(model)
     if lora.trained_modules or lora.config.bias != "none":
@@ -337,7 +338,7 @@ def disabled(model: nn.Module) -> Iterator[None]:
 
 
 def merge_and_unload(model: nn.Module) -> nn.Module:
-    """Merge every update and remove the LoRA layers. `model` is then a plain model, all of it frozen."""
+    """Merge every update and remove the LoRA layers. `model` is then a plain, frozen model."""
     lora = lora_of(model)
     lora.merge()
     lora.discard()
@@ -395,10 +396,10 @@ def _refuse_idle_patterns(config: LoraConfig, paths: Sequence[str]) -> None:
 
 
 def _embedding_for(model: nn.Module, config: LoraConfig, trained: Sequence[str]) -> nn.Embedding | None:
-    """The embedding whose rows are trained, if any.
+    """The embedding whose rows are trained; None if no tokens are.
 
     Raises:
-        ModelError: it cannot be trained, or PEFT would compute something else.
+        ModelError: the tokens cannot be trained, or PEFT would compute something else.
     """
     if not config.trainable_tokens:
         return None
@@ -408,7 +409,7 @@ def _embedding_for(model: nn.Module, config: LoraConfig, trained: Sequence[str])
     rows = embedding.weight.shape[0]
     outside = [token for token in config.trainable_tokens if not 0 <= token < rows]
     if outside:
-        raise ModelError(f"the trainable token {outside[0]} is not in the vocabulary of {rows}")
+        raise ModelError(f"the trainable token {outside[0]} is not in the vocabulary of {rows} tokens")
     path = targeting.path_of(model, embedding)
     if targeting.inside(path, trained):
         raise ModelError(f"{path} would be trained both in full and by single rows", fix="choose one of the two")

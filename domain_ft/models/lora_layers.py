@@ -1,4 +1,4 @@
-"""The layers of LoRA. They replace a Linear, Conv1D or Embedding while an adapter is in the model.
+"""The layers of LoRA. Each replaces a Linear, Conv1D or Embedding while an adapter is in the model.
 
 Notation: W (N, K) the frozen weight, A (R, K) and B (N, R) the update's factors, s its scaling.
 """
@@ -25,7 +25,7 @@ _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, which spreads the seeds of 
 
 
 class SiblingCall(Protocol):
-    """The interface of `siblings.SharedCall`, which a layer has while its siblings' parent module runs."""
+    """The interface of `siblings.SharedCall`, which sibling layers hold while their parent module runs."""
 
     @property
     def has_left_over(self) -> bool:
@@ -69,7 +69,7 @@ class LoraLinear(nn.Module):
         rank, alpha, dropout, use_rslora, use_dora, lora_bias: as in `LoraConfig`.
         seed: the dropout's seed, shared with the model's other layers.
         index: this layer's number in the model, or that of its first sibling.
-        generator: of A's initial values; B starts at zero, so the layer starts as its base.
+        generator: of A's initial values; B starts at zero, so at first the layer computes what its base does.
 
     The factors are float32 (float64 on a float64 base). Shapes: x (..., K) -> (..., N).
     """
@@ -141,7 +141,7 @@ class LoraLinear(nn.Module):
     def weight(self) -> Tensor:
         """The weight with the update, in the base layer's storage order; differentiable in the update.
 
-        For callers that multiply by it themselves, such as the fused loss by the output projection's.
+        For callers that multiply by the weight themselves, such as the fused loss.
         """
         if self.merged:
             return self.base_layer.weight
@@ -208,7 +208,7 @@ class LoraLinear(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Add the update to the base layer's weight; the original is kept for `unmerge`."""
+        """Write the updated weight and bias into the base layer; the originals are kept for `unmerge`."""
         if not self.merged:
             merged, original = self.weight, self.base_layer.weight.detach().clone()
             bias = self.bias
@@ -220,7 +220,7 @@ class LoraLinear(nn.Module):
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Restore the base layer's weight, to the last bit."""
+        """Restore the base layer's weight and bias, to the last bit."""
         if self._original is not None:
             self.base_layer.weight.copy_(self._original)
             self._original = None
@@ -229,7 +229,7 @@ class LoraLinear(nn.Module):
             self._original_bias = None
 
     def unmerged_tensors(self) -> dict[str, Tensor]:
-        """The base's tensors that a merge has changed, with their values before it, by their names in this module."""
+        """The tensors of the base that a merge has changed, as they were before it, by name in this module."""
         kept = {"base_layer.weight": self._original, "base_layer.bias": self._original_bias}
         return {name: tensor for name, tensor in kept.items() if tensor is not None}
 
@@ -303,7 +303,7 @@ class LoraEmbedding(nn.Module):
             self._original = None
 
     def unmerged_tensors(self) -> dict[str, Tensor]:
-        """The base's tensors that a merge has changed, with their values before it, by their names in this module."""
+        """The tensors of the base that a merge has changed, as they were before it, by name in this module."""
         return {} if self._original is None else {"base_layer.weight": self._original}
 
     def extra_repr(self) -> str:
@@ -311,7 +311,7 @@ class LoraEmbedding(nn.Module):
 
 
 class TrainableTokens(nn.Module):
-    """An embedding with trainable rows for chosen tokens; the others are frozen (PEFT's trainable tokens).
+    """An embedding with trainable rows for chosen tokens; the other rows are frozen (PEFT's trainable tokens).
 
     Shapes: ids (...) -> (..., D); `rows` (tokens, D) replace the base's rows.
     """
@@ -353,7 +353,7 @@ class TrainableTokens(nn.Module):
         if self.merged:
             return frozen
         slots = self.slots[ids]  # (...)
-        # (..., D); what it has for frozen tokens is not used
+        # (..., D); the values for frozen tokens are not used
         trained = F.embedding(slots.clamp_min(0), self.rows) * getattr(self.base_layer, "embed_scale", 1.0)
         return torch.where((slots >= 0).unsqueeze(-1), trained.to(frozen.dtype), frozen)
 
@@ -372,7 +372,7 @@ class TrainableTokens(nn.Module):
             self._original = None
 
     def unmerged_tensors(self) -> dict[str, Tensor]:
-        """The base's tensors that a merge has changed, with their values before it, by their names in this module."""
+        """The tensors of the base that a merge has changed, as they were before it, by name in this module."""
         if self._original is None:
             return {}
         weight = self.base_layer.weight.detach()
@@ -396,7 +396,7 @@ class TiedProjection(nn.Module):
 
     @property
     def merged(self) -> bool:
-        """Whether the trained rows are in the base embedding, whose weight this is."""
+        """Whether the trained rows are in the base embedding, whose weight this projection shares."""
         return self._embedding[0].merged
 
     def merge(self) -> None:
@@ -408,7 +408,7 @@ class TiedProjection(nn.Module):
         self._embedding[0].unmerge()
 
     def unmerged_tensors(self) -> dict[str, Tensor]:
-        """The base's tensors that a merge has changed, with their values before it, by their names in this module."""
+        """The tensors of the base that a merge has changed, as they were before it, by name in this module."""
         return self._embedding[0].unmerged_tensors()
 
     @property

@@ -1,8 +1,8 @@
 """Reads and checks a model's files: config.json, the tokenizer, the weights and their index.
 
-transformers raises almost any exception for a damaged or unsupported file, and silently drops weights that a model has
-no place for. Here each such case is a `ModelError` that names the file and the fault. Only single calls of transformers
-are guarded, so that bugs of our own are not reported as a bad file.
+transformers raises almost any exception for a damaged or unsupported file, and drops weights that a model has no place
+for. Here a fault is a `ModelError` that names the file, and dropped weights of a head are noted. Only single calls of
+transformers are guarded, so that a bug in our code is not reported as a bad file.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _OUR_PACKAGES = tuple(Path(str(package.__file__)).parent for package in (domain_
 def guarded(what: str, *, where: Path | str | None = None, fix: str) -> Iterator[None]:
     """Turn an exception of transformers into a `ModelError` with the message `what` and the original message.
 
-    Bugs in our code are raised unchanged.
+    Bugs in our code, lack of memory and errors for the user are raised unchanged.
     """
     try:
         yield
@@ -81,10 +81,10 @@ def guarded(what: str, *, where: Path | str | None = None, fix: str) -> Iterator
 
 
 def is_our_bug(error: Exception) -> bool:
-    """Whether `error` is a bug in our packages: of a type that torch does not raise, and raised in our code.
+    """Whether `error` is a bug in our packages: raised in our code, and of a type such as TypeError or KeyError.
 
-    torch raises RuntimeError and ValueError for shapes and types that do not fit. With an unknown model they may come
-    from a call in our code, and are not bugs.
+    RuntimeError and ValueError do not count. torch raises them for shapes and types that do not fit, and with an
+    unknown model it may do so in a call from our code.
     """
     if not isinstance(error, (TypeError, AttributeError, NameError, LookupError, AssertionError)):
         return False
@@ -109,8 +109,8 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
     """The configuration of a model, from its config.json.
 
     Raises:
-        ModelError: it is not a JSON object; its model_type is missing, unknown, or an encoder-decoder; the model is
-            quantised; or transformers rejects a value.
+        ModelError: config.json is missing, or is not a JSON object; its model_type is missing, unknown, or an
+            encoder-decoder; the model is quantised; or transformers rejects a value.
     """
     where = folder / CONFIG_NAME
     settings = _read_object(where, name)
@@ -151,7 +151,7 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
 def _nearest_types(kind: str) -> str:
     """A hint with the nearest known type, or with two examples; the full list would be too long."""
     close = difflib.get_close_matches(kind, CONFIG_MAPPING_NAMES, n=1, cutoff=0.75)
-    return f"did you mean '{close[0]}'?" if close else "bert and llama are two"
+    return f"did you mean '{close[0]}'?" if close else "for example bert or llama"
 
 
 def _read_object(path: Path, name: str) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def _refuse_mecab(settings: dict[str, Any], folder: Path, name: str) -> None:
     program = {"sudachi": "Sudachi", "jumanpp": "Juman++"}.get(str(words), "MeCab")
     raise ModelError(
         f"the tokenizer of '{name}' (BertJapaneseTokenizer) splits Japanese into words with {program}, which is not "
-        "supported yet. It has no fast version, and none can be made from it.",
+        "supported yet. Such a tokenizer has no fast version.",
         where=str(folder / "tokenizer_config.json"),
         fix="use a Japanese model with a tokenizer.json, such as sbintuitions/modernbert-ja-130m, or a multilingual "
         "one, such as FacebookAI/xlm-roberta-base",
@@ -242,8 +242,8 @@ def load_weights(
 
     Args:
         name: the name that the user gave.
-        any_head: the checkpoint's head may differ from the model's: weights of another shape count as missing, and
-            those that the model lacks are dropped without a note.
+        any_head: the checkpoint's head may differ from the model's: head weights of another shape count as missing,
+            and weights that the model lacks are dropped without a note.
 
     Returns:
         The model, the names of the weights that are not in the checkpoint, and notes for the user.
@@ -380,7 +380,7 @@ def in_body(model: PreTrainedModel, key: str) -> bool:
 
 
 def check_missing(model: PreTrainedModel, missing: Iterable[str], name: str) -> None:
-    """Raise if weights of the body are missing; those of the head may be."""
+    """Raise if weights of the body are missing; weights of the head may be."""
     body = sorted(key for key in missing if key.startswith(f"{model.base_model_prefix}."))
     if body:
         raise ModelError(
@@ -390,14 +390,14 @@ def check_missing(model: PreTrainedModel, missing: Iterable[str], name: str) -> 
 
 
 def _refuse_unexpected(model: PreTrainedModel, unexpected: Iterable[str], folder: Path, name: str) -> tuple[str, ...]:
-    """Raise for weights of the body that the model has no place for; return a note if a head's were dropped."""
+    """Raise for weights of the body that the model has no place for; return a note if a head's are dropped."""
     dropped = sorted(key for key in unexpected if not _HARMLESS_BODY.search(key))
     body = [key for key in dropped if in_body(model, key)]
     if body:
         setting = "num_hidden_layers" if re.search(r"\.\d+\.", body[0]) else "a size or a type"
         raise ModelError(
             f"the files of '{name}' have {len(body)} weights that a model with its config.json has no place for: "
-            f"{_some(body)}. Without them it would be another model.",
+            f"{_some(body)}. Without these weights it would be another model.",
             where=str(folder),
             fix=f"use the config.json that belongs to the weights ({setting} in this one does not fit them)",
         )
@@ -410,11 +410,11 @@ def _refuse_not_finite(model: PreTrainedModel, missing: set[str], folder: Path, 
     bad = not_finite({key: parameter for key, parameter in model.named_parameters() if key not in missing})
     if bad:
         dtype = str(model.dtype).removeprefix("torch.")
-        narrow = ", or load it with --dtype float32 where they are too large for " + dtype
+        narrow = ", or load it with --dtype float32 if some are too large for " + dtype
         raise ModelError(
             f"the weights of '{name}' are not all finite: NaN or infinity in {bad}.",
             where=str(folder),
-            fix="use the checkpoint before its training diverged, or fetch it again"
+            fix="use a checkpoint from before the training diverged, or fetch it again"
             + (narrow if model.dtype in (torch.float16, torch.bfloat16) else ""),
         )
 
@@ -429,7 +429,7 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def _untied_notes(model: PreTrainedModel) -> tuple[str, ...]:
-    """A note if config.json ties weights that the checkpoint has apart: transformers then keeps both."""
+    """A note if config.json ties weights that the checkpoint stores separately: transformers then keeps both."""
     apart = [
         target
         for target, source in model.get_expanded_tied_weights_keys(all_submodels=True).items()
@@ -437,7 +437,9 @@ def _untied_notes(model: PreTrainedModel) -> tuple[str, ...]:
     ]
     if not apart:
         return ()
-    return (f"config.json ties {_some(apart)} to the embedding, but the checkpoint has another weight, which is kept",)
+    return (
+        f"config.json ties {_some(apart)} to the embedding, but the checkpoint has a separate weight, which is kept",
+    )
 
 
 def _some(names: list[str]) -> str:

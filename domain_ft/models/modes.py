@@ -38,8 +38,8 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 def without_base_dropout(model: nn.Module) -> Iterator[None]:
     """Inside the block, the base model's dropout is off, but not LoRA's; afterwards its rates are restored.
 
-    Dropout costs a quarter of a step on a CPU and keeps attention off its fast path, and a run of about one epoch
-    hardly overfits.
+    On a CPU, dropout costs a quarter of a step's time and keeps attention off its fast path. A run of about one epoch
+    hardly overfits without it.
     """
     rates = list(_rates(model))
     for module, name, _ in rates:
@@ -52,7 +52,7 @@ def without_base_dropout(model: nn.Module) -> Iterator[None]:
 
 
 def _rates(model: nn.Module) -> Iterator[tuple[nn.Module, str, float]]:
-    """(module, name of its attribute, dropout rate) of the base."""
+    """(module, name of its attribute, rate) for each dropout rate of the base."""
     for module in model.modules():
         if isinstance(module, LoraLinear):
             continue

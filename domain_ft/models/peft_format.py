@@ -1,9 +1,9 @@
 """Reads and writes adapters in PEFT's format.
 
 `save_adapter` writes `adapter_config.json` and `adapter_model.safetensors`, which `peft.PeftModel.from_pretrained`
-loads with equal logits; `load_adapter` reads what PEFT wrote. PEFT ignores unknown and missing keys; here both are
-errors that list them. What is not implemented (other PEFT methods, LoRA variants, and initialisations that change the
-base) is refused with its name.
+loads with equal logits; `load_adapter` reads what PEFT wrote. PEFT ignores unknown and missing tensors; here both are
+errors that list the tensors. What is not implemented (other PEFT methods, LoRA variants, and initialisations that
+change the base) is refused by name.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _PREFIX = "base_model.model."
 # Initialisations of A and B that leave the base unchanged, so they do not matter once the adapter is trained. (MiCA
 # also freezes B, which matters only in training.)
 _PLAIN_INITIALISATIONS = ("gaussian", "orthogonal", "eva", "mica")
-# Initialisations that move a part of the base's weights into A and B. The adapter is wrong without the changed base,
-# which it does not contain. PEFT writes `true` instead into adapters that it has converted.
+# Initialisations that move a part of the base's weights into A and B. The adapter needs the changed base, which it does
+# not contain. PEFT writes `true` instead into an adapter that it has converted for the original base.
 _CHANGED_BASES = {
     "pissa": "PiSSA",
     "olora": "OLoRA",
@@ -107,7 +107,7 @@ def save_adapter(
     Args:
         model: a model with an adapter.
         folder: created if missing; an adapter in it is replaced.
-        base_name: the base model that PEFT will load: a hub id, a path or an embedded name.
+        base_name: the base model to record: a hub id, a path or an embedded name.
         revision: the base model's commit on the hub, or a hash of its weights.
         task_type: PEFT's name of the task, such as `CAUSAL_LM`; a masked LM has none.
     """
@@ -132,7 +132,7 @@ def load_adapter(
 
     Raises:
         ModelError: files are missing or damaged, the PEFT method or variant is not implemented, or tensors are missing,
-            unexpected or of another shape than in the model; all of them are listed.
+            unexpected or of another shape than in the model; the first 20 are listed.
     """
     refuse_adapted(model)
     settings = read_settings(folder)
@@ -205,7 +205,7 @@ def _biases(lora: LoraModel) -> dict[str, Tensor]:
 
 
 def _base_tensors(lora: LoraModel) -> dict[str, Tensor]:
-    """The frozen tensors of the LoRA layers under PEFT's names. PEFT's files have those of embeddings."""
+    """The frozen tensors of the LoRA layers under PEFT's names. PEFT's files contain those of embeddings."""
     wrappers: dict[str, LoraLinear | LoraEmbedding] = {**lora.layers, **lora.embeddings}
     return {
         f"{_PREFIX}{path}.base_layer.{name}": tensor
@@ -254,7 +254,7 @@ def _auto_mapping(model: nn.Module) -> dict[str, str] | None:
 
 
 def _target_modules(lora: LoraModel) -> list[str] | str:
-    """The LoRA layers' full paths; as one expression if PEFT would also match a listed path to the end of another."""
+    """The full paths of the LoRA layers; one expression if PEFT would also match a listed path to another's end."""
     paths = [*lora.layers, *lora.embeddings]
     originals = {path for path, _ in _original_modules(lora)}
     if all(path in paths or not path.endswith(tuple(f".{target}" for target in paths)) for path in originals):
@@ -310,7 +310,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"the adapter's weights are not all finite: NaN or infinity in {bad}",
             where=str(path),
-            fix="use a checkpoint before its training diverged, or train it again with a lower learning rate",
+            fix="use a checkpoint from before the training diverged, or train it again with a lower learning rate",
         )
     return tensors
 
@@ -355,8 +355,8 @@ def _refuse_changed_base(initialisation: Any, folder: Path) -> None:
             f"the adapter's initialisation, {initialisation!r}, is not known", where=where, fix=_MERGE_WITH_PEFT
         )
     raise ModelError(
-        f"the adapter was trained with {name}, which moves a part of the base's weights into it. It does not work on "
-        "the original base",
+        f"the adapter was trained with {name}, which moves a part of the base's weights into the adapter. It does not "
+        "work on the original base",
         where=where,
         fix="convert it with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...), or merge it "
         "into its base with merge_and_unload and load the merged model",
@@ -451,12 +451,12 @@ def _refuse_dora_embeddings(model: nn.Module, config: LoraConfig, paths: Sequenc
 
 
 def _refuse_biases_beside_modules(config: LoraConfig, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Raise if the adapter has both: PEFT writes biases of modules trained in full under names it does not read."""
+    """Raise if biases and whole modules are trained: PEFT writes these modules' biases under names it does not read."""
     twice = [name for name in tensors if ".modules_to_save." in name or ".original_module." in name]
     if config.bias == "all" and twice:
         raise ModelError(
-            f'the adapter has trained biases (bias = "all") and modules trained in full, and some are written twice: '
-            f"{twice[0]}",
+            f'the adapter has trained biases (bias = "all") and modules trained in full, and some biases are '
+            f"written twice: {twice[0]}",
             where=str(folder / ADAPTER_WEIGHTS),
             fix=_MERGE_WITH_PEFT,
         )
@@ -480,7 +480,7 @@ def _without_copies(
     """The adapter's tensors without copies of the base's embeddings, which PEFT's save_embedding_layers=True adds.
 
     Raises:
-        ModelError: they are not copies, because the vocabulary was resized or the embeddings were trained.
+        ModelError: an embedding is not a copy, because the vocabulary was resized or the embedding was trained.
     """
     kept = dict(tensors)
     for name in sorted((embeddings.keys() & tensors.keys()) - slots.keys()):
@@ -565,7 +565,7 @@ def _adapted_modules(model: nn.Module, settings: dict[str, Any], trained: list[s
 
 
 def _matches(path: str, names: str | list[str]) -> bool:
-    """PEFT's rule: an expression matches the whole path, a listed name the path or its end."""
+    """PEFT's rule: an expression must match the whole path, and a listed name the path or its end."""
     if isinstance(names, str):
         return re.fullmatch(names, path) is not None
     return any(targeting.ends_with(path, name) for name in names)
@@ -617,7 +617,7 @@ def _compare(slots: dict[str, Tensor], tensors: dict[str, Tensor], folder: Path)
     if problems:
         listed = "\n    ".join(problems[:20] + ([f"and {len(problems) - 20} more"] if len(problems) > 20 else []))
         raise ModelError(
-            f"the adapter does not fit the model, {len(problems)} tensors differ:\n    {listed}",
+            f"the adapter does not fit the model; {len(problems)} tensors differ:\n    {listed}",
             where=str(folder / ADAPTER_WEIGHTS),
             fix="load the base model that the adapter was trained on (base_model_name_or_path in its config)",
         )

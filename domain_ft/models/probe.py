@@ -1,7 +1,8 @@
-"""A linear probe: a linear classifier on the features of a frozen model. Fitting it takes seconds.
+"""A linear probe: a linear classifier on the features of a model. Fitting it takes seconds.
 
-The features of a text are the mean of the last hidden states of its tokens (`TaskModel.features`), computed once. The
-probe is a multinomial logistic regression; for multi-label tasks, one regression per class.
+The features of a text are the mean of the last hidden states of its tokens (`TaskModel.features`). The model is frozen
+(`--method head`), or was trained contrastively first (`--method contrastive`). The probe is a multinomial logistic
+regression; for multi-label tasks, one regression per class.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Candidates for C, the inverse strength of the L2 penalty on standardised features, in rising order."""
 
 FOLDS = 5
-"""Of the cross-validation that chooses the strength."""
+"""The most folds of the cross-validation that chooses C."""
 
 _MOST_ITERATIONS = 500
-_SMALL = 5_000_000  # numbers; products of fewer are faster in one thread
+_SMALL = 5_000_000  # numbers in the features; with fewer, one thread is faster
 _WEIGHTS_NAME, _CONFIG_NAME = "head.safetensors", "head.json"
 
 
@@ -69,7 +70,10 @@ class Probe:
         return dataclasses.replace(self, weight=self.weight.to(device), bias=self.bias.to(device))
 
     def save(self, folder: Path, *, base: str, revision: str) -> None:
-        """Write head.safetensors and head.json, each complete or absent; `base` is the model of the features."""
+        """Write head.safetensors and head.json, each complete or absent.
+
+        `base` is the model that computes the features; if the run has an adapter too, they are from the adapted model.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {"weight": self.weight.cpu().contiguous(), "bias": self.bias.cpu().contiguous()}
         write_atomic(folder / _WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
@@ -97,7 +101,7 @@ class Probe:
                 kinds={"labels": list, "multi_label": bool, "strength": float, "base": str, "revision": str},
                 needed=("labels", "multi_label", "strength", "base", "revision"),
                 former={"several": "multi_label"},
-                fix="take another run, or run the task again",
+                fix="use another run, or run the task again",
             )
             refuse_no_file(folder / _WEIGHTS_NAME)
             tensors = load_file(folder / _WEIGHTS_NAME)
@@ -112,7 +116,7 @@ class Probe:
             raise ModelError(
                 f"the probe's {path.name} cannot be read: {error.strerror or error}",
                 where=str(path),
-                fix="give yourself the right to read it, or take it from a copy of the run",
+                fix="make the file readable, or take it from a copy of the run",
             ) from error
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(
@@ -120,6 +124,11 @@ class Probe:
                 where=str(folder),
                 fix="take them from a copy of the run, or run classify again",
             ) from None
+
+
+def on_frozen_model(run: Path) -> bool:
+    """Whether a run has a probe on a frozen model (`--method head`), not on a model with the run's adapter."""
+    return (run / HEAD_FOLDER).is_dir() and not (run / "adapter").is_dir()
 
 
 class Fit(NamedTuple):
@@ -131,16 +140,18 @@ class Fit(NamedTuple):
 
 @dataclass(frozen=True)
 class FittedProbe:
-    """A probe, and what it would have predicted for the examples that it was fitted to.
+    """A probe, and held-out logits for the examples that it was fitted to.
 
     Attributes:
         probe: fitted to all examples.
         held_out: (examples, L) float32, the logits of each example from a probe of the same strength that was fitted
-            without its fold. The probe's own logits for these examples would be overconfident.
+            without the example's fold. The probe's own logits for these examples would be overconfident.
+        loss: the mean log-loss of `held_out`, in nats.
     """
 
     probe: Probe
     held_out: npt.NDArray[np.float32]
+    loss: float
 
 
 def fit_probe(
@@ -152,16 +163,16 @@ def fit_probe(
     balanced: bool = False,
     seed: int = 0,
 ) -> FittedProbe:
-    """Fit a probe, with the penalty of the least log-loss in cross-validation.
+    """Fit a probe, with a penalty that is chosen by cross-validation.
 
-    The log-loss chooses, not macro F1: with few examples, F1 jumps with single predictions. Each fold has whole groups,
-    so that copies do not make weak penalties look good.
+    The penalty is chosen by log-loss, not by macro F1, which a single prediction changes much if examples are few. All
+    examples of a group are in one fold, so that copies do not make weak penalties look good.
 
     Args:
         features: (examples, D).
         targets: as `Labels.targets` returns them.
         labels: the classes.
-        groups: (examples,) equal numbers for examples that must be in one fold; None if each is on its own.
+        groups: (examples,) equal numbers for examples that must be in one fold; None if each is its own group.
         balanced: weight the classes equally (scikit-learn's `balanced`), in the fits and in the log-loss.
         seed: of the folds.
 
@@ -186,7 +197,7 @@ def _cross_validated(
     folds: Sequence[npt.NDArray[np.int64]],
     balanced: bool,
 ) -> FittedProbe:
-    """The probe of the strength with the least log-loss over `folds`."""
+    """The probe of the best C. Values are tried in rising order, until the log-loss over `folds` stops falling."""
     best: tuple[float, float, npt.NDArray[np.float64]] | None = None
     for strength in STRENGTHS:
         held_out = np.zeros((len(targets), len(labels)))
@@ -199,16 +210,19 @@ def _cross_validated(
             break  # weaker penalties overfit more, and are slow to fit
         best = loss, strength, held_out
     assert best is not None
-    _, strength, held_out = best
+    loss, strength, held_out = best
     weight, bias = _fit(features, targets, labels, strength, balanced)
     probe = Probe(torch.from_numpy(weight).float(), torch.from_numpy(bias).float(), labels, strength)
-    return FittedProbe(probe, held_out.astype(np.float32))
+    return FittedProbe(probe, held_out.astype(np.float32), loss)
 
 
 def _folds(
     targets: npt.NDArray[Any], labels: Labels, groups: npt.NDArray[np.int64] | None, seed: int
 ) -> list[npt.NDArray[np.int64]]:
-    """The indices of each fold, with whole groups; of a single-label task, with about equal shares of each class."""
+    """The indices of each fold.
+
+    Groups stay whole, unless there is only one. In a single-label task the folds have about equal shares of each class.
+    """
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 
     together = np.arange(len(targets)) if groups is None else groups
@@ -228,7 +242,7 @@ def _folds(
 def _fit(
     features: npt.NDArray[np.float32], targets: npt.NDArray[Any], labels: Labels, strength: float, balanced: bool
 ) -> Fit:
-    """A regression on standardised features, with the standardisation folded in, so that it takes raw ones."""
+    """A regression on standardised features. The standardisation is folded in, so that it takes raw features."""
     mean, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     spread[spread == 0] = 1.0
     fit = _fit_multi_label if labels.multi_label else _fit_single
@@ -240,9 +254,9 @@ def _fit(
 def _fit_single(
     features: npt.NDArray[np.float64], targets: npt.NDArray[Any], classes: int, strength: float, balanced: bool
 ) -> Fit:
-    """A multinomial regression. A class without examples gets the logit that half an example would give it."""
+    """A multinomial regression. A class without examples gets a constant logit, as if it had half an example."""
     present = np.unique(targets)
-    if len(present) == 1:  # in a fold; the odds of half an example for each other class
+    if len(present) == 1:  # possible in a fold; each other class gets the odds of half an example
         whole = Fit(np.zeros((classes, features.shape[1])), np.full(classes, -np.log(2.0 * len(targets))))
         whole.bias[present] = 0.0
         return whole
@@ -257,7 +271,10 @@ def _fit_single(
 def _fit_multi_label(
     features: npt.NDArray[np.float64], targets: npt.NDArray[Any], classes: int, strength: float, balanced: bool
 ) -> Fit:
-    """A regression per class. One that all examples have, or none, gets the odds with half an example on each side."""
+    """A regression per class.
+
+    A class that all examples have, or none, gets a constant logit, with half an example added to each side.
+    """
     whole = Fit(np.zeros((classes, features.shape[1])), np.zeros(classes))
     for index, column in enumerate(targets.T):
         present = float(column.sum())
@@ -272,7 +289,7 @@ def _fit_multi_label(
 def _regression(
     features: npt.NDArray[np.float64], targets: npt.NDArray[Any], strength: float, balanced: bool
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """scikit-learn's weights (classes that occur, D) and biases; (1, D) of two classes."""
+    """scikit-learn's weights (classes that occur, D) and biases; for two classes, weights (1, D)."""
     from sklearn.exceptions import ConvergenceWarning  # slow to import, and only needed here
     from sklearn.linear_model import LogisticRegression
 
@@ -284,10 +301,10 @@ def _regression(
 
 
 def _log_loss(logits: npt.NDArray[np.float64], targets: npt.NDArray[Any], labels: Labels, balanced: bool) -> float:
-    """The mean log-loss in nats; balanced, each class weighs as much as the others."""
+    """The mean log-loss in nats; if `balanced`, all classes weigh the same."""
     from sklearn.utils.class_weight import compute_sample_weight
 
-    if labels.multi_label:  # (examples, L), a weight for each column's two sides
+    if labels.multi_label:  # losses and weights (examples, L); each column is balanced separately
         losses = np.logaddexp(0.0, np.where(targets > 0, -logits, logits))
         weights = np.stack([compute_sample_weight("balanced", column) for column in targets.T], axis=1)
     else:

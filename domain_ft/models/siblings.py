@@ -1,11 +1,11 @@
 """Sibling projections: LoRA layers of one module that read the same input, computed in one call.
 
 The query, key and value projections of an attention read the same hidden states, as do the gate and up projections of
-a gated MLP. `lora_linear_group` reads them once for all siblings, forward and backward.
+a gated MLP. `lora_linear_group` reads the input once for all siblings, forward and backward.
 
-Siblings are found by their names, which is only a guess, so each call checks it. The first one called computes the
-outputs of all. Each of the others takes its output if it is called with the same tensor, and computes it itself
-otherwise. Siblings share one dropout mask, so both ways give the same numbers.
+Siblings are found by their names, which is only a guess, so each call checks it. The first layer that is called
+computes the outputs of all siblings. Each other layer takes its output if it is called with the same tensor; otherwise
+it computes its output itself. Siblings share one dropout mask, so both ways give the same numbers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Siblings:
 
     Args:
         parent: the module's path in the model.
-        names: of the layers in it.
+        names: the names of the layers in it.
     """
 
     def __init__(self, parent: str, names: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from domain_ft.errors import ModelError, nearest
 from domain_ft.files import refuse_no_file
 from domain_ft.json_files import read_object
 from domain_ft.models import catalogue
+from domain_ft.models.sentence_facts import SentenceFacts, facts_in, transformer_folder
 from domain_ft.progress import Progress
 from domain_ft.storage import sha256, storage_error, user_path
 
@@ -28,6 +29,10 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_TIMEOUT = 10.0  # seconds to wait for the hub's first answer
 READ_FILES = (".json", ".txt", ".model", ".jinja")
 """Endings of the files that are read besides the weights: configuration and tokenizer."""
+
+OWN_BASE = "read-first"
+"""The folder inside a run of `classify` or `tag` with the run of `adapt` that its model was trained from, if that was
+made for it (--read-first)."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,8 @@ class ModelSource:
         recorded: what an adapter records as its base: the embedded name, the hub id, or an absolute path.
         revision: the hub's commit, or `sha256:` and the hash of the weights.
         adapters: folders of adapters to merge, in this order.
-        notes: what the user should know about it.
+        notes: what the user should know about the model.
+        sentence: the facts of an embedded sentence model, which has no files that state them.
     """
 
     folder: Path
@@ -47,6 +53,21 @@ class ModelSource:
     revision: str
     adapters: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    sentence: SentenceFacts | None = None
+
+    def sentence_facts(self) -> SentenceFacts | None:
+        """How the model makes sentence vectors; None if nothing says that it is a sentence model.
+
+        The facts are those of the last adapter that has such files, else those of the base.
+
+        Raises:
+            ModelError: a file is damaged, or the model computes its vectors in a way that is not supported.
+        """
+        for folder in (*reversed(self.adapters), self.folder):
+            facts = facts_in(folder)
+            if facts is not None:
+                return facts
+        return self.sentence
 
 
 class NotMadeError(ModelError):
@@ -61,7 +82,13 @@ class NotMadeError(ModelError):
 
 
 def find(name: str, progress: Progress | None = None, revision: str | None = None) -> ModelSource:
-    """Find the model `name`, or fetch it; `revision` is a commit on the hub, None for the newest.
+    """Find the model `name`, or fetch it.
+
+    Args:
+        name: an embedded name, a folder, a run or a hub id.
+        progress: called while files are fetched.
+        revision: a full commit hash on the hub; anything else means the newest commit. If the hub cannot be reached,
+            the cached copy is used.
 
     Raises:
         ModelError: the model does not exist or cannot be fetched; the message says what to do.
@@ -71,7 +98,7 @@ def find(name: str, progress: Progress | None = None, revision: str | None = Non
         folder = catalogue.folder_of(name)
         if not folder.is_dir():
             raise NotMadeError(name)
-        return ModelSource(folder, name, weights_hash(folder))
+        return ModelSource(folder, name, weights_hash(folder), sentence=catalogue.EMBEDDED[name].sentence)
     path = user_path(name)
     if path.is_dir():
         return _folder(path, progress)
@@ -84,7 +111,7 @@ def find(name: str, progress: Progress | None = None, revision: str | None = Non
 
 
 def weights_hash(folder: Path) -> str:
-    """`sha256:` and a hash of the weights in `folder`: of the one file, or of the files' names and hashes."""
+    """`sha256:` and a hash of the weights in `folder`: of a single file, or of the names and hashes of several."""
     files = sorted(folder.glob("*.safetensors"))
     if len(files) == 1:
         return f"sha256:{hash_of_file(files[0])}"
@@ -126,6 +153,8 @@ def _folder(path: Path, progress: Progress | None) -> ModelSource:
         return ModelSource(path, str(path.resolve()), weights_hash(path))
     if (path / "adapter_config.json").is_file():
         return _adapted(path, progress)
+    if inside := transformer_folder(path):
+        return ModelSource(inside, str(inside.resolve()), weights_hash(inside))
     if not (path / "config.toml").is_file() and not (path / "result.json").is_file():
         raise ModelError(
             f"'{path}' is neither a model's folder (it has no config.json) nor a run's (it has no result.json).",
@@ -153,6 +182,7 @@ def _adapted(adapter: Path, progress: Progress | None) -> ModelSource:
         fix="copy the adapter again, or train it again",
     )
     base_name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    base_name = base_name and base_in_run(adapter.parent, base_name)
     if not base_name:
         raise ModelError(
             "the adapter does not name the model that it was trained on.",
@@ -173,6 +203,12 @@ def _adapted(adapter: Path, progress: Progress | None) -> ModelSource:
     return dataclasses.replace(base, recorded=_run_of(adapter), adapters=(*base.adapters, adapter), notes=notes)
 
 
+def base_in_run(run: Path, recorded: str) -> str:
+    """The base that a file of a run names. One that is in the run's own folder is found there if the run has moved."""
+    own = run / OWN_BASE
+    return str(own) if Path(recorded).name == OWN_BASE and (own / "result.json").is_file() else recorded
+
+
 def _run_of(adapter: Path) -> str:
     """The run folder that an adapter is in, or the adapter's folder if it is not in a run."""
     run = adapter.resolve()
@@ -189,7 +225,7 @@ def _hub(name: str, progress: Progress | None, revision: str | None) -> ModelSou
             raise
         except Exception:  # no network, a proxy, offline mode or a server error: use the cache
             folder = Path(huggingface_hub.snapshot_download(name, revision=commit, local_files_only=True))
-            return ModelSource(folder, name, folder.name)
+            return ModelSource(_with_config(folder), name, folder.name)
         files = _files_to_fetch([sibling.rfilename for sibling in info.siblings or []])
         if not any(file.endswith(".safetensors") for file in files):
             raise ModelError(
@@ -201,15 +237,30 @@ def _hub(name: str, progress: Progress | None, revision: str | None) -> ModelSou
             progress(f"fetching {name}", 0, None)
         with quiet():
             folder = Path(huggingface_hub.snapshot_download(name, revision=info.sha, allow_patterns=files))
-    return ModelSource(folder, name, str(info.sha))
+    return ModelSource(_with_config(folder), name, str(info.sha))
+
+
+def _with_config(folder: Path) -> Path:
+    """The folder with config.json in a copy of a repository: in an old sentence model it is a subfolder."""
+    return folder if (folder / "config.json").is_file() else transformer_folder(folder) or folder
 
 
 def _files_to_fetch(files: list[str]) -> list[str]:
-    """The files of a repository that loading a model needs: none in subfolders, and one set of weights."""
+    """The files of a repository that loading a model needs, with one set of weights.
+
+    From subfolders these are only the configurations of a sentence model's modules, such as 1_Pooling/config.json, and
+    for an old sentence model the files in 0_Transformer.
+    """
     top = [file for file in files if "/" not in file]
-    whole = [file for file in top if file == "model.safetensors"]
-    shards = [file for file in top if re.fullmatch(r"model-\d+-of-\d+\.safetensors", file)]
-    return [file for file in top if file.endswith(READ_FILES)] + (whole or shards)
+    modules = [file for file in files if re.fullmatch(r"\d+_\w+/config\.json", file)]
+    model, inside = top, ""
+    if "config.json" not in top and "0_Transformer/config.json" in files:
+        inside = "0_Transformer/"
+        model = [file for file in files if file.rpartition("/")[0] == "0_Transformer"]
+    whole = [file for file in model if file == f"{inside}model.safetensors"]
+    shards = [file for file in model if re.fullmatch(rf"{inside}model-\d+-of-\d+\.safetensors", file)]
+    read = [file for file in dict.fromkeys([*top, *modules, *model]) if file.endswith(READ_FILES)]
+    return read + (whole or shards)
 
 
 @contextlib.contextmanager

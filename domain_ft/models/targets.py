@@ -71,7 +71,7 @@ def check_ranks(model: nn.Module, ranks: Mapping[str, int]) -> tuple[str, ...]:
         ranks: of the layers by path.
 
     Returns:
-        A note for the user if some ranks are too high, or nothing.
+        A note for the user if some ranks are too high; else an empty tuple.
 
     Raises:
         ModelError: all ranks are too high.
@@ -83,7 +83,7 @@ def check_ranks(model: nn.Module, ranks: Mapping[str, int]) -> tuple[str, ...]:
     largest, widest = max(ranks[path] for path in over), max(limits.values())
     if len(over) == len(ranks):
         raise ModelError(
-            f"the LoRA rank {largest} is larger than every target layer: the largest allows a rank of at most {widest}",
+            f"the LoRA rank {largest} is larger than every target layer: the largest layer allows at most {widest}",
             fix=f"give a rank of at most {widest}; 8 to 64 is usual",
         )
     return (
@@ -93,7 +93,7 @@ def check_ranks(model: nn.Module, ranks: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def refuse_unfit(model: nn.Module, paths: Sequence[str], *, embeddings: bool = False) -> None:
-    """Raise unless each path is a linear layer, or with `embeddings` an embedding, with an unshared weight.
+    """Raise unless each path is a linear layer (or, with `embeddings`, an embedding) whose weight is not shared.
 
     Raises:
         ModelError: a module of another class, or a weight that another module shares.
@@ -102,7 +102,7 @@ def refuse_unfit(model: nn.Module, paths: Sequence[str], *, embeddings: bool = F
     for path in paths:
         layer = model.get_submodule(path)
         if not isinstance(layer, LINEAR_CLASSES) and not (embeddings and isinstance(layer, nn.Embedding)):
-            raise _no_linear(path, layer)
+            raise _not_linear_error(path, layer)
         others = [name for name in shared.get(id(layer.weight), []) if name != f"{path}.weight"]
         if others:
             raise ModelError(
@@ -117,7 +117,7 @@ def resolve_modules(model: nn.Module, names: Iterable[str]) -> list[str]:
 
     Raises:
         ModelError: a name matches nothing, or it matches a module that PEFT could not save and load again: a container
-            without a forward, a module that shares a weight, or one whose path PEFT would also match elsewhere.
+            without a forward, a module that shares a weight, or a module whose path PEFT would also match elsewhere.
     """
     paths: list[str] = []
     for name in names:
@@ -141,7 +141,7 @@ def head_modules(model: nn.Module) -> list[str]:
 
     In most models the output projection is tied to the embeddings, and PEFT cannot save and load a module with a tied
     weight (BERT's `cls` loses the projection's bias). So these are the largest modules of the head without tied
-    weights: `cls.predictions.transform` of BERT, `lm_head.dense` and `lm_head.layer_norm` of RoBERTa, none of most
+    weights: `cls.predictions.transform` in BERT, `lm_head.dense` and `lm_head.layer_norm` in RoBERTa, none in most
     decoders.
     """
     output = _output_projection(model)
@@ -168,7 +168,7 @@ def tied_projections(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def input_embedding(model: nn.Module) -> nn.Embedding | None:
-    """The token embedding of a transformers model."""
+    """The token embedding of a transformers model; None for other models."""
     embedding = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
     return embedding if isinstance(embedding, nn.Embedding) else None
 
@@ -231,7 +231,7 @@ def _matching_names(model: nn.Module, names: Sequence[str], trained_whole: Seque
     return [path for path in paths if not inside(path, trained_whole)]
 
 
-def _no_linear(path: str, module: nn.Module) -> ModelError:
+def _not_linear_error(path: str, module: nn.Module) -> ModelError:
     kind = type(module).__name__
     if isinstance(module, nn.Embedding):
         return ModelError(
@@ -253,8 +253,8 @@ def _refuse_unsavable(model: nn.Module, path: str, chosen: Sequence[str], shared
         )
     tied = [name for name, parameter in module.named_parameters() if id(parameter) in shared]
     if tied:
-        inside = _untied(path, module, shared.keys())
-        instead = f"train {' and '.join(inside)} instead" if inside else "train LoRA layers instead"
+        untied = _untied(path, module, shared.keys())
+        instead = f"train {' and '.join(untied)} instead" if untied else "train LoRA layers instead"
         raise ModelError(
             f"{path} cannot be trained in full, since {path}.{tied[0]} is tied to another weight, and PEFT would lose "
             "the tie on reload",
@@ -271,7 +271,7 @@ def _refuse_unsavable(model: nn.Module, path: str, chosen: Sequence[str], shared
 
 
 def _untied(path: str, module: nn.Module, tied: Iterable[int]) -> list[str]:
-    """The largest modules at and below `path` whose parameters are all untied; `tied` has ids of parameters."""
+    """The largest modules at and below `path` whose parameters are all untied; `tied` has the id() of each tied one."""
     tied = set(tied)
     parameters = list(module.parameters())
     if not parameters:
@@ -300,7 +300,7 @@ def _related(name: str, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
 
 
 def _some(modules: Iterable[str]) -> str:
-    """A few module paths for an error; of paths that differ only in layer numbers, the first."""
+    """A few module paths for an error. If paths differ only in layer numbers, the first is shown."""
     shapes: dict[str, str] = {}
     for path in modules:
         shapes.setdefault(re.sub(r"\d+", "0", path), path)

@@ -31,19 +31,19 @@ class TaskFacts:
         kind: `sequence` for texts, `token` for entities.
         labels: names of the classes, in the order of the model's outputs.
         multi_label: whether an example may have any number of classes.
-        method: lora, dora, full or head.
+        method: lora, dora, full, head or contrastive.
         base: the model that was trained.
-        max_length: the most tokens of a sequence.
-        long_text: how longer texts are read.
+        max_length: the most tokens in a sequence.
+        long_text: how texts longer than `max_length` are read.
         temperature: divides the logits before the softmax or sigmoid.
-        threshold: of a multi-label task: a class is predicted from this probability on.
-        fields: the names of the fields that were read, such as {"text": "body"}.
+        threshold: in a multi-label task, the least probability at which a class is predicted.
+        fields: the names of the fields in the data, such as {"text": "body"}.
     """
 
     kind: Literal["sequence", "token"]
     labels: tuple[str, ...]
     multi_label: bool
-    method: Literal["lora", "dora", "full", "head"]
+    method: Literal["lora", "dora", "full", "head", "contrastive"]
     base: str
     max_length: int
     long_text: Literal["truncate", "head-tail", "windows"] = "truncate"
@@ -67,7 +67,7 @@ class TaskFacts:
             raise ModelError(
                 f"'{folder}' is not the folder of a finished run of `classify` or `tag`: it has no "
                 f"{TASK_NAME if not path.is_file() else 'result.json'}",
-                fix="give the folder that such a run wrote; --resume continues one that was stopped",
+                fix="give the folder that such a run wrote; --resume continues a stopped run",
             )
         values = read_facts(folder)
         try:

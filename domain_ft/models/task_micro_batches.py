@@ -52,7 +52,7 @@ class TaskTokens(Tokens):
 
 
 def last_tokens(inputs: Tokens, padding: int | None) -> Tensor:
-    """(sequences,) the position of each sequence's last token that is not `padding`: decoders classify by it."""
+    """(sequences,) the position of each sequence's last token that is not `padding`: a decoder's head reads it."""
     starts, lengths = inputs.cu_seqlens[:-1].long(), torch.diff(inputs.cu_seqlens).long()  # (S,) each
     if padding is None:
         return starts + lengths - 1
@@ -66,8 +66,8 @@ def last_tokens(inputs: Tokens, padding: int | None) -> Tensor:
 def one_token_per_sequence(model: PreTrainedModel, cu_seqlens: Tensor) -> Iterator[None]:
     """Inside the block, an encoder's body passes one hidden state per sequence of a packed row to its head, (S, 1, D).
 
-    It is that of the first token, which heads and poolers read. For models that pool by the mean it is the mean over
-    the sequence, which the head's own mean over one token leaves unchanged.
+    It is the state of the first token, which heads and poolers read. In models that pool by the mean it is the mean
+    over the sequence, and the head's mean over one token does not change it.
     """
     by_mean = getattr(model.config, "classifier_pooling", "cls") == "mean"
 
@@ -91,7 +91,7 @@ def one_token_per_sequence(model: PreTrainedModel, cu_seqlens: Tensor) -> Iterat
 
 
 def _pooler_output(body: Any, hidden: Tensor) -> Tensor:
-    """The pooler's output (S, D) for hidden states (S, 1, D). ALBERT's body has the two parts of its pooler."""
+    """The pooler's output (S, D) for hidden states (S, 1, D). ALBERT's body has the pooler's two parts."""
     if hasattr(body, "pooler_activation"):
         return body.pooler_activation(body.pooler(hidden[:, 0]))
     return body.pooler(hidden)

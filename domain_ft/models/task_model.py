@@ -5,9 +5,9 @@
     logits = task.logits(inputs)                                  # (examples, L), float32
 
 The classes are transformers' AutoModelForSequenceClassification and AutoModelForTokenClassification, so that saved
-models load there and in PEFT. Their heads for texts do not support packed rows. So the body runs on the row, and such a
-head gets one hidden state per sequence, which is all that it needs: that of the first token of an encoder, that of the
-last token of a decoder, or the mean for models that pool by it. A scalar head (a reward, a score) is a multi-label task
+models load there and in PEFT. Their heads for texts do not support packed rows. So the body runs on the row, and the
+head gets the one hidden state per sequence that it needs: in an encoder that of the first token, in a decoder that of
+the last token, and in models that pool by the mean, that mean. A scalar head (a reward, a score) is a multi-label task
 with one class: logits (examples, 1).
 """
 
@@ -55,8 +55,9 @@ from domain_ft.models.base import (
 from domain_ft.models.lora import merge_and_unload
 from domain_ft.models.model_files import check_missing, is_our_bug, load_tokenizer, load_weights, read_config
 from domain_ft.models.peft_format import load_adapter, read_settings
-from domain_ft.models.probe import HEAD_FOLDER, Probe
-from domain_ft.models.sources import ModelSource, find, quiet
+from domain_ft.models.pooling import Pooling
+from domain_ft.models.probe import HEAD_FOLDER, Probe, on_frozen_model
+from domain_ft.models.sources import ModelSource, base_in_run, find, quiet
 from domain_ft.models.task_facts import TASK_NAME, TO_LOAD, read_facts
 from domain_ft.models.task_micro_batches import TaskTokens, last_tokens, one_token_per_sequence
 from domain_ft.progress import Progress
@@ -81,18 +82,18 @@ class TaskModel:
 
     Attributes:
         model: a transformers model, in eval mode when loaded. LoRA is put into it in place.
-        tokenizer: a fast one.
+        tokenizer: a fast tokenizer.
         kind: `sequence` if whole texts are classified, `token` if each token is.
         labels: the classes; also in `model.config.id2label`.
         name: the name that it was loaded by.
         source: what an adapter records as its base: the embedded name, the hub id, or an absolute path.
         revision: the hub's commit, or `sha256:` and the hash of the weights.
-        max_length: the longest sequence in tokens that the model's positions allow.
+        max_length: the most tokens in a sequence, see `base.longest_sequence`.
         packed: the model runs packed rows; otherwise batches are padded.
-        decoder: whether it is a decoder, whose head reads the last token, not the first.
+        decoder: whether the model is a decoder, whose head reads the last token, not the first.
         position_offset: the position id of a sequence's first token.
         new_modules: paths of the modules with new weights, which are trained in full and saved with an adapter.
-        notes: what the user should know before using it.
+        notes: what the user should know before using the model.
         probe: a linear probe that computes the logits from `features`, instead of the model's head.
     """
 
@@ -124,7 +125,7 @@ class TaskModel:
     def logits(self, inputs: TaskTokens) -> Tensor:
         """Logits (examples, L), averaged over the windows of each example; for the kind `token` (tokens, L).
 
-        They are float32, or float64 if the model is.
+        They are float32, or float64 if the model is and there is no probe.
         """
         if self.probe is not None:
             return self.probe.logits(self.features(inputs))
@@ -142,14 +143,25 @@ class TaskModel:
         return sums / windows.unsqueeze(1)
 
     def features(self, inputs: TaskTokens) -> Tensor:
-        """(examples, D) float32, the mean of the last hidden states of all tokens of an example, special ones too."""
+        """(examples, D) float32, the mean of the last hidden states of all tokens of an example, special ones too.
+
+        They are float64 if the model is.
+        """
         lengths = torch.diff(inputs.cu_seqlens).long()  # (S,)
-        tokens = torch.zeros(inputs.examples, dtype=torch.long, device=lengths.device)
-        tokens = tokens.index_add(0, inputs.owners, lengths)  # (examples,)
-        return torch.segment_reduce(self._hidden(inputs).float(), "mean", lengths=tokens)
+        ends = torch.zeros(inputs.examples + 1, dtype=torch.long, device=lengths.device)
+        ends = ends.index_add(0, inputs.owners + 1, lengths).cumsum(0)  # (examples + 1,)
+        return Pooling("mean").vectors(self._hidden(inputs), ends)
+
+    @property
+    def beside_features(self) -> tuple[str, ...]:
+        """Paths of the modules that `features` does not read: the head, and a pooler of the body."""
+        head = [name for name, child in self.model.named_children() if child is not self.model.base_model]
+        body = self.model.base_model
+        pooler = [] if getattr(body, "pooler", None) is None else [f"{self.model.base_model_prefix}.pooler"]
+        return (*head, *pooler)
 
     def padding_fraction(self, inputs: TaskTokens) -> float:
-        """The share of what is computed for a micro-batch that is padding: none where sequences are packed."""
+        """The share of padding in the tokens that are computed for a micro-batch; 0 if sequences are packed."""
         return 0.0 if self.packed else padded_share(inputs)
 
     def _packed_logits(self, inputs: TaskTokens) -> Tensor:
@@ -190,7 +202,7 @@ class TaskModel:
             yield index, mask, arguments
 
     def _packed_arguments(self, inputs: TaskTokens) -> dict[str, Any]:
-        """The arguments of the model's forward for the packed row, (1, T) each."""
+        """The arguments of the model's forward for the packed row; ids and positions are (1, T)."""
         types = {"token_type_ids": inputs.type_ids.unsqueeze(0)} if self._reads_types else {}
         return {
             "input_ids": inputs.input_ids.unsqueeze(0),
@@ -238,7 +250,7 @@ def load_task_model(
 
     Raises:
         ModelError: the model does not exist, or transformers has no such head for it; the message says what to do.
-        AssetError: an embedded model could not be fetched.
+        NotMadeError: an embedded model is not in the cache (`embedded.loading` makes it, or raises AssetError).
     """
     if (Path(name) / TASK_NAME).is_file():
         raise ModelError(
@@ -279,9 +291,9 @@ def load_task_run(
     folder = Path(folder)
     facts = read_task(folder)
     labels, kind = Labels(tuple(facts["labels"]), facts["multi_label"]), facts["kind"]
-    if (folder / HEAD_FOLDER).is_dir():
+    if on_frozen_model(folder):
         probe, head = Probe.load(folder / HEAD_FOLDER)
-        base = find(head["base"], progress)
+        base = find(base_in_run(folder, head["base"]), progress)
         task, _ = _load(base, labels, kind, str(folder), dtype)
         if base.revision != head["revision"]:
             task.notes += (
@@ -291,13 +303,15 @@ def load_task_run(
         return _ready(task, device)
     source = find(str(folder), progress)
     body = dataclasses.replace(source, adapters=source.adapters[:-1])
-    task, missing = _load(body, labels, kind, str(folder), dtype, from_tokenizer=source)
+    task, missing = _load(body, labels, kind, str(folder), dtype, tokenizer_source=source)
     _keep_precise(task.model, _new_modules(task.model, missing))
     if source.adapters:
         load_adapter(task.model, source.adapters[-1])
         merge_and_unload(task.model)
     else:
         check_missing(task.model, missing, str(folder))
+    if (folder / HEAD_FOLDER).is_dir():
+        task.probe = Probe.load(folder / HEAD_FOLDER)[0].to(device)
     return _ready(task, device)
 
 
@@ -309,7 +323,8 @@ def read_task(folder: Path) -> dict[str, Any]:
     """
     if not (folder / TASK_NAME).is_file():
         raise ModelError(
-            f"'{folder}' is not a finished run of classify or tag: it has no {TASK_NAME}.", fix="give the folder of one"
+            f"'{folder}' is not a finished run of classify or tag: it has no {TASK_NAME}.",
+            fix="give the folder of such a run",
         )
     return read_facts(folder, TO_LOAD)
 
@@ -319,13 +334,13 @@ def reset_head(task: TaskModel, seed: int, shares: npt.NDArray[np.float64] | Non
 
     Args:
         shares: (L,) for a multi-label task: the share of the training examples that have each class. The head then
-            starts at that probability instead of 1/2, which saves it hundreds of steps of learning that classes are
-            rare (Lin et al. 2017, "Focal Loss for Dense Object Detection", section 3.3).
+            starts at that probability instead of 1/2, which saves the hundreds of steps in which it would learn that
+            classes are rare (Lin et al. 2017, "Focal Loss for Dense Object Detection", section 3.3).
     """
     model = task.model
     fresh = {id(module) for path in task.new_modules for module in model.get_submodule(path).modules()}
     above = {id(module) for module in model.modules() if any(id(child) in fresh for child in module.children())}
-    for module in model.modules():  # transformers does not initialise what has these flags
+    for module in model.modules():  # transformers initialises only where the flag is False
         module._is_hf_initialized = id(module) not in fresh | above
         for parameter in module.parameters(recurse=False):
             parameter._is_hf_initialized = id(module) not in fresh
@@ -343,9 +358,9 @@ def reset_head(task: TaskModel, seed: int, shares: npt.NDArray[np.float64] | Non
 
 
 def _keep_precise(model: PreTrainedModel, modules: Sequence[str]) -> None:
-    """Keep modules that are trained in full in float32 if the base is in half precision, like LoRA's factors.
+    """Convert modules that are trained in full from half precision to float32, the dtype of LoRA's factors.
 
-    In bfloat16 their updates would be rounded away. Autocast handles the mixed precision.
+    In bfloat16 small updates would be rounded away. Autocast handles the mixed precision.
     """
     for path in modules:
         module = model.get_submodule(path)
@@ -359,7 +374,7 @@ def _load(
     kind: Kind,
     name: str,
     dtype: torch.dtype,
-    from_tokenizer: ModelSource | None = None,
+    tokenizer_source: ModelSource | None = None,
 ) -> tuple[TaskModel, set[str]]:
     """The model with the adapters of `source` merged, on the CPU, and the names of the weights that are in no file."""
     auto, known = _CLASSES[kind]
@@ -372,7 +387,7 @@ def _load(
                 f"{_WORDS[kind]}.",
                 fix=f"use a model of one of these types: {', '.join(sorted(ARCHITECTURES.keys() & known.keys()))}",
             )
-        tokenizer = load_tokenizer(from_tokenizer or source, name)
+        tokenizer = load_tokenizer(tokenizer_source or source, name)
         _set_labels(config, labels, kind)
         model, missing, notes = load_weights(auto, source.folder, config, dtype, name, any_head=True)
     check_missing(model, [key for key in missing if ".pooler." not in key], name)
@@ -423,7 +438,7 @@ def _merge(
 def _new_modules(model: PreTrainedModel, missing: set[str]) -> list[str]:
     """The paths of the modules with new weights: children of the model outside its body, and modules inside its body.
 
-    The layer that computes the logits is always new, since a checkpoint's is for other classes.
+    The layer that computes the logits is always new, since the checkpoint's layer is for other classes.
     """
     children = {name: child for name, child in model.named_children() if child is not model.base_model}
     head = [name for name in children if name in _OUTPUT_LAYERS or any(key.startswith(f"{name}.") for key in missing)]
@@ -452,7 +467,7 @@ def _choose_layout(task: TaskModel) -> None:
     """Choose packing or padding for an architecture that is not in the table, as `base.choose_layout` does.
 
     Raises:
-        ModelError: neither gives the model's logits.
+        ModelError: the model's code fails, or neither layout gives its logits.
     """
     model, before = task.model, task.model.config._attn_implementation
     sequences = trial_sequences(model, task.max_length)
@@ -467,7 +482,7 @@ def _choose_layout(task: TaskModel) -> None:
         attention.install(model)
         if model.config._attn_implementation == attention.NAME:
             task.packed = True
-            for offset in (0, (model.config.pad_token_id or 0) + 1):  # as BERT counts positions, and as RoBERTa does
+            for offset in (0, (model.config.pad_token_id or 0) + 1):  # the first position in BERT, and in RoBERTa
                 task.position_offset = offset
                 if _agrees(task, inputs, truth, failures):
                     task.max_length = longest_sequence(model.config, offset, task.tokenizer, tested=False)
@@ -484,7 +499,7 @@ def _choose_layout(task: TaskModel) -> None:
 
 
 def _agrees(task: TaskModel, inputs: TaskTokens, truth: Tensor, failures: list[Exception]) -> bool:
-    """Whether our logits equal the model's own, `truth`, up to rounding. Exceptions go onto `failures`."""
+    """Whether our logits equal the model's, `truth`, up to rounding. An exception is appended to `failures`."""
     try:
         logits = task.logits(inputs)
     except Exception as error:  # an untested model may raise anything

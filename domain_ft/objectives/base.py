@@ -1,4 +1,4 @@
-"""What the objectives share: the tensors of a micro-batch, and a loss that never computes the full logits.
+"""What the objectives share: interfaces, the tensors of a micro-batch, and a loss that never stores all logits.
 
 An objective turns a `PackedBatch` (numpy, from the corpus) into `Inputs` (tensors, with labels), and returns the sum of
 the losses of the labelled positions. The loop divides once, by the number of items of all micro-batches and ranks:
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -93,7 +93,7 @@ class MicroBatch(Protocol):
 
     @property
     def items(self) -> int:
-        """Number of labels: the divisor of the sum of losses."""
+        """Number of labelled items: the divisor of the sum of losses."""
 
     def to(self, device: torch.device | str) -> MicroBatch:
         """The same with its tensors on `device`."""
@@ -109,7 +109,7 @@ class TrainedModel(Protocol):
 
     @property
     def name(self) -> str:
-        """The name that it was loaded by."""
+        """The name that the model was loaded by."""
 
     @property
     def source(self) -> str:
@@ -136,7 +136,7 @@ class Objective(Protocol):
 
     @property
     def name(self) -> str:
-        """Its short name, as in result.json: `mlm`, `clm`, `instructions`, `classification` or `tagging`."""
+        """Its short name, such as `mlm`, `clm` or `classification`."""
 
     def prepare(self, batch: Any, epoch: int) -> MicroBatch:
         """The tensors and labels of packed rows; the same for the same rows and epoch."""
@@ -146,6 +146,26 @@ class Objective(Protocol):
 
     def row_losses(self, base: Any, inputs: Any) -> Tensor:
         """(rows,) float32, the sum of the losses of each row of the micro-batch, in its order."""
+
+
+@runtime_checkable
+class CoupledObjective(Objective, Protocol):
+    """An objective whose loss couples rows of different micro-batches, such as one with in-batch negatives.
+
+    The loop computes `step_loss` over the whole step and gives each micro-batch its part of the gradient; see
+    `Contrastive`.
+    """
+
+    def embeddings(self, base: Any, inputs: Any) -> Tensor:
+        """(items, ...), what `step_loss` needs of each item of a micro-batch."""
+
+    def step_loss(self, embeddings: Tensor, keys: Tensor) -> Tensor:
+        """0-d, the sum of the losses of all items of a step.
+
+        Args:
+            embeddings: (N, ...) of all items.
+            keys: (N, ...), the `keys` of all micro-batches: what decides which items belong together.
+        """
 
 
 class LanguageModelObjective(Objective, Protocol):
@@ -166,8 +186,8 @@ class LanguageModelHead:
 
         ℓ_i = log Σ_v exp(h_i · W_v + b_v) - (h_i · W_{y_i} + b_{y_i})
 
-    with softcap(logits) in place of the logits if the model has a softcap. Hidden states are computed at labelled
-    positions only, and the logits (n, V) exist one tile at a time.
+    with softcap(logits) in place of the logits if the model has a softcap. Only labelled positions pass through the
+    output projection, and the logits (n, V) exist one tile at a time.
 
     Attributes:
         kernels: the backend of the ops, as in `--kernels`.

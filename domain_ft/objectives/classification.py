@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from domain_ft.models.task_micro_batches import TaskTokens
 from domain_ft.models.task_model import TaskModel
 from domain_ft.objectives.base import IGNORED
 from domain_ft_kernels import cross_entropy
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class TaskInputs(TaskTokens):
     weights: Tensor
     items: int
 
-    def without_labels(self) -> TaskInputs:
+    def without_labels(self) -> Self:
         """The same texts with weight 0: what a rank runs when it has no examples left in a step."""
         return dataclasses.replace(self, weights=torch.zeros_like(self.weights), items=0)
 
@@ -56,8 +59,8 @@ class ClassificationObjective:
         An item is an example: loss = (1/n) Σ ℓ. The weights w are 1 unless `class_weights` are given.
 
     Inputs:
-        A `TaskModel` of kind `sequence` and a `TaskBatch` of examples. The logits of an example in several windows are
-        the mean over its windows.
+        A `TaskModel` of kind `sequence` and a `TaskBatch` of examples. The logits of an example with several windows
+        are the mean over its windows.
 
     Relations:
         `TaggingObjective` is the single-label loss for each labelled token.
@@ -113,7 +116,7 @@ class ClassificationObjective:
 
 
 def class_weights(targets: npt.NDArray[Any], labels: Labels) -> npt.NDArray[np.float32]:
-    """Balanced weights as in scikit-learn: every class contributes equally to the sum, and the mean weight is 1.
+    """Balanced weights as in scikit-learn: all classes contribute equally to the sum, and the mean over examples is 1.
 
     Args:
         targets: of the training examples, as `Labels.targets` returns them.
@@ -121,14 +124,14 @@ def class_weights(targets: npt.NDArray[Any], labels: Labels) -> npt.NDArray[np.f
 
     Returns:
         (L,) n / (K · n_c) for a class with n_c of n examples, where K classes occur. Multi-label (2, L): the weights
-        of a class where it is absent and where it is present, n / (2 · n_c) each, with n_c examples of that kind.
-        Where n_c is 0, the weight is 1.
+        of a class where it is absent and where it is present, n / (2 · n_c) each, with n_c examples of that kind; both
+        are 1 if only one kind occurs. Where n_c is 0, the weight is 1.
     """
     if labels.multi_label:
         present = targets.sum(0, dtype=np.float64)  # (L,)
         counts = np.stack([len(targets) - present, present])  # (2, L)
     else:
         counts = np.bincount(targets[targets != IGNORED], minlength=len(labels)).astype(np.float64)  # (L,)
-    occurring = (counts > 0).sum(0)  # of both outcomes of a class (L,), or of all classes ()
+    occurring = (counts > 0).sum(0)  # how many of a class's two outcomes (L,), or of all classes ()
     total = counts.sum(0)
     return np.where(counts > 0, total / (np.maximum(occurring, 1) * np.maximum(counts, 1)), 1.0).astype(np.float32)

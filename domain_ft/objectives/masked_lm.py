@@ -11,7 +11,7 @@ from domain_ft.objectives.base import Inputs, LanguageModelHead
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedLM(LanguageModelHead):
-    """Masked language modelling: predict tokens that were masked from the tokens on both sides.
+    """Masked language modelling: predict the masked tokens from the tokens on both sides.
 
     Paper:
         Devlin et al. 2018, "BERT: Pre-training of Deep Bidirectional Transformers", section 3.1; dynamic masks as in
@@ -32,7 +32,7 @@ class MaskedLM(LanguageModelHead):
     Attributes:
         vocabulary: the mask token, and the tokens that random ones are drawn from.
         rate: the share of the tokens that are in M.
-        whole_word: all tokens of a word are in M, or none.
+        whole_word: all tokens of a word are in M, or none, unless the word is too long (see `corpus.masking`).
         seed: the masks are a function of the seed, the epoch, the document and the sequence.
 
     Example::

@@ -33,11 +33,11 @@ class TaggingObjective:
         A `TaskModel` of kind `token` and a `TaskBatch` of windows whose `targets` are (T,).
 
     Relations:
-        `ClassificationObjective` with a single label is the same loss for whole texts.
+        The single-label loss of `ClassificationObjective` is the same loss for whole texts.
 
     Attributes:
         kernels: the backend of the ops, as in `--kernels`.
-        tag_weights: (L,) float32 factors of the losses of each tag; None for no weights.
+        tag_weights: (L,) float32, the factor of the losses of each tag; None for no weights.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""What the templates of README.md share: a run's model card, which users and Hugging Face's tools can read.
+"""What the templates of README.md share: the model card of a run, for users and for Hugging Face's tools.
 
 Each verb's template is `verbs/VERB/card.md.j2`.
 """
@@ -33,9 +33,9 @@ def template(name: str) -> Any:
 
 
 def licence_of(base: str, text: str | None) -> str | None:
-    """The licence in a card's front matter: the base model's, but `other` if it or that of the text is not known.
+    """The licence in a card's front matter: the base model's, or `other` if it or the text's licence is not known.
 
-    Tools read the front matter alone, without the card's words on what the model is derived from.
+    Tools read only the front matter, not what the card says about the origin of the model.
     """
     return base.lower() if base and text else "other"
 

@@ -2,7 +2,7 @@
 
 Figures are designed for phones first: narrow, with large letters, one below the other. Text stays text in the reader's
 fonts, so that names in any script are shown and screen readers can read them. The colours are safe for colour-blind
-readers, and nothing is shown only by colour. pyplot and the process's matplotlib settings are not touched.
+readers, and nothing is shown only by colour. pyplot and the process's matplotlib settings are not changed.
 """
 
 from __future__ import annotations

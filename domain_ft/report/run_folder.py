@@ -38,7 +38,7 @@ _NAMED = 3  # files that a message names
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths of a run, and how to read and write them. Make one with `create` or `open`.
+    """The paths of a run, and how to read and write them. Made by `create`, `claimed` or `open`.
 
     Attributes:
         path: the folder.
@@ -51,7 +51,8 @@ class RunFolder:
         """The folder for a run: new or empty, or with `resume` one with an unfinished run.
 
         Raises:
-            SettingsError: it has other files, is not a folder, cannot be written, or there is nothing to resume.
+            SettingsError: the folder has other files, is not a folder, or cannot be written; or there is nothing to
+            resume.
         """
         run = cls(path)
         run.check(resume=resume)
@@ -119,7 +120,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of step-N/."""
+        """The folder of the checkpoints, step-N/."""
         return self.path / "checkpoints"
 
     @property
@@ -236,7 +237,7 @@ class RunFolder:
         """Turn errors of the operating system inside the block into a message about this folder.
 
         Raises:
-            CheckpointError: the disk is full, or writing is not allowed.
+            CheckpointError: for every OSError, such as a full disk.
         """
         try:
             yield
@@ -254,7 +255,7 @@ class RunFolder:
             raise explained from error
 
     def _held(self) -> set[str]:
-        """The names of the files in the folder, except hidden ones."""
+        """The names of everything in the folder, except hidden files."""
         try:
             return {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")}
         except FileNotFoundError:

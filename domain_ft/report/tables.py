@@ -1,4 +1,4 @@
-"""The style of tables on the terminal. They fit into 80 columns."""
+"""The style of tables on the terminal, which are made to fit into 80 columns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STYLES = {"better": "green", "worse": "red", "unclear": "dim", "not shown": "dim
 
 
 def new_table(first: str, *others: str) -> Table:
-    """A table with a first column that wraps; the others are right-aligned, except `measure`."""
+    """A table with a first column that wraps; the others are right-aligned, except one named `measure`."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     table.add_column(plain(first), overflow="fold")
     for name in others:

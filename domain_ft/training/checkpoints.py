@@ -6,8 +6,8 @@
                            state.json             `TrainingState`
                            manifest.json          size and SHA-256 of the three
 
-A folder is filled under a temporary name, flushed and renamed. There is no other state: random numbers have none
-(`domain_ft.randomness`), and the schedule is a function of the step.
+A folder is filled under a temporary name, flushed and renamed. Nothing else has to be saved: random numbers are derived
+from the seed (`domain_ft.randomness`), and the schedule is a function of the step.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class TrainingState:
         step: optimiser steps taken.
         tokens: document tokens trained on.
         seconds: time spent training, resumed runs included.
-        tokens_per_micro_batch: smaller than the setting once memory has run out.
-        activation_checkpointing: whether layers are recomputed in the backward pass, by setting or since memory ran
-            out.
+        tokens_per_micro_batch: the current limit, smaller than the setting once memory has run out.
+        activation_checkpointing: whether layers are recomputed in the backward pass, because of the setting or because
+            memory ran out.
         best_score: the best score on the held-out curve; None before the first point, or if points have no score.
         best_step: the step of that point, whose weights are kept.
-        points_since_best: the number of points after it.
+        points_since_best: the number of points after the best one.
     """
 
     step: int
@@ -154,7 +154,7 @@ def load_latest(
 ) -> TrainingState | None:
     """Load the newest complete checkpoint of `folder` into `parameters` and `optimizer`; None if there is none.
 
-    A damaged checkpoint is passed to `warn`, and the one before it is used.
+    Damage to a checkpoint is reported to `warn`, and the checkpoint before it is used.
 
     Raises:
         CheckpointError: the checkpoint has other parameters than this run trains.

@@ -2,8 +2,9 @@
 
 A step reads a number of document tokens, or of rows. Its rows are distributed over the ranks, each rank packs its share
 into micro-batches of at most `tokens_per_micro_batch` tokens, and the sum of all losses is divided once, by the number
-of labelled items over all micro-batches and ranks. So without dropout the gradient does not depend on how a step is
-split.
+of labelled items over all micro-batches and ranks. So without dropout, splitting a step in another way changes the
+gradient only by rounding. Losses that couple rows of different micro-batches (in-batch negatives) get their gradient
+from a first pass over the step: see `_Trainer.with_gradients`.
 
     step -> rows -> share of this rank -> micro-batches -> (sum of losses / items).backward() -> clip -> AdamW
 
@@ -43,7 +44,7 @@ from domain_ft.errors import TrainingError
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.models.lora import has_lora, set_dropout_seed
 from domain_ft.models.modes import without_base_dropout
-from domain_ft.objectives.base import MicroBatch, Objective, TrainedModel
+from domain_ft.objectives.base import CoupledObjective, MicroBatch, Objective, TrainedModel
 from domain_ft.randomness import derive
 from domain_ft.training.checkpoints import TrainingState, load_best, load_latest, save_best, save_checkpoint
 from domain_ft.training.optimizer import build_optimizer, set_learning_rate
@@ -61,8 +62,8 @@ class Steps(Protocol):
     def step(self, index: int) -> Step:
         """The step with this number, counted from 0; the same on all ranks.
 
-        Before it returns, it may add rows to the loop's `Rows`, whose `lengths` are read again for each step. A run can
-        be resumed if the step is a function of `index` and of the weights.
+        The method may add rows to the loop's `Rows`, whose `lengths` are read again for each step. A run can be resumed
+        if the step is a function of `index` and of the weights.
         """
 
 
@@ -82,7 +83,7 @@ class LoopSettings:
         warmup: share of the steps that warm up.
         weight_decay: AdamW's decay of matrices.
         max_grad_norm: larger gradients are scaled down to this norm; 0 for no limit.
-        lora_plus_ratio: learning rate of LoRA's B over that of the rest.
+        lora_plus_ratio: learning rate of LoRA's B divided by that of the rest.
         base_dropout: keep the base model's dropout; otherwise it is off.
         seed: determines the order of the rows and all dropout.
         checkpoint_every: steps between checkpoints.
@@ -143,7 +144,7 @@ def count_steps(
     max_steps: int | None,
     epochs: float | None,
 ) -> int:
-    """Optimiser steps for a budget in tokens, steps or epochs, exactly one of which is not None."""
+    """Optimiser steps for a budget in tokens, steps or epochs. Exactly one budget is not None."""
     if max_steps is not None:
         return max_steps
     if epochs is None:
@@ -186,17 +187,24 @@ def train(
         on_resume: called with the step of that checkpoint, before the first new line is logged.
         evaluate: returns a point of the held-out curve, logged with the step that was just taken. All processes call
             it, and it must call the model equally often on each.
-        score: the rank of a point of the curve, as a tuple: higher is better, equal on all processes. The last step is
-            then a point too, the parameters are left as they were at the best point (the first of equals), and the run
-            ends early after `patience` points without a better one. Without it they are left as after the last step.
+        score: returns the score of a point, as a sequence of numbers. A larger score is better, and all processes must
+            get the same. With `score`, the last step is a point too, training ends early after `patience` points
+            without a better one, and the parameters are left as at the best point (the first of equals). Without it,
+            they are left as after the last step.
         steps: where the rows of each step come from; by default `settings.plan` for the rows that exist at the start.
 
     Raises:
         TrainingError: a loss or gradient is not finite, memory runs out (see `_Trainer.smaller_micro_batch`), or
-            `sharded` is set for a model with padded batches.
+            `sharded` is set for a model with padded batches or for a coupled objective.
         CheckpointError: a checkpoint cannot be written, or has other parameters.
         Interrupted: after ctrl-C or SIGTERM, once the last step is checkpointed.
     """
+    if sharded and isinstance(objective, CoupledObjective):
+        raise TrainingError(
+            f"{objective.name} training computes each step twice, which is not supported with sharded weights",
+            where=base.name,
+            fix="use --sharding none, which keeps the whole model in each process",
+        )
     if sharded and not base.packed:
         raise TrainingError(
             f"'{base.name}' cannot be sharded: its batches are padded, and processes differ in their number of batches",
@@ -360,23 +368,56 @@ class _Trainer:
         accelerator = self.accelerator
         items = max(1, sum(count for (count,) in over_ranks(accelerator, sum(inputs.items for _, inputs in prepared))))
         total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+        if isinstance(self.objective, CoupledObjective) and (len(prepared) > 1 or accelerator.num_processes > 1):
+            prepared, coupled = self.with_gradients(self.objective, prepared, index)
+            total += coupled / accelerator.num_processes
         for number, (_, inputs) in enumerate(prepared):
-            seed = derive(self.settings.seed, "dropout", index, accelerator.process_index, number)
-            if has_lora(self.base.model):
-                set_dropout_seed(self.base.model, seed)
-            if self.settings.base_dropout:
-                torch.manual_seed(seed)
+            self.seed_dropout(index, number)
             final = number == len(prepared) - 1
             with contextlib.nullcontext() if final else accelerator.no_sync(self.module):
                 with accelerator.autocast():
                     loss = self.module(inputs.to(accelerator.device))
-                # DDP and FSDP average over ranks, where the step needs the sum.
+                # DDP and FSDP average over ranks, but the step needs the sum.
                 accelerator.backward(loss * (accelerator.num_processes / items))
             total += loss.detach()
         mean = float(accelerator.reduce(total, "sum").item()) / items
         if not math.isfinite(mean):  # on all ranks alike
             raise self.not_finite("the loss", mean, index, self.bad_rows(prepared))
         return mean
+
+    def with_gradients(
+        self, objective: CoupledObjective, prepared: list[tuple[npt.NDArray[np.int64], Any]], index: int
+    ) -> tuple[list[tuple[npt.NDArray[np.int64], MicroBatch]], Tensor]:
+        """The micro-batches with the gradient of the coupled loss of the whole step, and that loss (0-d, a sum).
+
+        Gradient caching: Gao et al. 2021, arXiv:2101.06983, algorithm of section 3. The embeddings are computed without
+        a graph here and again in `accumulate`, with the same dropout.
+        """
+        accelerator = self.accelerator
+        parts, keys = [], []
+        with torch.no_grad(), accelerator.autocast():
+            for number, (_, inputs) in enumerate(prepared):
+                self.seed_dropout(index, number)
+                moved = inputs.to(accelerator.device)
+                parts.append(objective.embeddings(self.base, moved))
+                keys.append(moved.keys)
+        counts = [len(part) for part in parts]
+        ranks = over_ranks(accelerator, sum(counts))
+        embeddings = _gathered(accelerator, torch.cat(parts), ranks).requires_grad_()  # (N, ...)
+        loss = objective.step_loss(embeddings, _gathered(accelerator, torch.cat(keys), ranks))
+        (gradients,) = torch.autograd.grad(loss, embeddings)
+        first = sum(count for (count,) in ranks[: accelerator.process_index])
+        own = gradients[first : first + sum(counts)].split(counts)
+        found = [(chosen, inputs.with_gradients(part)) for (chosen, inputs), part in zip(prepared, own, strict=True)]
+        return found, loss.detach().double()
+
+    def seed_dropout(self, index: int, number: int) -> None:
+        """Seed the dropout of a micro-batch: a function of the step, the process and the micro-batch's number."""
+        seed = derive(self.settings.seed, "dropout", index, self.accelerator.process_index, number)
+        if has_lora(self.base.model):
+            set_dropout_seed(self.base.model, seed)
+        if self.settings.base_dropout:
+            torch.manual_seed(seed)
 
     def smaller_micro_batch(
         self,
@@ -387,8 +428,8 @@ class _Trainer:
     ) -> int:
         """After memory ran out: halve the micro-batch, or for a single sequence switch on activation checkpointing.
 
-        Neither changes the gradient, except for rounding and dropout masks. With several processes it is an error,
-        since the others do not know that memory ran out.
+        Neither changes the gradient, except for rounding and dropout masks. With several processes, running out of
+        memory is an error, since the other processes do not know of it.
 
         Returns:
             The new number of tokens per micro-batch.
@@ -417,7 +458,7 @@ class _Trainer:
         return smaller
 
     def bad_rows(self, prepared: list[tuple[npt.NDArray[np.int64], MicroBatch]]) -> npt.NDArray[np.int64]:
-        """The rows of all ranks whose losses are not finite; all rows of the step if only their sum is not."""
+        """The rows of all ranks whose losses are not finite; all rows of the step if only the sum of losses is not."""
         bad: list[int] = []
         with torch.no_grad(), self.accelerator.autocast(), gathered(self.shards):
             for chosen, inputs in prepared:
@@ -493,6 +534,17 @@ def over_ranks(accelerator: Accelerator, *numbers: int) -> list[tuple[int, ...]]
         return [numbers]
     local = torch.tensor([numbers], dtype=torch.int64, device=accelerator.device)  # (1, numbers)
     return [tuple(row) for row in accelerator.gather(local).tolist()]
+
+
+def _gathered(accelerator: Accelerator, values: Tensor, counts: list[tuple[int, ...]]) -> Tensor:
+    """(N, ...), the `values` of all ranks in rank order; `counts` has the number of values on each rank."""
+    if accelerator.num_processes == 1:
+        return values
+    most = max(count for (count,) in counts)
+    padded = values.new_zeros(most, *values.shape[1:])
+    padded[: len(values)] = values
+    parts = accelerator.gather(padded).split(most)
+    return torch.cat([part[:count] for part, (count,) in zip(parts, counts, strict=True)])
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -4,8 +4,8 @@
 
 The second term follows from the parameters. The third is counted, for any architecture: two small micro-batches of real
 text go through the model, forward and backward, and the bytes of all live tensors are summed after each op. Both run
-the same ops, and what is alive after an op is linear in the number of tokens. So two sizes give one line per op, and a
-micro-batch of any size needs the maximum over these lines.
+the same ops, and the bytes alive after an op are linear in the number of tokens. So two sizes give one line per op, and
+a micro-batch of any size needs the maximum over these lines.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from domain_ft_kernels.stash import STASH_BYTES
 
 SHARE = {"cpu": 0.5, "cuda": 0.85}
 """The share of the free memory that a run may use. On a CPU other programs need memory too, and the heap fragments:
-after micro-batches of unequal sizes a process has more memory than it uses.
+after micro-batches of unequal sizes a process holds more memory than it uses.
 """
 
 SMALLEST_MICRO_BATCH = {"cpu": 128, "cuda": 1024}
-"""In tokens. If fewer fit, activation checkpointing is tried: on a CPU it costs 35 to 50 % of the speed, micro-batches
-of 128 tokens only 15 %. The number for a GPU is not measured.
+"""In tokens. If fewer fit, activation checkpointing is tried: on a CPU it costs 35 to 50 % of the speed, whereas
+micro-batches of 128 tokens cost only 15 %. The value for a GPU has not been tuned.
 """
 
 LARGEST_MICRO_BATCH: dict[str, float] = {"cpu": 4096, "cuda": math.inf}
@@ -52,11 +52,11 @@ _HEAD_WORKSPACE = {"reference": 0, "torch": WORKSPACE_BYTES, "triton": STASH_BYT
 """The most bytes that the loss allocates inside its op, where they cannot be counted, by backend."""
 
 ATTENTION_WORKSPACE = 3 * BLOCK * torch.float32.itemsize
-"""The most bytes that a block of attention allocates on a CPU (P, dP and dS), whatever the length of the sequences."""
+"""The bytes that attention allocates on a CPU for a block of BLOCK scores: P, dP and dS in float32."""
 
 _COUNTED_LENGTH = 16
 _COUNTED_LENGTH_WITH_SCORES = 512
-"""The longest sequence to measure with, in tokens. Memory per token does not depend on the length of the sequence,
+"""The longest sequences to measure with, in tokens. Memory per token does not depend on the length of the sequence,
 unless attention keeps a score for each pair of tokens.
 """
 
@@ -84,7 +84,7 @@ class MicroBatchPlan:
     """How the tokens of a step go through the model.
 
     Attributes:
-        tokens_per_micro_batch: the most; a longer sequence is a micro-batch of its own.
+        tokens_per_micro_batch: the most tokens in a micro-batch; a longer sequence is a micro-batch by itself.
         activation_checkpointing: whether layers are recomputed in the backward pass.
         reason: the reason for this choice, in words.
         asked_for: whether the user gave the number of tokens.
@@ -133,8 +133,8 @@ class MicroBatchLimits:
         """Candidate sizes of a micro-batch in tokens, largest first: a step in one, two, three micro-batches, and so
         on, down to the longest sequence.
 
-        Each has room for one sequence more than an even share, so that a step is cut into about equal micro-batches.
-        Sizes that are no faster than smaller ones are left out.
+        Each but the last is an even share of the step plus the longest sequence, so that a step is cut into about equal
+        micro-batches. Sizes that are no faster than smaller ones are left out.
         """
         sizes, micro_batches = [], 1
         enough_tokens, enough_bytes = ENOUGH[self.device]
@@ -171,14 +171,15 @@ def plan_micro_batches(
         activation_checkpointing = "off"
     fixed = tokens_per_micro_batch is not None
     if tokens_per_micro_batch is not None and activation_checkpointing != "auto":
-        return MicroBatchPlan(tokens_per_micro_batch, activation_checkpointing == "on", "both were given", fixed)
+        reason = "the settings give both" if can_checkpoint else "given, and the model has no layers to recompute"
+        return MicroBatchPlan(tokens_per_micro_batch, activation_checkpointing == "on", reason, fixed)
 
     def sizes(memory: MicroBatchMemory) -> list[int]:
         return limits.sizes(memory) if tokens_per_micro_batch is None else [tokens_per_micro_batch]
 
     def plan(on: bool, memory: MicroBatchMemory, size: int | None, reason: str = "") -> MicroBatchPlan:
         chosen = size or sizes(memory)[-1]
-        return MicroBatchPlan(chosen, on, _room(limits, memory, chosen) + reason, fixed, fits=size is not None)
+        return MicroBatchPlan(chosen, on, _memory_text(limits, memory, chosen) + reason, fixed, fits=size is not None)
 
     reason = ""
     if activation_checkpointing != "on":
@@ -189,12 +190,12 @@ def plan_micro_batches(
         size = limits.largest(without, [size for size in falling if size >= least])
         if size is not None or activation_checkpointing == "off":
             return plan(False, without, size)
-        reason = f"; without it, {floor:,} tokens would take {gib(limits.needed(without, floor))}"
+        reason = f"; without activation checkpointing, {floor:,} tokens would take {gib(limits.needed(without, floor))}"
     memory = measure(True)
     return plan(True, memory, limits.largest(memory, sizes(memory)), reason)
 
 
-def _room(limits: MicroBatchLimits, memory: MicroBatchMemory, tokens: int) -> str:
+def _memory_text(limits: MicroBatchLimits, memory: MicroBatchMemory, tokens: int) -> str:
     share = f"{SHARE[limits.device]:.0%} of {gib(limits.free_bytes)} of free memory may be used"
     return f"{share}; {tokens:,} tokens take {gib(limits.needed(memory, tokens))}"
 
@@ -237,7 +238,7 @@ def measure_micro_batch(
     lengths = [length, max(1, length - 1)]  # two lengths, since attention makes one more tensor for unequal ones
     parameters = [parameter for parameter in base.model.parameters() if parameter.requires_grad]
     histories, tokens = [], []
-    # Long sequences are expensive, so there are fewer copies. One copy of a short one would have another memory layout.
+    # Long sequences are expensive, so use fewer copies. A single copy of a short sequence has another memory layout.
     for copies in (1, 2) if keeps_scores else (2, 4):
         batch = sequence.repeated([each for each in lengths for _ in range(copies)])
         inputs = objective.prepare(batch, 0).to(base.device)

@@ -22,9 +22,10 @@ def build_optimizer(
 
     Args:
         parameters: names and parameters that train.
-        learning_rate: the peak rate. Each parameter group has its peak under `peak_learning_rate`.
+        learning_rate: the peak rate. Each parameter group keeps its peak rate under `peak_learning_rate`.
         weight_decay: decay of matrices; vectors (norms, biases, magnitudes) have none.
-        lora_plus_ratio: the learning rate of LoRA's B and its bias over that of the rest (LoRA+, Hayou et al. 2024).
+        lora_plus_ratio: the learning rate of LoRA's B and its bias divided by that of the rest (LoRA+, Hayou et al.
+            2024).
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters:

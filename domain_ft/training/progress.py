@@ -5,8 +5,9 @@ Standard output is for results.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -47,6 +48,8 @@ class ProgressDisplay:
         self._tasks: dict[str, TaskID] = {}
         self._shown: dict[str, float] = {}
         self._finished: set[tuple[str, int | None]] = set()
+        self._said: set[str] = set()
+        self._repeats = True
 
     def __enter__(self) -> ProgressDisplay:
         if self.console.is_terminal and not self.quiet:
@@ -63,8 +66,18 @@ class ProgressDisplay:
 
     def say(self, message: str, style: str = "") -> None:
         """Print a line that stays."""
-        if not self.quiet:
+        if not self.quiet and (self._repeats or message not in self._said):
+            self._said.add(message)
             self.console.print(Text(printable(message), style=style), soft_wrap=not self.console.is_terminal)
+
+    @contextlib.contextmanager
+    def without_repeats(self) -> Iterator[None]:
+        """Inside the block, lines that were printed before are not printed again."""
+        self._repeats = False
+        try:
+            yield
+        finally:
+            self._repeats = True
 
     def warn(self, message: str) -> None:
         """Print a line that stays, marked as a warning."""

@@ -4,8 +4,8 @@ A layer's weights are gathered while it runs, forward and backward, and then fre
 (embeddings, final norm, head) stay gathered during a micro-batch, since the fused loss reads the projection's weight
 from outside its module. Communication does not round weights or gradients to a lower precision.
 
-The model is sharded only during training. Before (scoring the base) and after (scoring, samples, saving, merging) it is
-unsharded, so that this code need not handle shards:
+The model is sharded only during training. Before training (scoring the base) and after it (scoring, samples, saving,
+merging) the model is unsharded, so that the code for these steps does not handle shards:
 
     shards = Shards.of(module, base.model, accelerator)    # now all processes must call module(inputs) together
     ...                                                    # build the optimiser, train
@@ -83,7 +83,7 @@ def unsharded(tensor: Tensor) -> Tensor:
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """This process's shard of `tensor`, sharded like `like`; all of it if `like` is not sharded."""
+    """This process's shard of `tensor`, sharded like `like`; the whole tensor if `like` is not sharded."""
     if not isinstance(like, DTensor):
         return tensor.to(like.device)
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

@@ -43,11 +43,18 @@ Seed = Annotated[int, Range(at_least=0), Range(at_most=2**63 - 1)]
 HeldOutShare = Annotated[float, Range(above=0, at_most=0.9)]
 
 
+def _dimensions(value: str) -> str | None:
+    parts = value.split(",")
+    if all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        return None
+    return "must be whole numbers above 0, separated by commas, such as 64,128,384"
+
+
 def _encoding(value: str) -> str | None:
     try:
         codecs.lookup(value)
     except (LookupError, ValueError):
-        return "is not an encoding; some are UTF-8, CP932, EUC-JP, GB18030, UTF-16 and WINDOWS-1252"
+        return "is not a known encoding; examples are UTF-8, CP932, EUC-JP, GB18030, UTF-16 and WINDOWS-1252"
     return None
 
 
@@ -61,6 +68,22 @@ class EncodingOptions(Settings, group="Text"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextStreamOptions(EncodingOptions, group="Texts"):
+    """Texts that are answered one by one, in order."""
+
+    input: str = REQUIRED
+    """The texts: a JSONL, JSON, CSV, TSV or Parquet file, a text file with one text per line, or - for standard
+    input."""
+
+    rejects: Path | None = None
+    """The file that lists unreadable records, each with the reason. By default OUTPUT.rejects.jsonl. If the output goes
+    to standard output, the first such record stops the run."""
+
+    tokens_per_micro_batch: Annotated[PositiveInt, Formerly("tokens_per_pass")] = 4096
+    """Tokens that the model processes at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CorpusOptions(EncodingOptions, group="Text"):
     """The text, and how to read it."""
 
@@ -70,8 +93,8 @@ class CorpusOptions(EncodingOptions, group="Text"):
     also HTML, XML, e-mail, DOCX and PDF files."""
 
     text_field: str | None = None
-    """The field or column with the text. Several, separated by commas, are joined; a single name may contain a comma.
-    By default one with a usual name, such as text; otherwise the only field that holds text."""
+    """The field or column with the text. Several names, separated by commas, are joined; a single name may contain a
+    comma. By default one with a usual name, such as text; otherwise the only field that holds text."""
 
     on_bad_record: Literal["stop", "skip"] = "stop"
     """What to do with a record that cannot be read: stop and name its line, or skip it and list it in rejects.jsonl."""
@@ -98,15 +121,15 @@ class ExampleOptions(EncodingOptions, group="Task"):
     """The fraction of the training examples to use for testing if --test is not given."""
 
     test_ids: Path | None = None
-    """A file with the ids of the training examples to use for testing: one id a line, a JSON list, or the keys of a
-    JSON object."""
+    """A file with the ids of the training examples to use for testing: one id per line, a JSON list, or the keys of
+    a JSON object."""
 
     id_field: str | None = None
     """The field that names a record. By default a record is named by its position in the file."""
 
     group_field: str | None = None
     """The field that names the source of a record, such as a patient or an author. Records with the same source go to
-    the same split, and are resampled together."""
+    the same split, and the bootstrap resamples them together."""
 
     remove_leaks: bool = False
     """Leave out training examples that are copies of validation or test examples. By default copies are only counted
@@ -127,8 +150,9 @@ class LabelOptions(Settings, group="Task"):
     """The class names in order, separated by commas, if labels are whole numbers from 0 or lists of 0 and 1."""
 
     label_kind: Literal["auto", "names"] = "auto"
-    """auto stops if labels look like scores, several labels in one text or two spellings of one class, and reads NA, -
-    and -1 as no label; names takes every label as the name of a class."""
+    """How labels are read. auto stops if labels look like scores, several labels in one text or two spellings of one
+    class. It reads NA and - as no label, and also -1 beside whole numbers from 0. names takes every label as the name
+    of a class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +201,8 @@ class TagOptions(ExampleOptions, group="Task"):
     """The field with the entities of a text as character spans. By default entities, spans, label, labels or ents."""
 
     span_offsets: SpanOffsets = "characters"
-    """How span offsets count. characters: Unicode characters from 0, with an exclusive end; utf16: UTF-16 code units,
-    as in JavaScript and Java; bytes: UTF-8 bytes; one-based: from 1; inclusive: from 0 with an inclusive end;
+    """How span offsets are counted. characters: Unicode characters from 0, with an exclusive end; utf16: UTF-16 code
+    units, as in JavaScript and Java; bytes: UTF-8 bytes; one-based: from 1; inclusive: from 0 with an inclusive end;
     one-based-inclusive: from 1 with an inclusive end."""
 
     scheme: Literal["auto", "iob1", "iob2", "bioes", "bilou"] = "auto"
@@ -187,7 +211,7 @@ class TagOptions(ExampleOptions, group="Task"):
 
 @dataclass(frozen=True, kw_only=True)
 class LengthOptions(Settings, group="Task"):
-    """How much text the model reads at once."""
+    """The maximum length of the model's input."""
 
     max_length: Length = 256
     """The maximum number of tokens that the model reads at once, including special tokens."""
@@ -233,7 +257,7 @@ class AdapterOptions(Settings, group="Model"):
     """The rank of the adapters. A higher rank can learn more, and makes a larger adapter."""
 
     alpha: PositiveFloat | None = None
-    """The scale of the adapters: their output is multiplied by alpha / rank. By default twice the rank."""
+    """The scale of the adapters: their output is multiplied by alpha / rank. By default alpha is twice the rank."""
 
     rslora: bool = False
     """Multiply by alpha / sqrt(rank) instead of alpha / rank (rsLoRA), for high ranks."""
@@ -263,9 +287,10 @@ class MethodOptions(AdapterOptions, group="Model"):
 class TaskMethodOptions(AdapterOptions, group="Model"):
     """What to train in a task's model."""
 
-    method: Literal["lora", "dora", "full", "head"] = "lora"
+    method: Literal["lora", "dora", "full", "head", "contrastive"] = "lora"
     """Train low-rank adapters (lora, dora) or all weights (full), each with a new head; or only a linear head on fixed
-    features (head, a linear probe)."""
+    features (head, a linear probe). For few labels: train adapters that bring texts of the same class together, then a
+    linear head (contrastive, like SetFit)."""
 
     adapter: Literal["merge", "continue"] = "merge"
     """What to do with the adapter of an `adapt` run: merge it into the base model and train a new adapter (merge), so
@@ -281,7 +306,7 @@ class TrainingOptions(Settings, group="Training"):
 
     max_tokens: PositiveInt | None = None
     """Train on this many tokens. By default `adapt` trains on 250,000 tokens, `instruct` for three epochs, and
-    `classify` and `tag` for five epochs, but at least 200 steps."""
+    `classify` and `tag` for five epochs, but at least 200 steps (100 for `classify --method contrastive`)."""
 
     max_steps: PositiveInt | None = None
     """Train for this many optimiser steps, instead of --max-tokens."""
@@ -324,11 +349,33 @@ class TrainingOptions(Settings, group="Training"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions(Settings, group="Training"):
+    """What a language model learns from text."""
+
+    objective: Literal["auto", "mlm", "clm", "contrastive"] = "auto"
+    """What to learn: masked words (mlm, for encoders), the next word (clm, for decoders), or, besides words,
+    sentence vectors from pairs of texts (contrastive): a heading or first sentence, and the text after it. auto learns
+    only words."""
+
+    temperature: Annotated[float, Range(above=0), Range(at_most=100)] | None = None
+    """For contrastive: the temperature of the similarities, by default 0.05. A lower temperature gives similar
+    negatives more weight."""
+
+    word_weight: Annotated[float, Range(at_least=0), Range(at_most=1e6)] | None = None
+    """For contrastive: the weight of the loss on words, by default 0.3. With 0 only the vectors are trained, and the
+    model forgets how to predict words."""
+
+    dimensions: Annotated[str, _dimensions] | None = None
+    """For contrastive: lengths to which vectors can be cut after training, such as 64,128,384 (Matryoshka)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskTrainingOptions(TrainingOptions, group="Training"):
     """How to train on a task."""
 
     batch_size: PositiveInt | None = None
-    """Examples in an optimiser step. By default 16, unless --tokens-per-step is given."""
+    """Examples in an optimiser step. By default 16 (32 for `classify --method contrastive`), unless --tokens-per-step
+    is given."""
 
     tokens_per_step: PositiveInt | None = None  # type: ignore[assignment]
     """Tokens in an optimiser step, in place of --batch-size."""
@@ -347,6 +394,28 @@ class TaskTrainingOptions(TrainingOptions, group="Training"):
 
     train_sizes: str | None = None
     """Also train on subsets of the training examples, such as 50,200,1000,all, for a learning curve."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadFirstOptions(Settings, group="Reading first"):
+    """Pretraining on the task's own texts before the task is trained (Gururangan et al. 2020, "Don't Stop
+    Pretraining", section 4)."""
+
+    read_first: bool = False
+    """First train the model on the texts of all training and validation examples, without their labels, as `adapt`
+    does; then train the task from that model. Seeds and training sizes share this one reading."""
+
+    unlabelled: str | None = None
+    """More texts of the same kind, without labels, to read first: anything that `adapt --corpus` takes. Implies
+    --read-first. Texts that hold the text of a test example are left out."""
+
+    read_first_tokens: PositiveInt | None = None
+    """Read this many tokens first. By default 500,000, but each text at most 10 times."""
+
+    @property
+    def reads_first(self) -> bool:
+        """Whether texts are read before the task is trained."""
+        return self.read_first or self.unlabelled is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -374,8 +443,8 @@ class MeasureOptions(Settings, group="Measuring"):
     """What is measured before and after training."""
 
     control: str | None = None
-    """A corpus of another field, to measure forgetting. By default legal, or medical if --corpus is legal or holds the
-    same text; none turns this measurement off."""
+    """A corpus of another field, to measure forgetting. By default legal, or medical if --corpus is legal or shares
+    text with it; none turns this measurement off."""
 
     evaluation_fraction: HeldOutShare = 0.05
     """The fraction of the documents to hold out. Near copies stay together."""
@@ -394,10 +463,10 @@ class AnswerOptions(Settings, group="Measuring"):
     report; 0 for none."""
 
     max_new_tokens: PositiveInt = 128
-    """The maximum number of tokens in such an answer."""
+    """The maximum number of tokens in an answer."""
 
     repetition_penalty: PositiveFloat = 1.0
-    """Values above 1 make tokens that are already in the text less likely, so such answers repeat themselves less."""
+    """Values above 1 make tokens that are already in the prompt or the answer less likely, so answers repeat less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -409,7 +478,7 @@ class MachineOptions(Settings, group="Machine"):
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """The precision of the computation. auto is bfloat16 on a GPU and on a CPU with bfloat16 instructions (AVX512-BF16,
-    AMX), and float32 elsewhere. Trained weights and all sums are always float32."""
+    AMX), and float32 elsewhere. Trained weights, the optimiser's moments and the loss are always float32."""
 
     kernels: Literal["auto", "reference", "torch", "triton"] = "auto"
     """The implementation of the fused operations. auto is triton on a GPU that supports it, and torch elsewhere;

@@ -96,7 +96,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def in_given_types(kernel: Callable[P, T]) -> Callable[P, T]:
-    """Run a kernel with autocast off: it gets its compute type as an argument, and accumulates in a wider one."""
+    """Wrap a kernel so that it runs with autocast off, which would change the types that the kernel chooses."""
 
     @functools.wraps(kernel)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -125,6 +125,6 @@ def check_same_device(**tensors: Tensor | None) -> None:
 
 
 def check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str) -> None:
-    """Raise ValueError unless `tensor` has the shape `expected`; `meaning` is that shape in letters, as in (N, K)."""
+    """Raise ValueError unless `tensor` has the shape `expected`; `meaning` describes that shape, such as (N, K)."""
     if tensor.shape != expected:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {meaning} = {tuple(expected)}")

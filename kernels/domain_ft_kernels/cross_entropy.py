@@ -1,4 +1,4 @@
-"""Cross-entropy of logits. `linear_cross_entropy`, which never holds all logits, shares its parts.
+"""Cross-entropy of logits. `linear_cross_entropy`, which computes the logits itself, shares its parts.
 
 The maths, for one row of logits u (V,) with target t, smoothing ε, z-loss ζ, softcap c and class weights w (or 1):
 
@@ -33,10 +33,10 @@ from domain_ft_kernels.backends import (
 from domain_ft_kernels.registration import Op, has_values
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack  # of Python 3.11
+    from typing_extensions import Unpack  # in typing from Python 3.11
 
 BLOCK_BYTES = 4 * 2**20
-"""Bytes of logits that the torch backend holds in the accumulation type: about the size of a core's caches."""
+"""Bytes of logits in the accumulation type that the torch backend holds at a time: about a core's cache size."""
 
 REDUCTIONS = ("sum", "mean", "none")
 
@@ -316,7 +316,7 @@ def _fake_forward(*inputs: Any) -> tuple[Tensor, ...]:
 
 
 def _rows_are_disjoint(logits: Tensor) -> bool:
-    """Whether the rows (n, V) are contiguous and do not overlap, as those of an expanded tensor do."""
+    """Whether each row of (n, V) is contiguous and no two overlap, as the rows of an expanded tensor do."""
     return logits.stride(1) == 1 and logits.stride(0) >= logits.shape[1]
 
 
@@ -435,11 +435,11 @@ def cross_entropy(
     inplace: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Cross-entropy of logits (..., V) against the classes target (...), in float32 (float64 for float64 logits).
+    """Cross-entropy of logits (..., V) against the classes in target (...), in float32 (float64 for float64 logits).
 
-    F.cross_entropy with a z-loss (PaLM, Chowdhery et al. 2022) and a softcap (Gemma 2), without a copy of the logits;
-    `linear_cross_entropy` does not hold the logits at all. The module has the equations. Differentiable once with
-    respect to the logits; the reference any number of times.
+    F.cross_entropy with a z-loss (PaLM, Chowdhery et al. 2022) and a softcap (Gemma 2), without a copy of the logits.
+    `linear_cross_entropy` does not even need all logits at once. The module has the equations. Differentiable once with
+    respect to the logits; with the backend `reference`, any number of times.
 
         loss, lse = cross_entropy(logits, target, z_loss=1e-4, reduction="mean", return_lse=True)
 
@@ -450,7 +450,7 @@ def cross_entropy(
         weight: (V,) class weights, as in F.cross_entropy; no gradient is computed for them.
         label_smoothing: ε in [0, 1], as in F.cross_entropy.
         z_loss: ζ >= 0 adds ζ · logsumexp² to each row's loss, whatever the class weights.
-        softcap: c > 0 replaces each logit u by c · tanh(u / c); 0 or None leaves them.
+        softcap: c > 0 replaces each logit u by c · tanh(u / c); 0 or None leaves the logits as they are.
         reduction: `sum`; `mean` over the labelled rows, weighted by class weights as in F.cross_entropy (NaN if there
             are none); `none`, a loss for each position of target, 0 where ignored.
         return_lse: also return the log-sum-exp of each row's logits (after the softcap), (...), 0 where ignored. It is
@@ -555,6 +555,6 @@ def check_loss_arguments(
     if not z_loss >= 0.0:
         raise ValueError(f"z_loss={z_loss}: expected z_loss >= 0")
     if softcap is not None and not softcap >= 0.0:
-        raise ValueError(f"softcap={softcap}: expected softcap > 0; 0 and None mean none")
+        raise ValueError(f"softcap={softcap}: expected softcap > 0, or 0 or None for no softcap")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction={reduction!r}: expected one of {', '.join(REDUCTIONS)}")

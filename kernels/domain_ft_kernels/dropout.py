@@ -1,15 +1,15 @@
 """Dropout masks that are regenerated, never stored: a pure function of (seed, row, column).
 
-Forward and backward, all backends and all devices get the same mask for the same seed, whatever the blocks that the
-work is split into, and without the state of a random generator.
+The mask of a seed is the same in the forward and the backward pass, on every backend and device, and for any block
+size. No state of a random generator is kept.
 
     a_i = odd(mix(key + (2i + 1) γ))     an odd 32-bit number per row     key = mix(seed), γ = 2^64 / golden ratio
     b_j = odd(mix(key + (2j + 2) γ))     an odd 32-bit number per column  mix: splitmix64's finaliser
     kept(i, j)  =  a_i · b_j mod 2^32, read as a signed number,  >=  p · 2^32 - 2^31
 
 Multiplication by an odd number permutes the odd residues, so each element is kept with probability 1 - p (to 2^-31).
-Elements of one row, of one column, or at the corners of a rectangle are uncorrelated, as small multiples of random odd
-numbers sum to 0 mod 2^32 with probability about 2^-32 only; a test measures all three. An element costs one
+Elements of one row, of one column, or at the corners of a rectangle are uncorrelated: a small integer combination of
+random odd numbers is 0 mod 2^32 only with probability about 2^-32. A test measures all three. An element costs one
 multiplication and one comparison, which a GPU kernel does in registers; on a CPU, a random generator took a quarter of
 a training step. mix: Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (2014).
 """
@@ -55,7 +55,7 @@ def threshold(p: float) -> int:
 
 
 def keep_mask(seed: Tensor, rows: int, columns: int, p: float, device: torch.device) -> Tensor:
-    """The mask, (rows, columns) bool, True where an element is kept. This is the definition."""
+    """The mask, (rows, columns) bool, True where an element is kept: the reference that the kernels must match."""
     row_keys, column_keys = keys(seed, rows, columns, device)
     return row_keys * column_keys >= threshold(p)
 
@@ -81,7 +81,7 @@ def _signed(value: int) -> int:
 
 
 def _mix(z: Tensor) -> Tensor:
-    """splitmix64's finaliser on int64: a bijection in which each bit of the input flips half of the output's bits."""
+    """splitmix64's finaliser on int64, a bijection: flipping an input bit flips about half of the output's bits."""
     z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
     z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
     return z ^ _shifted(z, 31)

@@ -2,7 +2,8 @@
 
 A formula sees only shapes, so all rows count, including ignored ones. The cross-entropy of logits has no matrix product
 and counts 0, like torch's own. torch counts the reference backend, which is plain PyTorch, by itself.
-Products count where they run: gradients that forward computes in forward, recomputed logits in backward.
+A product counts in the pass that runs it: gradients that forward computes count in forward, recomputed logits in
+backward.
 """
 
 # ruff: noqa: ARG001 (a formula has the arguments of its op)

@@ -2,7 +2,7 @@
 
 The maths, for labelled rows x (m, D), W (V, D) and b (V,); `cross_entropy.py` has loss and ∂loss/∂u:
 
-    u    = x Wᵀ + b                       (m, V), never whole: a tile or a block of rows at a time
+    u    = x Wᵀ + b                       (m, V), a tile or a block of rows at a time
     G    = g · ∂loss/∂u                   (m, V), likewise; g (m,) is the gradient of each row's loss
     dx   = G W        dW = Gᵀ x        db = Σ_rows G
 
@@ -14,7 +14,7 @@ pass. The torch backend computes the log-sum-exp online and has three ways:
     only dx, or a loss reduced      gradients beside the loss, as in Liger-Kernel (Hsu et al.       1 + 1 for each of
     to one number (sum, mean)       2024): blocks of rows whose logits fit WORKSPACE_BYTES keep     dx and dW
                                     them for the second pass; backward only scales the result
-    dW or db with reduction none,   backward recomputes the tiles, once g is known                  one more
+    dW or db with reduction none,   backward recomputes the tiles, once g is known                  1 more product
     or log-sum-exps
 
 The triton backend does the same (`plan`), but in the last case keeps the logits if all fit STASH_BYTES.
@@ -61,12 +61,12 @@ from domain_ft_kernels.registration import Op
 from domain_ft_kernels.stash import PANEL, chunk_rows, stash_dtype, stash_shape
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack  # of Python 3.11
+    from typing_extensions import Unpack  # in typing from Python 3.11
 
     from domain_ft_kernels.cross_entropy import LossOptions
 
 TILE = 2048
-"""Columns of the vocabulary in a tile: the fastest of 512 to 4,096 on an AVX2 CPU, within 4 % of it with AVX-512."""
+"""Columns of the vocabulary in a tile: of 512 to 4,096, the fastest with AVX2 and within 4 % of it with AVX-512."""
 
 WORKSPACE_BYTES = 64 * 2**20
 """Bytes of logits held at once, at most. Blocks of 250 to 550 rows (V = 30,522) were faster than larger ones."""
@@ -84,7 +84,7 @@ def reference(
     terms: Terms,
     compute: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """The definition: a loss and a log-sum-exp for each row of hidden (n, D), from the full logits. Uses autograd."""
+    """The definition: a loss and a log-sum-exp for each row of hidden (n, D), from the full logits."""
     logits = F.linear(hidden.to(compute), weight.to(compute), None if bias is None else bias.to(compute))
     return reference_losses(logits, target, ignore_index, terms, class_weight)
 
@@ -155,7 +155,7 @@ class _Gradients:
         self.bias = make(classes, dtype=head.wide) if needs[2] else None
 
     def add(self, tile: Tensor, x: Tensor, columns: Tensor, block: slice, first: int, last: int) -> None:
-        """Add a tile of G for the rows `block`, with inputs x, and the classes first..last, with W's rows `columns`."""
+        """Add a tile of G: rows `block` with the inputs x, classes first..last with the rows `columns` of W."""
         if self.hidden is not None:
             add_mm_(self.hidden[block], tile, columns)
         if self.weight is not None:
@@ -303,12 +303,12 @@ def plan(needs: list[bool], summed: bool, rows: int, classes: int, itemsize: int
     """The cheapest plan of the triton backend, from shapes and required gradients:
 
     `losses`: no gradient is required, so logits are not kept. One matrix product.
-    `gradients`: only dx, or the losses are summed. Forward computes the gradients chunk by chunk in one stash, and
-        backward only scales them. One product for the logits and one for each of dx and dW.
-    `stash`: dW or db of unsummed losses, or log-sum-exps, need g first. If the logits of all rows are one chunk (all n,
-        as the host does not know how many are labelled), forward keeps them: the same products, but up to STASH_BYTES
-        held until backward.
-    `recompute`: the same with more than one chunk: backward recomputes the logits. One more product.
+    `gradients`: only dx is required, or the losses are summed. Forward computes the gradients chunk by chunk in one
+        stash, and backward only scales them. One product for the logits and one for each of dx and dW.
+    `stash`: dW or db of unsummed losses is required, or log-sum-exps are returned, so g is needed first. If the logits
+        of all n rows are one chunk (the host does not know how many rows are labelled), forward keeps them: the same
+        products, but the stash is held until backward.
+    `recompute`: likewise, but with more than one chunk, so backward recomputes the logits. One more product.
 
     Args:
         needs: whether hidden, weight and bias require a gradient.
@@ -435,7 +435,7 @@ def _setup_context_with_gradients(ctx: Any, inputs: tuple[Any, ...], output: tup
 
 
 def _scale_by(scale: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor | None, ...]]:
-    """The autograd formula of an op whose forward computed the gradients: `scale` multiplies them by the loss's."""
+    """The autograd formula of an op whose forward computed the gradients: `scale` applies the loss's gradient."""
 
     def differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         nothing = (None,) * (1 + len(ctx.options))
@@ -555,7 +555,7 @@ def linear_cross_entropy(
     return_lse: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """`cross_entropy(F.linear(hidden, weight, bias), target, ...)` without holding all the logits.
+    """`cross_entropy(F.linear(hidden, weight, bias), target, ...)` without holding all the logits at once.
 
     It is computed over tiles of the vocabulary, as in "Cut Your Losses in Large-Vocabulary Language Models" (Wijmans et
     al. 2024). The module has the equations.
@@ -564,8 +564,8 @@ def linear_cross_entropy(
 
     Differentiable once with respect to hidden, weight and bias; only required gradients are computed. Beyond inputs and
     outputs it holds the labelled rows, the required gradients (float32), two tiles, and logits of at most
-    WORKSPACE_BYTES or of one row, whichever is more (in the triton backend: STASH_BYTES or 128 rows; twice that for dW
-    or db with reduction `none`).
+    WORKSPACE_BYTES or of one row, whichever is more (in the triton backend: STASH_BYTES or 128 rows; twice that in
+    backward if forward kept the logits).
 
     Args:
         hidden: (..., D), in the type of weight, or any under autocast.
@@ -573,14 +573,14 @@ def linear_cross_entropy(
         target: (...), integers in [0, V), or `ignore_index` where there is nothing to predict: such rows cost nothing.
         bias: (V,) or None.
         label_smoothing, z_loss, softcap, reduction: as for `cross_entropy`.
-        filter_eps: tiles of ∂loss/∂u (128 rows and columns) whose values are all at most this may be left out of the
+        filter_eps: tiles of ∂loss/∂u (128 x 128) whose absolute values are all at most this may be left out of the
             products for dx and dW: dx is off by at most filter_eps · |g| · Σ |W| over the skipped classes, dW by the
             same with |x| over the skipped rows; db is exact. Late in training, when most classes are very improbable,
-            this saves most of the work. Only the triton backend uses it, and not with return_lse or with a z-loss
-            beside class weights and reduction `mean`. None: exact gradients.
+            this saves most of the work. Only the triton backend uses it, and neither with return_lse nor with a z-loss
+            together with class weights and reduction `mean`. None: exact gradients.
         class_weight: (V,), what `cross_entropy` calls weight.
         return_lse: also return each row's log-sum-exp, as `cross_entropy` does. Gradients are then computed in
-            backward, from recomputed logits (one more matrix product) unless the triton backend could keep them.
+            backward, from recomputed logits (one more matrix product) unless the triton backend kept them.
         backend: `auto`, `reference`, `torch` or `triton`.
 
     Returns:
@@ -636,12 +636,12 @@ def linear_cross_entropy(
 def _torch_losses(
     operands: tuple[Any, ...], options: tuple[Any, ...], summed: bool, with_lse: bool, needs: list[bool]
 ) -> tuple[Tensor, Tensor]:
-    """Losses (n,), or their sum if `summed`, by the cheapest of the three ways in the module's docstring.
+    """Losses (n,), or their sum (only if `summed`), by the cheapest of the three ways in the module's docstring.
 
     Also the log-sum-exps (n,); empty without `with_lse`.
     """
-    one_number_a_row = summed or not (needs[1] or needs[2])
-    if any(needs) and one_number_a_row and not with_lse:
+    scalable = summed or not (needs[1] or needs[2])  # backward can multiply finished gradients by g
+    if any(needs) and scalable and not with_lse:
         losses, *_ = _forward_with_gradients_op(*operands, *options, summed, needs)
         return losses, losses.new_empty(0)
     losses, lse, *_ = _forward_op(*operands, *options, with_lse)
@@ -651,7 +651,7 @@ def _torch_losses(
 def _triton_losses(
     operands: tuple[Any, ...], options: tuple[Any, ...], summed: bool, with_lse: bool, needs: list[bool]
 ) -> tuple[Tensor, Tensor]:
-    """The same in the triton backend, by its `plan`."""
+    """What `_torch_losses` returns, by the triton backend with its `plan`."""
     _, weight, target, *_ = operands
     itemsize = options[4].itemsize
     way = plan(needs, summed, len(target), len(weight), itemsize, with_lse=with_lse)

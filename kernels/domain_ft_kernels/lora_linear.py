@@ -62,7 +62,7 @@ def reference(
     seed: Tensor | None,
     compute: torch.dtype,
 ) -> list[Tensor]:
-    """The definition, for x (m, K): the y of each layer, with one bias each, or none. Uses autograd."""
+    """The definition, for x (m, K): the y of each layer. `biases` has one for each layer, or is empty."""
     x = x.to(compute)
     dropped = x
     if seed is not None:
@@ -161,7 +161,7 @@ def _backward(
     compute: torch.dtype,
     needs: Sequence[bool],
 ) -> list[Tensor]:
-    """The gradients of those of (x, *weights, *biases, *lora_as, *lora_bs) that `needs` names, in this order."""
+    """The gradients of the tensors (x, *weights, *biases, *lora_as, *lora_bs) that `needs` marks, in this order."""
     need_x, *rest = needs
     need_weights, need_biases, need_as, need_bs = by_kind(rest, (weights, biases, lora_as, lora_bs))
     inputs, ranks = x.to(compute), [len(lora_a) for lora_a in lora_as]
@@ -318,13 +318,14 @@ def lora_linear(
         x: (..., K), in the type of weight, or any under autocast.
         weight: (N, K); any strides, so GPT-2's Conv1D passes `weight.t()`.
         bias: (N,) or None.
-        lora_a: (R, K), any float type; rounded to the type of the product. Its gradient keeps its type.
+        lora_a: (R, K), any float type; rounded to the type of the product. Its gradient has its type.
         lora_b: (N, R), likewise.
         scaling: alpha / R, or alpha / √R.
         dropout_p: probability in [0, 1) with which drop() zeroes an element; the others are divided by 1 - p.
-        seed: determines the mask, with an element's row (leading dimensions flattened) and column. Seeds that differ,
-            even by 1, give unrelated masks. Under torch.compile pass an int64 tensor of no dimensions, preferably on
-            the CPU, since a changing int may recompile. None draws one from torch's default generator.
+        seed: determines the mask, together with an element's row (leading dimensions flattened) and column. Seeds that
+            differ, even by 1, give unrelated masks. Under torch.compile pass an int64 tensor of no dimensions,
+            preferably on the CPU, since a changing int may cause recompilation. None draws a seed from torch's default
+            generator.
         backend: `auto`, `reference`, `torch` or `triton`.
 
     Returns:
@@ -333,7 +334,7 @@ def lora_linear(
     Raises:
         ValueError: shapes, types, devices or options that do not match.
 
-    In float16, drop(x) Aᵀ must be below 65,504, because it is rounded to the type of the product before `scaling` is
+    In float16, |drop(x) Aᵀ| must be below 65,504, because it is rounded to the type of the product before `scaling` is
     applied, as in PEFT: beyond that, y is inf even where scaling · drop(x) Aᵀ Bᵀ is small. bfloat16 has no such limit.
     """
     _check_layer(x, weight, bias, lora_a, lora_b, "weight", "bias", "lora_a", "lora_b")
@@ -419,7 +420,7 @@ def _group(
         if backend == "triton":
             raise ValueError(
                 f"a weight has {largest} elements; the Triton kernels support fewer than 2**31 = {MOST_ELEMENTS}:"
-                " pass backend='torch', or 'auto', which then uses it"
+                " pass backend='torch', or 'auto', which chooses it here"
             )
         chosen = "torch"
     backend = chosen

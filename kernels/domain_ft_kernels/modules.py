@@ -1,4 +1,4 @@
-"""The losses as modules: torch.nn.CrossEntropyLoss, and the same for a linear layer's outputs."""
+"""The losses as modules: one like torch.nn.CrossEntropyLoss, and one for the outputs of a linear layer."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class CrossEntropyLoss(_Loss):
 
 
 class LinearCrossEntropyLoss(_Loss):
-    """`linear_cross_entropy` as a module. It does not own the head: each call gets its weight and bias."""
+    """`linear_cross_entropy` as a module. The head's weight and bias are not part of it: each call gets them."""
 
     def __init__(
         self,

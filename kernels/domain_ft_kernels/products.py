@@ -1,4 +1,4 @@
-"""Matrix products of the torch backend, by the faster of the libraries in torch.
+"""Matrix products of the torch backend, by the fastest library in torch.
 
 On x86 torch multiplies float32 matrices with MKL, which on AMD's processors leaves half of AVX-512 unused: 190 GFLOP/s
 on two Zen 5 cores where oneDNN reaches 430. oneDNN is what torch itself uses for bfloat16; for float32 it is reached

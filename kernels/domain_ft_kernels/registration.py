@@ -30,8 +30,8 @@ class Op:
     Args:
         name: without the namespace, `domain_ft_kernels::`.
         schema: arguments and results; a result of several tensors is a tuple, or `Tensor[]`, a list.
-        function: what computes it.
-        fake: from the same arguments to empty tensors with the shapes and types of the results.
+        function: computes the results.
+        fake: returns, for the same arguments, empty tensors with the shapes and types of the results.
         mutates: the arguments that it writes to.
 
     Attributes:
@@ -60,7 +60,7 @@ class Op:
     def differentiable(self, differentiate: Callable[..., tuple[Any, ...]], setup_context: Callable[..., None]) -> Op:
         """Register a backward as with `torch.library.register_autograd`; returns the op.
 
-        A second derivative raises, in a node that is attached to the gradients.
+        The gradients cannot be differentiated again: `_final` attaches a node that raises.
         """
 
         def differentiate_any(ctx: Any, *grads: Any) -> tuple[Any, ...]:
@@ -86,8 +86,8 @@ class Op:
     def _final(self, gradients: tuple[Any, ...], origins: list[Tensor]) -> tuple[Any, ...]:
         """The same gradients, tied to their `origins` by a node that raises if they are differentiated again.
 
-        `once_differentiable` raises only if the incoming gradient requires a gradient. With a constant one, like that
-        of a sum, a second derivative would be silently wrong, or disconnected from the inputs.
+        `once_differentiable` raises only if the incoming gradient requires a gradient. With a constant incoming
+        gradient, like that of a sum, a second derivative would be silently wrong, or disconnected from the inputs.
         """
         lengths = [len(entry) if isinstance(entry, list) else None for entry in gradients]
         flat = list(_flat(gradients, lengths))
@@ -172,7 +172,7 @@ class _Context:
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether the tensor's values can be read: not in a trace, of a FakeTensor, or inside torch.func."""
+    """Whether the tensor's values can be read: not in a trace, in torch.func, or of a subclass such as FakeTensor."""
     return (
         not torch.compiler.is_compiling()
         and type(tensor) in (Tensor, torch.nn.Parameter)

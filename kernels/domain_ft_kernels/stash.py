@@ -11,7 +11,7 @@ STASH_BYTES = 640 * 2**20
 """Bytes of a chunk's logits, at most: large enough to fill a GPU and to read W only a few times."""
 
 PANEL = 128
-"""Columns in a panel of the vocabulary. A square is as many rows of a panel; chunks are whole squares."""
+"""Columns in a panel of the vocabulary. A square is a panel of as many rows; a chunk divides into squares."""
 
 
 def cdiv(a: int, b: int) -> int:
@@ -20,7 +20,7 @@ def cdiv(a: int, b: int) -> int:
 
 
 def stash_dtype(compute: torch.dtype) -> torch.dtype:
-    """The type of stashed logits, minus their panel's maximum: as wide as `compute`, so that gradients fit in place."""
+    """The type of the stash (logits minus their panel's maximum): as wide as `compute`, so that G can overwrite it."""
     return torch.float16 if compute.itemsize == 2 else torch.float32
 
 
@@ -30,7 +30,7 @@ def stash_shape(rows: int, classes: int) -> tuple[int, int]:
 
 
 def chunk_rows(rows: int, classes: int, itemsize: int) -> int:
-    """Rows per chunk, a multiple of PANEL: the fewest equal chunks within STASH_BYTES, or PANEL if none fits."""
+    """Rows per chunk, a multiple of PANEL, for the fewest equal chunks within STASH_BYTES; PANEL if none would fit."""
     row_bytes = stash_shape(1, classes)[1] * itemsize
     most = max(1, STASH_BYTES // (row_bytes * PANEL)) * PANEL
     chunks = max(1, cdiv(rows, most))

@@ -259,7 +259,7 @@ class TestCopies:
             copies.add(line, f"{prompt}\n{form}", prompt, form, "answer")
         two, three = copies.findings()
         assert (two.line, two.kind, three.line, three.kind) == (2, "near-duplicate", 3, "near-duplicate")
-        assert "under another prompt" in three.message
+        assert "but has another prompt" in three.message
         assert copies.spare == {2}
 
     @pytest.mark.parametrize("words", [30, 100, 400])

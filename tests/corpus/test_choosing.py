@@ -102,7 +102,7 @@ def test_short_texts_and_scripts_without_spaces_are_texts(value: str) -> None:
 
 def test_ids_alone_are_refused_with_what_they_are(tmp_path: Path) -> None:
     path = jsonl(tmp_path, {"id": "case-1", "n": 3}, {"id": "case-2", "n": 4})
-    with pytest.raises(CorpusError, match="identifiers, addresses, dates or numbers") as caught:
+    with pytest.raises(CorpusError, match="identifiers, addresses, dates, numbers") as caught:
         texts(path)
     assert "--text-field id" in str(caught.value)
     assert texts(path, "id") == ["case-1", "case-2"]

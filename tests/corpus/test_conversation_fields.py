@@ -320,7 +320,7 @@ def test_marked_records_are_counted_and_listed_once(tmp_path: Path) -> None:
     assert [reject.line for reject in told] == [1, 2, 3, 4, 5]
     assert data.left_out.records == data.facts["rejects"] == 5
     assert sum("5 records are marked" in note for note in data.notes) == 1
-    with pytest.raises(CorpusError, match=r"(?s)30 records are left out, .*weight: 0"):
+    with pytest.raises(CorpusError, match=r"(?s)30 records are left out. The first: .*weight: 0"):
         opened(write(tmp_path / "b.jsonl", chats(30, weight=0)))
 
 

@@ -292,7 +292,7 @@ def test_an_example_without_a_label_can_be_read() -> None:
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [(("lore",), "'lore' is none of the 3 classes"), (("law", "animals"), "a single-label task has 2 labels")],
+    [(("lore",), "'lore' is not one of the 3 classes"), (("law", "animals"), "a single-label task has 2 labels")],
 )
 def test_a_label_that_cannot_be_is_named_with_its_example(labels: tuple[str, ...], message: str) -> None:
     with pytest.raises(CorpusError, match=message) as error:

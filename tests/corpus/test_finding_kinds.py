@@ -54,7 +54,7 @@ FILES = [
     ("text", "no records", "empty-file", "a.csv", b"text,label\n"),
     ("text", "is empty", "empty-text", "a.jsonl", lines(SOUND, {"text": " "})),
     ("examples", "is empty", "empty-text", "a.jsonl", lines(SOUND, SOUND | {"text": " "})),
-    ("examples", "is empty", "empty-text", "a.jsonl", lines(SOUND, SOUND | {"text": "NaN"})),
+    ("examples", "empty or wrong cell", "empty-text", "a.jsonl", lines(SOUND, SOUND | {"text": "NaN"})),
     ("examples", "there is no label", "no-label", "a.jsonl", lines(SOUND, SOUND | {"label": ""})),
     ("text", "the field holds", "wrong-type", "a.jsonl", lines(SOUND, {"text": 3})),
     ("examples", "the field holds", "wrong-type", "a.jsonl", lines(SOUND, SOUND | {"label": ["broken"]})),

@@ -37,16 +37,16 @@ PRIVATE = "The patient, a man of 54 years, was seen for a rash after amoxicillin
 @pytest.mark.parametrize(
     ("rows", "why"),
     [
-        (ROWS, "column 1 holds a sentence in it too: 'clause lease tenant notice of case 0'"),
-        ([row[::-1] for row in ROWS], "'civil' is in other lines of column 1 too"),
+        (ROWS, "column 1 holds a sentence, as in the lines below: 'clause lease tenant notice of case 0'"),
+        ([row[::-1] for row in ROWS], "'civil' is in column 1 of other lines too"),
         ([[f"{PRIVATE} {PRIVATE} {number}", "a"] for number in range(9)], "column 1 has 193 characters"),
-        ([[number % 2, text(number)] for number in range(9)], "column 1 holds a number in it too: '0'"),
-        ([[f"https://a.org/{n}", "x", f"s{n}"] for n in range(9)], "column 1 holds an address in it too"),
-        ([[f"2020-01-{n + 10}", f"s{n}"] for n in range(9)], "column 1 holds a date in it too"),
-        ([[f"a{n}@b.org", f"s{n}"] for n in range(9)], "column 1 holds an e-mail address in it too"),
-        ([[text(number)] for number in range(9)], "column 1 holds a sentence in it too"),
+        ([[number % 2, text(number)] for number in range(9)], "column 1 holds a number, as in the lines below: '0'"),
+        ([[f"https://a.org/{n}", "x", f"s{n}"] for n in range(9)], "column 1 holds an address, as in the lines below"),
+        ([[f"2020-01-{n + 10}", f"s{n}"] for n in range(9)], "column 1 holds a date, as in the lines below"),
+        ([[f"a{n}@b.org", f"s{n}"] for n in range(9)], "column 1 holds an e-mail address, as in the lines below"),
+        ([[text(number)] for number in range(9)], "column 1 holds a sentence, as in the lines below"),
         ([[f"患者は{n}日前から発熱と咳が続いていたため来院した。", str(n)] for n in range(9)], "column 1 "),
-        ([["question", text(n)] for n in range(9)], "'question' is in other lines of column 1 too"),
+        ([["question", text(n)] for n in range(9)], "'question' is in column 1 of other lines too"),
     ],
 )
 def test_a_record_in_the_first_line_is_said_to_be_one(tmp_path: Path, rows: list[list[object]], why: str) -> None:
@@ -122,8 +122,8 @@ def test_tables_as_spreadsheets_write_them_are_read(tmp_path: Path, make: object
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        ("# made by us\ntext,label\n" + "a b,c\n" * 5, "the first line has 1 field, and the lines below it have 2"),
-        ("text,label\n" + "a, b,c\n" * 5, "the first line has 2 fields, and the lines below it have 3: text, label"),
+        ("# made by us\ntext,label\n" + "a b,c\n" * 5, "but most lines below it have 2"),
+        ("text,label\n" + "a, b,c\n" * 5, "the first line has 2 fields (text, label), but most lines below it have 3"),
         ("<html><table><tr><td>text</td></tr></table></html>\n", "this is HTML or XML, not a table"),
         ('{"text": "a", "label": "b"}\n' * 3, "this is JSON, not a table"),
         ("text,label\n", "the file has a header but no records"),
@@ -159,7 +159,7 @@ def test_a_sheet_by_its_ending_is_told_to_be_exported(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cell", ["nan", "#REF!", "NULL", "#N/A"])
 def test_an_empty_cell_as_a_program_writes_it_is_no_text(tmp_path: Path, cell: str) -> None:
     path = table(tmp_path / "a.csv", ["text", "label"], [*ROWS, [cell, "civil"]])
-    with pytest.raises(UserError, match=r"a cell is empty or wrong[^$]*line 42"):
+    with pytest.raises(UserError, match=r"an empty or wrong cell[^$]*line 42"):
         open_task(TaskSource(train=str(path)))
     assert train(path, on_bad_record="skip") == sorted(row[0] for row in ROWS)
 

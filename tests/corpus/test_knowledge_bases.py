@@ -111,8 +111,8 @@ def test_what_reading_changed_about_the_entities_is_said(tmp_path: Path) -> None
     path = str(write(tmp_path / "a.jsonl", [TWO_PASSAGES]))
     data = open_tagging(TaggingSource(train=path, validation=path, test=path))
     assert data.notes[:2] == (
-        "entities that overlap a longer one, or have the span of another, are left out: 9",
-        "entities with several parts are read as one span from the first to the last: 3",
+        "entities that overlap a longer or equally long one are left out: 9",
+        "entities with several parts are read as one span, from the first part to the last: 3",
     )
     plain = str(write(tmp_path / "b.jsonl", [record("The flu.", found("The flu.", ("flu", "D")))]))
     data = open_tagging(TaggingSource(train=plain, validation=plain, test=plain))

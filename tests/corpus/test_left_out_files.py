@@ -43,9 +43,9 @@ def odd_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         ".hidden.txt": "hidden",
         "a.ann": "the ending .ann is not read",
         "closed.txt": "cannot be read: permission denied",
-        "dead.txt": "a link to nothing",
+        "dead.txt": "a broken symbolic link",
         "link/": "a link to a folder",
-        "noending": "no ending says what it is",
+        "noending": "the name has no ending",
         "pipe.txt": "a named pipe (FIFO)",
         "socket.txt": "a socket",
     }
@@ -75,8 +75,42 @@ def test_what_is_no_file_is_refused_without_opening_it(
 
 def test_a_folder_with_nothing_to_read_says_what_is_in_it(tmp_path: Path) -> None:
     (tmp_path / "a.ann").write_text("x", encoding="utf-8")
-    with pytest.raises(CorpusError, match=r"a\.ann \(the ending \.ann is not read\)"):
+    with pytest.raises(CorpusError, match=r"a\.ann \(the ending \.ann is not read\)") as caught:
         open_corpus(str(tmp_path))
+    assert "supported endings: .txt" in str(caught.value)
+
+
+def test_a_named_reader_says_nothing_of_endings(tmp_path: Path) -> None:
+    (tmp_path / ".a.txt").write_text("x", encoding="utf-8")
+    with pytest.raises(CorpusError, match=r"\.a\.txt \(hidden\)") as caught:
+        list_files(tmp_path, "text")
+    assert caught.value.fix == "put files into it, or name another folder"
+
+
+def test_the_fix_is_for_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed.txt").write_text("x", encoding="utf-8")
+    (tmp_path / "round.txt").symlink_to("round.txt")
+    monkeypatch.setattr(files.os, "access", lambda path, mode: False)
+    for name, reason, fix in (
+        ("closed.txt", "permission denied", "give yourself the right to read it"),
+        ("closed.txt/a.txt", "Not a directory", "check the path"),
+        ("round.txt", "Too many levels of symbolic links", "check the path"),
+        ("a" * 300, "File name too long", "check the path"),
+    ):
+        for check in (check_file, list_files):
+            with pytest.raises(CorpusError, match=f"this cannot be read: {reason}") as caught:
+                check(tmp_path / name)
+            assert caught.value.fix == fix
+
+
+def test_a_file_in_a_closed_folder_is_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: object) -> os.stat_result:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(CorpusError, match="this cannot be read: permission denied") as caught:
+        list_files(tmp_path / "a.txt")
+    assert caught.value.fix == "give yourself the right to read it"
 
 
 def test_a_prepared_corpus_names_them_and_a_new_one_is_seen(tmp_path: Path) -> None:
@@ -92,7 +126,7 @@ def test_a_prepared_corpus_names_them_and_a_new_one_is_seen(tmp_path: Path) -> N
     second = prepare(open_corpus(str(folder)))
     assert second.key == first.key  # what is read is the same
     (sentence,) = sentences(second.statistics.left_out)
-    assert sentence.startswith("2 files were not read: a.ann (the ending .ann is not read), b.ann")
+    assert sentence.startswith("2 items were not read: a.ann (the ending .ann is not read), b.ann")
 
 
 def test_rejected_records_and_fields_of_a_prepared_corpus(tmp_path: Path) -> None:
@@ -137,6 +171,6 @@ def test_a_single_text_says_that_the_others_are_copies(tmp_path: Path) -> None:
     assert prepared.VERSION >= 3
 
 
-def test_one_unread_file_is_one_sentence() -> None:
-    unread = {"count": 1, "files": [vars(UnreadFile("a", "b"))]}
-    assert sentences({"unread_files": unread}) == ["1 file was not read: a (b)"]
+def test_one_unread_folder_is_one_sentence() -> None:
+    unread = {"count": 1, "files": [vars(UnreadFile(".git/", "a hidden folder"))]}
+    assert sentences({"unread_files": unread}) == ["1 item was not read: .git/ (a hidden folder)"]

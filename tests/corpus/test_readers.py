@@ -157,7 +157,7 @@ def test_a_folder_is_read_in_order_without_hidden_files(tmp_path: Path) -> None:
     assert corpus.unread_files() == [
         UnreadFile(".git/", "a hidden folder"),
         UnreadFile(".hidden.txt", "hidden"),
-        UnreadFile("LICENSE", "no ending says what it is"),
+        UnreadFile("LICENSE", "the name has no ending"),
         UnreadFile("picture.png", "the ending .png is not read"),
     ]
 
@@ -219,7 +219,7 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "field missing": ("a.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', ["missing", 'line 2, field "text"', "--text-field"]),
     "field no text": ("a.jsonl", b'{"text": "a"}\n{"text": 5}\n', ["holds a number, not text", 'line 2, field "text"']),
     "field null": ("a.jsonl", b'{"text": "a"}\n{"text": null}\n', ["holds null, not text"]),
-    "csv with an open quotation": ("a.csv", b'text\n"good"\n"open\nnever shut\n', ["broken .csv record", "line 3"]),
+    "csv with an open quotation": ("a.csv", b'text\n"good"\n"open\nnever shut\n', ["broken CSV record", "line 3"]),
     "csv with a field too many": ("a.csv", b"n,text\n1,good\n2,b,c\n", ["3 fields, where the header has 2", "line 3"]),
     "field twice": (
         "a.jsonl",
@@ -480,7 +480,11 @@ def test_a_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("kind", "what", "fix"),
     [
-        (hub_errors.GatedRepoError, "'a/b' is gated", "https://huggingface.co/datasets/a/b, then give your token"),
+        (
+            hub_errors.GatedRepoError,
+            "'a/b' is gated",
+            "https://huggingface.co/datasets/a/b, then log in with your token",
+        ),
         (hub_errors.RepositoryNotFoundError, "there is no data set 'a/b' on the hub", "hf auth login"),
         (hub_errors.HFValidationError, "there is no data set 'a/b' on the hub", "check the id"),
         (ConnectionError, "the hub cannot be reached", "check the network"),
@@ -499,7 +503,11 @@ def test_why_the_hub_gives_no_commit(
 @pytest.mark.parametrize(
     ("kind", "what", "fix"),
     [
-        (hub_errors.GatedRepoError, "'a/b' is gated", "https://huggingface.co/datasets/a/b, then give your token"),
+        (
+            hub_errors.GatedRepoError,
+            "'a/b' is gated",
+            "https://huggingface.co/datasets/a/b, then log in with your token",
+        ),
         (hub_errors.RepositoryNotFoundError, "there is no data set 'a/b' on the hub", "hf auth login"),
         (hub_errors.RevisionNotFoundError, "the data set has no revision 'c0ffee'", "the hash of a commit"),
     ],

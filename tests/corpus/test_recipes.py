@@ -96,7 +96,7 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
         pytest.param("name = " + "[" * 5000, "not valid TOML", id="nested too deep"),
         ('name = "x"', "no 'sources'"),
         ("sources = []", "nothing to read"),
-        ("sources = [1]", "begin each with [[sources]]"),
+        ("sources = [1]", "begin each table with [[sources]]"),
         ("sources = 3", "a list of tables is expected"),
     ],
 )

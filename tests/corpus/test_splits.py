@@ -105,6 +105,11 @@ def test_a_short_text_is_not_cut() -> None:
     assert cut("short " * 100, 0.05) is None
 
 
+def test_a_text_with_a_blank_part_is_not_cut() -> None:
+    assert cut("word" + " " * 3000, 0.1) is None
+    assert cut(" " * 3000 + "word", 0.1) is None
+
+
 def test_no_mark_is_cut_from_its_letter() -> None:
     halves = cut("e\u0316" * 3000, 0.1)
     assert halves and halves[0].endswith("\u0316") and halves[1].startswith("e")

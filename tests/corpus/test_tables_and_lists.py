@@ -53,7 +53,7 @@ def test_a_broken_object_over_lines_loses_itself_alone(tmp_path: Path) -> None:
     texts, rejects = read(tmp_path, "a.jsonl", content)
     assert texts == ["one", "three"]
     assert [reject.line for reject in rejects] == [5]
-    assert "begins in line 4" in rejects[0].reason
+    assert "begins on line 4" in rejects[0].reason
 
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
@@ -113,13 +113,13 @@ def test_an_open_quotation_loses_its_own_record_alone(tmp_path: Path, closed: st
     lost = [6, 94] if closed else [6]
     assert [text for text in texts if '"' not in text] == [f"text number {n}" for n in range(96) if n not in lost]
     assert rejects[0].line == 8
-    assert f"extends over {89 if closed else 90} lines" in rejects[0].reason
+    assert f"runs over {89 if closed else 90} lines" in rejects[0].reason
 
 
 def test_an_open_quotation_stops_with_the_lines_that_it_covers(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('id,text\n1,"open\n' + "".join(f"{n},text\n" for n in range(2, 40)), encoding="utf-8")
-    with pytest.raises(RecordError, match=r"extends over 39 lines[^$]*line 2"):
+    with pytest.raises(RecordError, match=r"runs over 39 lines[^$]*line 2"):
         list(open_corpus(str(path)).documents())
 
 

@@ -255,7 +255,7 @@ def test_a_second_text_that_nobody_asked_for_is_said(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", rows)
     data = task(path)
     assert data.splits["train"][0].pair is None
-    assert data.notes == ["Only 'premise' is read: for pairs, name the second text: --pair-field hypothesis."]
+    assert data.notes == ["Only 'premise' is read. To read pairs, name the second text: --pair-field hypothesis."]
     for options in ({"pair_field": "hypothesis"}, {"text_field": "premise"}):
         assert task(path, **options).notes == []
     assert every(task(path, pair_field="hypothesis"))[0].pair == "It is so."
@@ -291,10 +291,14 @@ def test_ids_that_repeat_are_said(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{**row, "no": i // 2} for i, row in enumerate(ROWS)])
     data = task(path, test=str(path), validation=str(path), id_field="no")
     assert [example.id for example in data.splits["train"]][:3] == ["0", "0", "1"]
-    assert (
-        "10 of the 20 test examples repeat the id of another one in 'no': ids in that field are not unique."
-        in data.notes
-    )
+    assert "10 of the 20 test examples repeat the id of an earlier one: the ids in 'no' are not unique." in data.notes
+
+
+def test_test_ids_that_belong_to_no_example_are_counted_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{**row, "no": f"n{i // 2}"} for i, row in enumerate(ROWS)])
+    (tmp_path / "ids.txt").write_text("n0\nn1\nabsent\n", encoding="utf-8")
+    data = task(path, id_field="no", test_ids=tmp_path / "ids.txt")
+    assert "1 of the 3 ids in ids.txt belong to no example." in data.notes
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
@@ -353,10 +357,10 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"ending in '\.txt'"):
         (tmp_path / "a.txt").write_text("text")
         task(tmp_path / "a.txt")
-    with pytest.raises(CorpusError, match="no examples are given"):
+    with pytest.raises(CorpusError, match="no training examples are given"):
         open_task(TaskSource())
     left_out: list[Reject] = []
-    with pytest.raises(CorpusError, match="no usable example; 2 records could not be read"):
+    with pytest.raises(CorpusError, match="no usable example; 2 records were left out"):
         task(write(tmp_path / "b.jsonl", [{"text": "", "label": 2}] * 2), left_out, on_bad_record="skip")
 
 

@@ -241,7 +241,7 @@ def test_every_mistake_in_a_task_is_reported_at_once(tmp_path: Path) -> None:
         "task 2 has no 'id'",
         "task 3 is of kind 'file': did you mean 'files'?",
         "task 3 has no 'description'",
-        "two tasks are named 't'",
+        "2 tasks are named 't'",
     ):
         assert part in str(caught.value), (part, str(caught.value))
 
@@ -252,6 +252,18 @@ def test_every_task_of_the_package_has_a_card() -> None:
     for task in tasks:
         assert task.description and task.classes and task.weaknesses
         assert task.split or task.kind == "hub"
+
+
+def test_test_ids_beside_those_of_the_task_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"id": "1", "text": "a", "label": "x"}\n', encoding="utf-8")
+    recipe = (
+        '[[sources]]\nkind = "files"\npath = "train.jsonl"\n'
+        '[[tasks]]\nname = "t"\ndescription = "x"\nkind = "files"\ntrain = "train.jsonl"\ntest_ids = "ids.txt"\n'
+        'text_field = "text"\nlabel_field = "label"\nclasses = 2\n'
+    )
+    (tmp_path / "mine.toml").write_text(recipe, encoding="utf-8")
+    with pytest.raises(CorpusError, match=r"--test-ids has no effect: the task .* has its own test ids"):
+        open_task(TaskSource(task=f"{tmp_path / 'mine.toml'}/t", test_ids=tmp_path / "other.txt"))
 
 
 # --- tasks of assets and hubs ---

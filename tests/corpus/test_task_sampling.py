@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain_ft.corpus.tasks.sampling import balanced, strata, subset
+from domain_ft.corpus.tasks.sampling import BalancedSteps, balanced, strata, subset
 
 classes = st.lists(st.integers(0, 5), min_size=2, max_size=60).map(np.array)
 
@@ -50,3 +50,37 @@ def test_balanced_classes_come_equally_often(targets: np.ndarray, seed: int) -> 
 def test_where_several_hold_an_example_stands_for_its_rarest() -> None:
     targets = np.array([[1, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=np.float32)
     assert strata(targets).tolist() == [0, 1, 0, 3]
+
+
+@given(classes, st.integers(4, 40), st.integers(0, 3), st.integers(0, 10**6))
+def test_a_balanced_step_has_companions_for_every_example(
+    targets: np.ndarray, size: int, seed: int, index: int
+) -> None:
+    """Unless its class has no other; no example twice; and no class with fewer than another, if it has more to give."""
+    rows = BalancedSteps(targets, size, seed).step(index).rows
+    assert len(set(rows.tolist())) == len(rows) <= size
+    names, counts = np.unique(targets[rows], return_counts=True)
+    available = np.bincount(targets)[names]
+    assert (counts >= np.minimum(available, 2)).all()
+    assert len(names) == min(len(np.unique(targets)), size // 2)
+    for count in counts:
+        assert (counts[counts < count - 1] == available[counts < count - 1]).all()
+    if len(names) == len(np.unique(targets)):
+        assert len(rows) == min(size, len(targets))
+
+
+def test_balanced_steps_follow_from_seed_and_number() -> None:
+    targets = np.repeat([0, 1, 2], [30, 20, 10])
+    one, other = BalancedSteps(targets, 12, 0), BalancedSteps(targets, 12, 0)
+    later = [other.step(index).rows.tolist() for index in (7, 3)]
+    assert later == [one.step(index).rows.tolist() for index in (7, 3)]
+    assert later[0] != later[1]
+    assert later[0] != BalancedSteps(targets, 12, 1).step(7).rows.tolist()
+    assert [one.step(index).epoch for index in (0, 4, 5, 10)] == [0, 0, 1, 2]
+    drawn = np.bincount(np.concatenate([one.step(index).rows for index in range(100)]), minlength=60)
+    assert drawn.min() > 0
+
+
+def test_a_balanced_step_of_too_few_examples_is_refused() -> None:
+    with pytest.raises(ValueError, match="two of each"):
+        BalancedSteps(np.array([0, 1]), 3, 0)

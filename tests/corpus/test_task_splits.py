@@ -160,6 +160,7 @@ def test_a_test_label_that_training_never_has(tmp_path: Path) -> None:
     assert any("1 test examples" in note for note in data.notes)
 
 
+@pytest.mark.slow
 def test_ten_thousand_classes(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(

@@ -58,7 +58,7 @@ def test_a_text_that_is_half_unknown_is_warned_of() -> None:
     found = fit(*["🦉 the work ǂ"] * 30)
     found.check("minilm", "mine")
     (warning,) = found.warnings("minilm")
-    assert f"{found.unknown_tokens:.0%} of the tokens are the unknown one" in warning
+    assert f"{found.unknown_tokens:.0%} of the tokens are the unknown token" in warning
 
 
 def test_one_long_word_in_a_sound_text_is_warned_of() -> None:

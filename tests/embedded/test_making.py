@@ -180,7 +180,6 @@ def test_loading_makes_a_model_first_and_models_alone_do_not(calls: list[Path], 
     assert calls == [source, source]
 
 
-@pytest.mark.assets
 def test_a_head_is_fitted_on_a_sample_of_a_large_corpus() -> None:
     """As many sequences as 10^12 bytes of text have: there is no array of that length."""
 
@@ -196,6 +195,7 @@ def test_a_head_is_fitted_on_a_sample_of_a_large_corpus() -> None:
     assert not np.array_equal(chosen, making._sample(rows, 1, 100_000))
 
 
+@pytest.mark.assets
 @pytest.mark.slow
 def test_minilm_is_a_masked_lm() -> None:
     base = loading.load("minilm")

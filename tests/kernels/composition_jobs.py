@@ -1,13 +1,10 @@
-"""A small network of all ops, and a program that trains it on two processes, for test_composition.py.
-
-    torchrun --nproc-per-node=2 composition_jobs.py FOLDER --wrapper ddp --backend triton
+"""A small network of all ops, and a job that trains it on two processes, for test_composition.py.
 
 Each rank reads its own rows; rank 0 writes the gradients of the sum of all losses to FOLDER/gradients.safetensors.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -126,20 +123,12 @@ def train(backend: str, wrapper: str) -> dict[str, Tensor]:
     return gradients(model)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--wrapper", choices=["ddp", "fsdp2"], required=True)
-    parser.add_argument("--backend", required=True)
-    given = parser.parse_args()
+def train_together(folder: Path, wrapper: str, backend: str) -> None:
+    """The part of one rank."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    found = train(given.backend, given.wrapper)
+    found = train(backend, wrapper)
     if dist.get_rank() == 0:
-        save_file(found, given.folder / "gradients.safetensors")
+        save_file(found, folder / "gradients.safetensors")
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 import torch._dynamo.testing
-from composition_jobs import IGNORED, gradients, network, rows
+from composition_jobs import IGNORED, gradients, network, rows, train_together
 from kernel_checks import assert_as_exact_as
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-PROGRAM = Path(__file__).parent / "composition_jobs.py"
 NO_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 BACKENDS = ["torch", pytest.param("triton", marks=NO_TRITON)]
 
@@ -92,14 +88,10 @@ def test_activation_checkpointing_draws_the_same_masks(backend: str, use_reentra
 @pytest.mark.slow
 @pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
 def test_two_processes_add_their_gradients(backend: str, wrapper: str, tmp_path: Path) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
-    job = [str(PROGRAM), str(tmp_path), f"--wrapper={wrapper}", f"--backend={backend}"]
-    environment = dict(os.environ, OMP_NUM_THREADS="1", TRITON_INTERPRET="1")
-    finished = subprocess.run([*launcher, *job], capture_output=True, text=True, env=environment, timeout=300)
-    assert finished.returncode == 0, finished.stderr
+    finished = forked.run(
+        train_together, tmp_path, wrapper, backend, ranks=2, said=tmp_path / "said", OMP_NUM_THREADS="1"
+    )
+    assert not any(finished.codes), finished.stderr
     model = network("reference")
     for rank in range(2):
         model(*rows(rank)).backward()

@@ -251,7 +251,7 @@ def test_activation_checkpointing() -> None:
         ({"logits": torch.ones(3, 0)}, r"there are 0 classes"),
         ({"label_smoothing": 1.5}, r"label_smoothing=1.5"),
         ({"z_loss": -1.0}, r"z_loss=-1.0"),
-        ({"softcap": -0.5}, r"softcap=-0.5: expected softcap > 0; 0 and None mean none"),
+        ({"softcap": -0.5}, r"softcap=-0.5: expected softcap > 0, or 0 or None for no softcap"),
         ({"reduction": "avg"}, r"reduction='avg': expected one of sum, mean, none"),
         ({"logits": torch.ones(3, 4).double(), "backend": "triton"}, r"float32, bfloat16 and float16, not float64"),
         ({"backend": "cuda"}, r"backend='cuda': expected one of auto, reference, torch, triton"),

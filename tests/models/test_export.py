@@ -109,7 +109,7 @@ def test_a_merged_model_stays_merged(tmp_path: Path) -> None:
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("keep me")
-    with pytest.raises(ModelError, match="not empty"):
+    with pytest.raises(ModelError, match="is not an empty folder"):
         export_model(trained("bert"), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 

@@ -126,6 +126,19 @@ def test_no_rule_makes_an_answer_depend_on_its_batch(architecture: str, sampling
     assert said(together) == said(single)
 
 
+def test_the_repetition_penalty_ignores_padding() -> None:
+    """The padding token is the one that the model writes first, so a penalty for padding would show."""
+    sampling = Sampling(NEW, repetition_penalty=50.0)
+    base = loaded("llama")
+    short, long = "A", "The court of appeal held that the licence was void."
+    ids = base.tokenizer(short, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    first = int(base.model(ids).logits[0, -1].argmax())
+    assert first not in ids
+    base.tokenizer.pad_token = base.tokenizer.convert_ids_to_tokens(first)
+    together = generate(base, [short, long], sampling, stop_tokens=())
+    assert said(together) == said([generate(base, [prompt], sampling, stop_tokens=())[0] for prompt in (short, long)])
+
+
 def test_the_token_that_ends_a_turn_is_counted_and_not_said() -> None:
     base = loaded("llama")
     stop = common_token("llama")

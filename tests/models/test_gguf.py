@@ -163,7 +163,7 @@ def test_a_tokenizer_of_gpt2_joins_digits(tmp_path: Path) -> None:
     [
         ({"architecture": "mamba"}, "is of the architecture 'mamba'"),
         ({"pre": "deepseek-llm"}, "'deepseek-llm', which is not supported"),
-        ({"extra": "rope_freqs.weight"}, "a weight that a llama does not have: rope_freqs.weight"),
+        ({"extra": "rope_freqs.weight"}, "a weight that a Llama model does not have: rope_freqs.weight"),
     ],
 )
 def test_what_is_not_understood_is_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -128,10 +128,10 @@ def test_a_model_whose_own_code_fails_says_so(
         from transformers.models.mistral import modeling_mistral
 
         monkeypatch.setattr(modeling_mistral.MistralMLP, "forward", fail)
-    with pytest.raises(ModelError, match=r"own code \(transformers\.models\..*LM.*index 7 is out of range"):
+    with pytest.raises(ModelError, match=r"the code of .*\(transformers\.models\..*LM.*index 7 is out of range"):
         load(str(folder))
     if architecture == "mistral":
-        with pytest.raises(ModelError, match=r"own code .*index 7 is out of range"):
+        with pytest.raises(ModelError, match=r"the code of .*index 7 is out of range"):
             load_task_model(str(folder), Labels(("a", "b"), False))
 
 

@@ -101,7 +101,7 @@ def test_texts_go_as_far_as_there_is_room() -> None:
     long = AnswerPair("x", "start " + "prompt " * 1000 + "end", "r " * 5000, "b", "a")
     page = instruct_page.render_instruct(instruct_report(answers=(long,) * 60))
     assert page.count("<article") == instruct_words.MOST_SHOWN
-    assert "The first 50 of 60 prompts." in page
+    assert "These are the first 50 of 60 prompts." in page
     (asked, *_) = re.findall(r"<blockquote[^>]*>(.*?)</blockquote>", page, flags=re.DOTALL)
     assert len(asked) < 1600
     assert asked.startswith("start")
@@ -197,8 +197,10 @@ def test_few_examples_are_flagged_and_counted_in_the_singular() -> None:
 
 def test_how_many_answers_ended_is_counted() -> None:
     said = " ".join(instruct_words.findings(REPORTS["long"]))
-    assert "2 ended their turn before, 4 after; the rest were cut at 128 tokens (3 of the references fit)." in said
-    assert "ended their turn before, 12 after." in " ".join(instruct_words.findings(REPORTS["short"]))
+    ended = "2 of 4 answers ended their turn before training, and 4 after training"
+    assert f"{ended}; the rest were cut at 128 tokens (3 of the references fit)." in said
+    short = " ".join(instruct_words.findings(REPORTS["short"]))
+    assert "ended their turn before training, and 12 after training." in short
 
 
 def test_answers_that_go_round_in_circles_are_told_of() -> None:

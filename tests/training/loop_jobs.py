@@ -1,17 +1,11 @@
-"""A small real training job: tiny models, tokenised text, and the loop around them.
-
-Also a program, for the tests that need a process of their own (a kill, several ranks):
-
-    python loop_jobs.py FOLDER --architecture bert --steps 12 [--resume] [--slow SECONDS] ...
-"""
+"""A small real training job: tiny models, tokenised text, and the loop around them."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +17,14 @@ from tiny_models import save_tiny
 
 from domain_ft.corpus.documents import Document
 from domain_ft.corpus.masking import MaskVocabulary
+from domain_ft.corpus.pairs import PairRows, pair_rows
 from domain_ft.corpus.tokens import TokenRows, tokenize
 from domain_ft.evaluation.language_model import score
 from domain_ft.models.base import BaseModel, load
 from domain_ft.models.lora import LoraConfig, apply_lora, set_backend
 from domain_ft.objectives.base import LanguageModelObjective
 from domain_ft.objectives.causal_lm import CausalLM
+from domain_ft.objectives.contrastive import Contrastive
 from domain_ft.objectives.masked_lm import MaskedLM
 from domain_ft.randomness import generator
 from domain_ft.training.checkpoints import TrainingState
@@ -52,6 +48,17 @@ class Texts:
             draw = generator(7, "text", index)
             words = draw.choice(TEXT.split(), size=draw.integers(3, 60))
             yield Document(f"text-{index}", " ".join(words), "made")
+
+
+class Sections(Texts):
+    """Documents with a first line that repeats three of their words."""
+
+    key = "loop-jobs-pairs-2"
+
+    def documents(self) -> Any:
+        for document in super().documents():
+            heading = " ".join(document.text.split()[:3])
+            yield Document(document.id, f"{heading}\n{document.text} {TEXT}", "made")
 
 
 def settings(**changes: Any) -> LoopSettings:
@@ -96,6 +103,16 @@ def job(
     return base, objective, rows
 
 
+def pair_job(
+    architecture: str, *, dropout: float = 0.0, exact: bool = False, weight: float = 0.3
+) -> tuple[BaseModel, Contrastive, PairRows]:
+    """A tiny model with LoRA, contrastive training, and pairs."""
+    base, objective, _ = job(architecture, dropout=dropout, exact=exact)
+    split = Sections()
+    rows = pair_rows(split, tokenize(split, base.tokenizer, max_length=32))
+    return base, Contrastive(language_model=objective, weight=weight, dimensions=(8, 16)), rows
+
+
 def run(
     folder: Path,
     architecture: str = "bert",
@@ -106,11 +123,18 @@ def run(
     resume: bool = False,
     sharded: bool = False,
     exact: bool = False,
+    pairs: bool = False,
     slow: float = 0.0,
     log: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> tuple[TrainingState, dict[str, torch.Tensor]]:
-    """Train; the last state and what was trained, by name."""
-    base, objective, rows = job(architecture, dropout=dropout, lora=lora, exact=exact)
+    """Train; the last state and what was trained, by name. `pairs` trains on pairs instead of text."""
+    base: BaseModel
+    objective: Any
+    rows: Any
+    if pairs:
+        base, objective, rows = pair_job(architecture, dropout=dropout, exact=exact)
+    else:
+        base, objective, rows = job(architecture, dropout=dropout, lora=lora, exact=exact)
     lines: Callable[[Mapping[str, Any]], None] = log or (lambda line: None)
 
     def log_slowly(line: Mapping[str, Any]) -> None:
@@ -134,47 +158,15 @@ def run(
         log=log_slowly,
         sharded=sharded,
         resume=resume,
-        evaluate=evaluate,
+        evaluate=None if pairs else evaluate,
     )
     return state, {n: p.detach().clone() for n, p in base.model.named_parameters() if p.requires_grad}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--architecture", default="bert")
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--tokens-per-step", type=int, default=240)
-    parser.add_argument("--dropout", type=float, default=0.0)
-    parser.add_argument("--base-dropout", action="store_true")
-    parser.add_argument("--slow", type=float, default=0.0)
-    parser.add_argument("--resume", action="store_true")
-    given = parser.parse_args()
+def train_in_a_process(folder: Path, steps_taken: Connection, asked: Mapping[str, Any]) -> None:
+    """What a process that may be killed does: train, tell of each step, and write down the weights."""
     torch.set_num_threads(1)
-    loop = settings(
-        total_steps=given.steps,
-        tokens_per_step=given.tokens_per_step,
-        base_dropout=given.base_dropout,
-    )
-    losses: list[float] = []
-
-    def log(line: Mapping[str, Any]) -> None:
-        losses.append(line["loss"])
-        print(f"step {line['step']}", flush=True)
-
-    _, weights = run(
-        given.folder,
-        given.architecture,
-        loop=loop,
-        dropout=given.dropout,
-        resume=given.resume,
-        slow=given.slow,
-        log=log,
-    )
-    if Accelerator(cpu=True).is_main_process:
-        save_file(weights, given.folder / "weights.safetensors")
-        (given.folder / "losses.json").write_text(json.dumps(losses))
-
-
-if __name__ == "__main__":
-    main()
+    rest = {name: value for name, value in asked.items() if name != "steps"}
+    loop = settings(total_steps=asked["steps"])
+    _, weights = run(folder, loop=loop, log=lambda line: steps_taken.send(line["step"]), **rest)
+    save_file(weights, folder / "weights.safetensors")

@@ -1,13 +1,10 @@
 """Training jobs that several processes do together, one after the other, and what came of them in files.
 
-    torchrun --nproc-per-node 2 rank_jobs.py FOLDER --stop-after 2
-
 The arithmetic is float64, so that what differs from one process can be nothing but a fault.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import signal
 from collections.abc import Mapping
@@ -24,14 +21,20 @@ from domain_ft.training.loop import Interrupted
 JOBS: dict[str, dict[str, Any]] = {
     "lora": {},
     "lora on a decoder, in many micro-batches": {"architecture": "llama", "loop": {"tokens_per_micro_batch": 40}},
+    "lora on Conv1D": {"architecture": "gpt2"},
     "padded batches": {"architecture": "mpnet"},
     "fewer sequences than processes": {"loop": {"tokens_per_step": 1}},
     "every weight": {"architecture": "gpt2", "lora": False},
+    "pairs": {"pairs": True, "loop": {"tokens_per_micro_batch": 120}},
+    "fewer pairs than processes": {"pairs": True, "loop": {"tokens_per_step": 1}},
 }
 """What is trained, by name, in four steps with a point of the curve after the second."""
 
-SHARDED = [name for name, asked in JOBS.items() if asked.get("architecture") != "mpnet"]
+SHARDED = [name for name, asked in JOBS.items() if asked.get("architecture") != "mpnet" and "pairs" not in asked]
 """Those that may be sharded."""
+
+BY_FOUR = ["lora", "fewer sequences than processes"]
+"""Those that four processes do too: what else a job is about does not depend on their number."""
 
 RELAY_STEPS = 6
 
@@ -45,6 +48,7 @@ def train_job(folder: Path, name: str, *, sharded: bool = False) -> None:
         folder,
         asked.get("architecture", "bert"),
         lora=asked.get("lora", True),
+        pairs=asked.get("pairs", False),
         loop=loop,
         sharded=sharded,
         exact=True,
@@ -81,24 +85,17 @@ def write(folder: Path, lines: list[Mapping[str, Any]], weights: Mapping[str, to
         save_file(dict(weights), folder / "weights.safetensors")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--stop-after", type=int)
-    given = parser.parse_args()
+def do_all(folder: Path, stop_after: int | None) -> None:
+    """Every job, and this process's share of the relay."""
     torch.set_num_threads(1)
     ranks = Accelerator(cpu=True).num_processes
     for sharded in (False, True) if ranks > 1 else (False,):
         kind = "sharded" if sharded else "whole"
-        for name in [name for name in JOBS if name in SHARDED or not sharded]:
-            train_job(given.folder / f"{ranks} {kind}" / name, name, sharded=sharded)
+        for name in BY_FOUR if ranks == 4 else SHARDED if sharded else JOBS:
+            train_job(folder / f"{ranks} {kind}" / name, name, sharded=sharded)
     for sharded in (False, True):
         relay(
-            given.folder / ("relay sharded" if sharded else "relay whole"),
+            folder / ("relay sharded" if sharded else "relay whole"),
             sharded=sharded and ranks > 1,
-            stop_after=given.stop_after,
+            stop_after=stop_after,
         )
-
-
-if __name__ == "__main__":
-    main()

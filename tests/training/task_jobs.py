@@ -1,13 +1,10 @@
 """A small task that several processes learn together, and what came of it in files.
 
-    torchrun --nproc-per-node 2 task_jobs.py FOLDER
-
 The arithmetic is float64, so that what differs from one process can be nothing but a fault.
 """
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 
@@ -55,15 +52,12 @@ def learn(folder: Path, architecture: str, *, sharded: bool) -> None:
         save_file(weights | {"logits": torch.from_numpy(logits)}, folder / "done.safetensors")
 
 
-def main() -> None:
+def learn_all(path: Path) -> None:
+    """Every job, into folders of `path`."""
     torch.set_num_threads(1)
     ranks = Accelerator(cpu=True).num_processes
     for architecture in ARCHITECTURES:
         for kind in ("whole", "sharded") if ranks > 1 else ("whole",):
-            folder = Path(sys.argv[1]) / f"{ranks} {kind} {architecture}"
+            folder = path / f"{ranks} {kind} {architecture}"
             folder.mkdir(parents=True, exist_ok=True)
             learn(folder, architecture, sharded=kind == "sharded")
-
-
-if __name__ == "__main__":
-    main()

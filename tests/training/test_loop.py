@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import math
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, ClassVar
 
+import forked
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 from accelerate import Accelerator
-from loop_jobs import job, run, settings
+from loop_jobs import job, run, settings, train_in_a_process
 from safetensors.torch import load_file
 from torch import nn
 
@@ -37,32 +38,21 @@ from domain_ft.training import loop as loop_module
 from domain_ft.training.loop import Interrupted, count_steps, stop_requests, train
 from domain_ft.training.progress import ProgressDisplay
 
-PROGRAM = Path(__file__).parent / "loop_jobs.py"
 
-
-def program(folder: Path, *arguments: str, ranks: int = 1) -> subprocess.Popen[str]:
-    """The job in a process of its own, or in several under torchrun with gloo."""
-    launcher = [sys.executable]
-    if ranks > 1:
-        launcher += ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--master-port", str(free_port())]
-    environment = dict(os.environ, PYTHONPATH=str(PROGRAM.parents[1]), OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="1")
+def start(folder: Path, *, said: str = "said", **asked: Any) -> tuple[BaseProcess, Connection]:
+    """A job in a process of its own, and where the number of each step that it has taken arrives."""
+    ours, theirs = forked.SERVER.Pipe(duplex=False)
     folder.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [*launcher, str(PROGRAM), str(folder), *arguments], stdout=subprocess.PIPE, text=True, env=environment
-    )
+    process = forked.start(train_in_a_process, folder, theirs, asked, said=folder / said, OMP_NUM_THREADS="1")
+    theirs.close()  # the process has its own: when it ends, ours is at its end too
+    return process, ours
 
 
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def finish(process: subprocess.Popen[str]) -> None:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+def finish(folder: Path, **asked: Any) -> None:
+    process, steps = start(folder, **asked)
+    process.join(300)
+    steps.close()
+    assert process.exitcode == 0, (folder / "said.err").read_text()
 
 
 def largest_difference(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> float:
@@ -95,7 +85,7 @@ def test_the_gradient_is_that_of_the_mean_over_all_labelled_tokens(architecture:
     assert lines[0]["grad_norm"] == pytest.approx(norm, rel=1e-4)
 
 
-@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+@pytest.mark.parametrize("architecture", ["bert", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_micro_batches_of_any_size_train_the_same_model(architecture: str, tmp_path: Path) -> None:
     """1 x 8, about 4 x 2 and 8 x 1 micro-batches of the same steps."""
     losses: dict[int, list[float]] = {}
@@ -113,28 +103,6 @@ def test_micro_batches_of_any_size_train_the_same_model(architecture: str, tmp_p
         assert losses[smaller] == pytest.approx(losses[240], rel=1e-5)
         # Adam divides by the root of the squared gradient: rounding errors of tiny gradients show in the weights.
         assert largest_difference(weights[240], weights[smaller]) < 2e-4
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
-def test_two_processes_train_the_same_model_as_one(architecture: str, tmp_path: Path) -> None:
-    arguments = ("--architecture", architecture, "--steps", "5")
-    finish(program(tmp_path / "one", *arguments))
-    finish(program(tmp_path / "two", *arguments, ranks=2))
-    one, two = (json.loads((tmp_path / name / "losses.json").read_text()) for name in ("one", "two"))
-    assert two == pytest.approx(one, rel=1e-5)
-    weights = [load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two")]
-    assert largest_difference(*weights) < 2e-4
-
-
-@pytest.mark.slow
-def test_a_rank_without_rows_still_takes_part(tmp_path: Path) -> None:
-    """Steps of one sequence on two ranks: the second has nothing, and must not hang or change the mean."""
-    arguments = ("--steps", "3", "--tokens-per-step", "1")
-    finish(program(tmp_path / "one", *arguments))
-    finish(program(tmp_path / "two", *arguments, ranks=2))
-    one, two = (json.loads((tmp_path / name / "losses.json").read_text()) for name in ("one", "two"))
-    assert two == pytest.approx(one, rel=1e-5)
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
@@ -194,18 +162,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(dropout: dict
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_the_same(tmp_path: Path) -> None:
-    arguments = ("--steps", "12", "--slow", "0.1", "--dropout", "0.2")
-    finish(program(tmp_path / "whole", *arguments))
+    asked = {"steps": 12, "slow": 0.1, "dropout": 0.2}
+    finish(tmp_path / "whole", **asked)
     draw = random.Random(0)
     for attempt in range(3):
-        process = program(tmp_path / "killed", *arguments, *(["--resume"] if attempt else []))
-        assert process.stdout is not None
+        process, steps = start(tmp_path / "killed", resume=attempt > 0, **asked)
         for _ in range(draw.randint(1, 4)):
-            process.stdout.readline()
+            steps.recv()
         time.sleep(draw.random() * 0.12)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    finish(program(tmp_path / "killed", *arguments, "--resume"))
+        process.kill()
+        process.join()
+        steps.close()
+    finish(tmp_path / "killed", resume=True, **asked)
     whole, killed = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
@@ -219,14 +187,16 @@ def test_resuming_with_other_targets_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_checkpoint_of_the_last_step(number: signal.Signals, tmp_path: Path) -> None:
-    process = program(tmp_path, "--steps", "500", "--slow", "0.05")
-    assert process.stdout is not None
+    process, steps = start(tmp_path, steps=500, slow=0.05)
     for _ in range(3):
-        line = process.stdout.readline()
-    process.send_signal(number)
-    rest = process.communicate(timeout=60)[0]
-    last = int((rest.split("\n")[-2] if rest.strip() else line).split()[1])
-    assert process.returncode != 0
+        last = steps.recv()
+    os.kill(process.pid, number)
+    with contextlib.suppress(EOFError):
+        while True:
+            last = steps.recv()
+    process.join(60)
+    steps.close()
+    assert process.exitcode != 0
     newest = max(int(path.name.split("-")[1]) for path in (tmp_path / "checkpoints").iterdir())
     assert newest == last
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from loop_jobs import run
-from rank_jobs import JOBS, SHARDED, relay
+from rank_jobs import BY_FOUR, JOBS, SHARDED, do_all, relay
 from safetensors.torch import load_file
 from torch import nn
 
 from domain_ft.errors import TrainingError
 from domain_ft.models.activation_checkpointing import repeated_layers
-
-PROGRAM = Path(__file__).parent / "rank_jobs.py"
 
 # Float64 sums in another order differ by 1e-16 of them. Adam divides by the root of the squared gradient, so in the
 # weights it shows more: 1.2e-13 at most was measured, after four steps at a learning rate of 5e-3.
@@ -30,23 +26,10 @@ WEIGHTS, LOSS = 1e-11, 1e-12
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All jobs by 2 processes, by 4 and by 1; the relay runs through the three of them."""
     folder = tmp_path_factory.mktemp("ranks")
-    for ranks, stop in ((2, "2"), (4, "4"), (1, None)):
-        launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"] if ranks > 1 else []
-        environment = dict(os.environ, PYTHONPATH=_path(), OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="1")
-        finished = subprocess.run(
-            [sys.executable, *launcher, str(PROGRAM), str(folder), *(["--stop-after", stop] if stop else [])],
-            capture_output=True,
-            text=True,
-            env=environment,
-            timeout=600,
-            check=False,
-        )
-        assert finished.returncode == 0, finished.stderr[-4000:]
+    for ranks, stop in ((2, 2), (4, 4), (1, None)):
+        finished = forked.run(do_all, folder, stop, ranks=ranks, said=folder / f"said-{ranks}", OMP_NUM_THREADS="1")
+        assert not any(finished.codes), finished.stderr[-4000:]
     return folder
-
-
-def _path() -> str:
-    return os.pathsep.join([str(PROGRAM.parents[1]), os.environ.get("PYTHONPATH", "")])
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
@@ -73,8 +56,11 @@ def _compare(folder: Path, alone: Path, steps: slice = slice(None)) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "job"),
-    [(f"{ranks} whole", job) for ranks in (2, 4) for job in JOBS]
-    + [(f"{ranks} sharded", job) for ranks in (2, 4) for job in SHARDED],
+    [
+        *(("2 whole", job) for job in JOBS),
+        *(("2 sharded", job) for job in SHARDED),
+        *((f"4 {kind}", job) for kind in ("whole", "sharded") for job in BY_FOUR),
+    ],
 )
 def test_processes_together_train_what_one_trains(kind: str, job: str, done: Path) -> None:
     _compare(done / kind / job, done / "1 whole" / job)

@@ -15,8 +15,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_models import VOCABULARY, save_tiny, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
-from verb_jobs import power_cut, settings
+from verb_jobs import LEGAL, MEDICAL, power_cut, settings, texts
 
+from domain_ft.checking import options
 from domain_ft.errors import ModelError, SettingsError
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.models.base import load
@@ -28,6 +29,7 @@ from domain_ft.verbs.adapt.settings import AdaptSettings
 from domain_ft.verbs.data import estimate
 from domain_ft.verbs.data.settings import EstimateSettings
 from domain_ft.verbs.evaluate.run import evaluate
+from domain_ft.verbs.evaluate.run import run as run_evaluate
 from domain_ft.verbs.evaluate.settings import EvaluateSettings
 from domain_ft.verbs.export.run import export
 from domain_ft.verbs.export.settings import ExportSettings
@@ -55,7 +57,9 @@ RESULT_KEYS = {
 }
 
 
-@pytest.mark.parametrize(("architecture", "objective"), [("bert", "mlm"), ("llama", "clm")])
+@pytest.mark.parametrize(
+    ("architecture", "objective"), [("bert", "mlm"), pytest.param("llama", "clm", marks=pytest.mark.slow)]
+)
 def test_a_run_from_text_to_folder(architecture: str, objective: str, tmp_path: Path) -> None:
     finished = adapt(settings(tmp_path, architecture, max_steps=20))
     result = json.loads((finished.folder / "result.json").read_text())
@@ -86,7 +90,119 @@ def test_a_run_from_text_to_folder(architecture: str, objective: str, tmp_path: 
     assert sum("evaluation" in line for line in lines) >= 5
 
 
-@pytest.mark.parametrize(("architecture", "auto"), [("bert", AutoModelForMaskedLM), ("gpt2", AutoModelForCausalLM)])
+@pytest.mark.parametrize(
+    ("architecture", "words"), [("bert", "mlm"), pytest.param("gpt2", "clm", marks=pytest.mark.slow)]
+)
+def test_sentence_vectors_are_trained_on_pairs(architecture: str, words: str, tmp_path: Path) -> None:
+    options = {"objective": "contrastive", "dimensions": "8,16", "word_weight": 1.0}
+    finished = adapt(settings(tmp_path, architecture, learning_rate=1e-2, max_steps=25, **options))
+    result = json.loads((finished.folder / "result.json").read_text())
+    assert (result["objective"], result["language_model"]) == ("contrastive", words)
+    before, after = result["before"], result["after"]
+    assert after["domain"]["loss"] < before["domain"]["loss"]
+    for one in (before["retrieval"], after["retrieval"], result["bm25"]):
+        assert set(one) == {"ndcg@10", "mrr@10", "recall@10", "queries"}
+        assert 0 <= one["ndcg@10"] <= 1
+    gained = result["differences"]["retrieval"]["ndcg@10"]["difference"]
+    assert gained == pytest.approx(after["retrieval"]["ndcg@10"] - before["retrieval"]["ndcg@10"])
+    for name in ("README.md", "report.html"):
+        assert "nDCG@10" in (finished.folder / name).read_text()
+    assert ModelCard.load(finished.folder / "README.md").data.pipeline_tag == "sentence-similarity"
+    repeated = AdaptSettings.from_toml(finished.folder / "config.toml")
+    assert (repeated.objective, repeated.dimensions, repeated.tokens_per_step) == ("contrastive", "8,16", 400)
+
+
+@pytest.mark.slow
+def test_evaluate_measures_retrieval_as_the_run_did(tmp_path: Path) -> None:
+    finished = adapt(settings(tmp_path, objective="contrastive", max_steps=10, dtype="float32"))
+    asked = settings(tmp_path)
+    models = (asked.model, str(finished.folder))
+    texts_of = {"corpus": asked.corpus, "control": asked.control, "max_length": 64, "evaluation_fraction": 0.2}
+    report = evaluate(EvaluateSettings(model=models, **texts_of, retrieval=True, dtype="float32", quiet=True))
+    base, adapted = report.models
+    assert base.retrieval["domain"] == finished.result["before"]["retrieval"]
+    assert adapted.retrieval["domain"]["ndcg@10"] == finished.result["after"]["retrieval"]["ndcg@10"]
+    difference = adapted.retrieval["domain"]["difference"]["ndcg@10"]["difference"]
+    assert difference == finished.result["differences"]["retrieval"]["ndcg@10"]["difference"]
+    assert report.bm25["domain"] == finished.result["bm25"]
+    assert set(report.bm25) == {"domain", "control"}
+    save_tiny("roberta", tmp_path / "roberta")
+    with pytest.raises(SettingsError, match="tokenizer"):
+        evaluate(
+            EvaluateSettings(model=(asked.model, str(tmp_path / "roberta")), **texts_of, retrieval=True, quiet=True)
+        )
+
+
+def test_retrieval_needs_a_corpus(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no --corpus"):
+        run_evaluate(EvaluateSettings(model=("run",), task="legal/license-category", retrieval=True, quiet=True))
+
+
+def test_the_cost_of_contrastive_training_is_estimated(tmp_path: Path) -> None:
+    wanted = settings(tmp_path, objective="contrastive")
+    known = {option.name for option in options(EstimateSettings)}
+    given = {name: value for name, value in wanted.to_dict().items() if name in known and value is not None}
+    found = estimate.estimate(EstimateSettings(**given, price_per_hour=None))
+    assert (found.verb, found.steps) == ("adapt", 6)
+    assert found.trainable_parameters > 0
+
+
+def test_a_task_is_measured_before_and_after(tmp_path: Path) -> None:
+    """On examples that the corpus does not hold, also when the run is resumed."""
+    classes = {"licence": LEGAL, "finding": MEDICAL}
+    records = [
+        {"id": f"{name}-{place}", "text": text, "label": name}
+        for name, sentences in classes.items()
+        for place, text in enumerate(texts(sentences, 80, f"task-{name}"))
+    ]
+    task = tmp_path / "task.jsonl"
+    task.write_text("".join(json.dumps(record) + "\n" for record in records))
+    finished = adapt(settings(tmp_path, task=str(task)))
+    result = json.loads((finished.folder / "result.json").read_text())
+    assert result["probe"]["task"] == "task"
+    for when in ("before", "after"):
+        assert result[when]["probe"]["macro_f1"] > 0.8
+        low, high = result[when]["probe"]["interval"]["macro_f1"]
+        assert low <= result[when]["probe"]["macro_f1"] <= high
+    assert result["probe"]["tfidf_svm"]["macro_f1"] > 0.9
+    for name in ("README.md", "report.html"):
+        assert "On the task task" in (finished.folder / name).read_text()
+
+
+def test_test_examples_in_the_training_text_are_left_out(tmp_path: Path) -> None:
+    wanted = settings(tmp_path)
+    read = [json.loads(line)["text"] for line in Path(wanted.corpus).read_text().splitlines()]
+    other = texts(MEDICAL, len(read), "other")
+    # A prefix, so that the task's test examples are not the corpus's held-out documents: both are drawn by content.
+    records = [{"text": f"Re: {text}", "label": name} for name, part in (("a", read), ("b", other)) for text in part]
+    task = tmp_path / "task.jsonl"
+    task.write_text("".join(json.dumps(record) + "\n" for record in records))
+    finished = adapt(dataclasses.replace(wanted, task=str(task)))
+    left_out = finished.result["probe"]["left_out_test_examples"]
+    assert left_out > 0
+    assert f"{left_out} test examples that are in the training text" in (finished.folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "clm"}, "for a decoder"),
+        ({"objective": "contrastive", "dimensions": "8,1000"}, "not 1000"),
+        ({"objective": "contrastive", "sharding": "full"}, "sharded"),
+        ({"word_weight": 0.3}, "--word-weight is for --objective contrastive only"),
+        ({"objective": "mlm", "dimensions": "8"}, "--dimensions is for"),
+        ({"objective": "contrastive", "dimensions": "8;16"}, "separated by commas"),
+    ],
+)
+def test_objectives_that_the_model_cannot_be_trained_with(options: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=message):
+        adapt(settings(tmp_path, **options))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "auto"),
+    [pytest.param("bert", AutoModelForMaskedLM, marks=pytest.mark.slow), ("gpt2", AutoModelForCausalLM)],
+)
 def test_peft_loads_the_adapter_with_equal_logits_and_export_merges_it(
     architecture: str, auto: Any, tmp_path: Path
 ) -> None:
@@ -397,7 +513,7 @@ def test_estimate_measures_both_ways_and_leaves_nothing(
     assert (off["tokens_per_second"] is None) == short
     shown = capsys.readouterr().out
     assert ("not tried" in shown) == short
-    assert ("on, as adapt would" in shown) == short
+    assert ("on (chosen by adapt)" in shown) == short
     assert not (tmp_path / "run").exists()
 
 

@@ -174,7 +174,14 @@ def one_long_document(path: Path) -> str:
     return file(path, "book.txt", "\n\n".join(texts(LEGAL, 40, "book")))
 
 
-@pytest.mark.parametrize("make", [folder_of_texts, csv_with_quoted_newlines, parquet, gzipped_lines, one_long_document])
+@pytest.mark.parametrize(
+    "make",
+    [
+        folder_of_texts,
+        csv_with_quoted_newlines,
+        *(pytest.param(make, marks=pytest.mark.slow) for make in (parquet, gzipped_lines, one_long_document)),
+    ],
+)
 def test_every_kind_of_corpus_works_from_the_command_line(
     make: Callable[[Path], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,7 +195,7 @@ def test_every_kind_of_corpus_works_from_the_command_line(
 @pytest.mark.slow
 def test_a_document_of_five_million_characters_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = write_corpus(tmp_path / "with-a-giant.jsonl")
-    giant = " ".join(texts(LEGAL, 9000, "giant"))[:5_000_000]
+    giant = " ".join(texts(LEGAL, 900, "giant") * 10)[:5_000_000]
     assert len(giant) == 5_000_000
     with corpus.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps({"text": giant}) + "\n")

@@ -147,14 +147,46 @@ def test_the_seeds_of_a_probe_differ_in_what_they_learn_from(tmp_path: Path) -> 
 def test_a_run_of_adapt_is_what_a_task_begins_with(tmp_path: Path) -> None:
     adapted = adapt(verb_jobs.settings(tmp_path, "gpt2", output=tmp_path / "adapted")).folder
     for adapter, base in (("merge", str(adapted.resolve())), ("continue", str((tmp_path / "gpt2").resolve()))):
-        chosen = {"model": str(adapted), "adapter": adapter, "method": "lora", "max_steps": 10}
+        chosen = {"model": str(adapted), "adapter": adapter, "method": "lora", "max_steps": 10, "baselines": True}
         folder = classify(settings(tmp_path, "gpt2", output=tmp_path / adapter, **chosen)).folder
         kept = json.loads((folder / "adapter" / "adapter_config.json").read_text())
         assert kept["base_model_name_or_path"] == base
         assert load_task_run(folder).labels.names == tuple(NAMES)
         assert "corpus_test" in result_of(folder)["leaks"]
+        effect = result_of(folder)["adaptation"]
+        assert Path(effect["base"]) == tmp_path / "gpt2"
+        assert effect["difference"]["difference"] == pytest.approx(effect["adapted_macro_f1"] - effect["base_macro_f1"])
+        assert "its base model, gpt2" in (folder / "README.md").read_text()
 
 
+@pytest.mark.slow
+def test_a_probe_reads_the_features_that_serve_the_task_better(tmp_path: Path) -> None:
+    """Training at a rate of 1 ruins the model, so its base is chosen, and the run equals one from the base."""
+    ruined = adapt(verb_jobs.settings(tmp_path, "gpt2", output=tmp_path / "ruined", learning_rate=1.0)).folder
+    probe = {"method": "head", "learning_rate": None, "max_steps": None}
+    folders = {
+        name: classify(settings(tmp_path, "gpt2", output=tmp_path / name, **probe, **options)).folder
+        for name, options in (
+            ("auto", {"model": str(ruined)}),
+            ("kept", {"model": str(ruined), "features": "adapted"}),
+            ("base", {}),
+        )
+    }
+    choice = result_of(folders["auto"])["features"]
+    assert choice["chosen"] == "base" and choice["base_loss"] < choice["adapted_loss"]
+    assert result_of(folders["kept"])["features"] is None and result_of(folders["base"])["features"] is None
+    logits = {name: predictions(folder, "test").logits for name, folder in folders.items()}
+    assert np.array_equal(logits["auto"], logits["base"]) and not np.array_equal(logits["auto"], logits["kept"])
+    assert load_task_run(folders["auto"]).source == load_task_run(folders["base"]).source
+    assert "reads the features of the base model, gpt2" in (folders["auto"] / "README.md").read_text()
+
+
+def test_features_are_chosen_for_a_probe_only(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--features adapted is an option of --method head, not of --method lora"):
+        classify(settings(tmp_path, method="lora", features="adapted"))
+
+
+@pytest.mark.slow
 def test_several_labels_and_pairs(tmp_path: Path) -> None:
     rows = []
     for one, other in zip(records(200), records(200, seed=1, classes=("findings", "ruling")), strict=True):

@@ -207,6 +207,12 @@ def test_what_does_not_compare_is_refused(tmp_path: Path) -> None:
     assert "longer" in str(caught.value)
     with pytest.raises(SettingsError, match="encoders and decoders"):
         compared(adapt, adapt_run(tmp_path / "decoder", 4.0, objective="clm"))
+    contrastive = Path(adapt_run(tmp_path / "vectors", 3.0))
+    write_json(
+        contrastive / "result.json",
+        {"command": "adapt", "model": "minilm", "objective": "contrastive", "language_model": "mlm"},
+    )
+    assert compared(adapt, str(contrastive)).runs[1].differences
     with pytest.raises(SettingsError, match="share no held-out document"):
         compared(adapt, adapt_run(tmp_path / "elsewhere", 4.0, first=100))
     (tmp_path / "bench").mkdir()

@@ -80,7 +80,7 @@ def test_ten_thousand_findings_stay_readable(tmp_path: Path) -> None:
     assert len(checked.result.errors) == 10_000
     text = printed(checked)
     assert len(text.splitlines()) < 40
-    assert "and 9,997 more, in lines 4, 5, 6" in text
+    assert "and 9,997 more, on lines 4, 5, 6" in text
 
 
 def test_fix_writes_a_copy_that_is_clean_of_errors(chat: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -319,7 +319,7 @@ def test_a_file_that_is_too_short(two: tuple[str, str], tmp_path: Path) -> None:
     assert found.files[1].share == 80 / 280
     again = mixture(tmp_path, f"{general}:0.5", f"{own}:0.5", name="again.jsonl", repeat=True)
     assert [one.taken for one in again.files] == [200, 200]
-    assert again.notes == (f"{own} is read 2.5 times",)
+    assert again.notes == (f"{own}: each conversation is used 2.5 times on average",)
     counts = Counter(lines(tmp_path / "again.jsonl"))
     assert sorted(counts.values()) == [1] * 200 + [2] * 40 + [3] * 40
 
@@ -491,7 +491,7 @@ def test_samples_as_json_and_what_cannot_be_read(
     assert [one["line"] for one in result["rejects"]] == [2]
     assert all(one["text"][slice(*one["spans"][0])].startswith("It is") for one in result["samples"])
     assert main(command) == 0
-    assert "1 record is left out, such as line 2" in " ".join(capsys.readouterr().out.split())
+    assert "1 record is left out, the first on line 2" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(CorpusError, match="no conversation"):
         shown_samples(write(tmp_path / "none.jsonl", ['{"messages": []}']), decoder)
 
@@ -520,4 +520,4 @@ def test_a_conversation_in_several_texts_counts_once(tmp_path: Path, capsys: pyt
     found = shown_samples(data, folder, count=2)
     assert (len(found.samples), found.drawn) == (4, 2)
     assert main(["data", "sample", str(data), "--model", str(folder)]) == 0
-    assert "2 of 2 conversations in 4 texts by" in " ".join(capsys.readouterr().out.split())
+    assert "2 of 2 conversations in 4 texts, rendered by" in " ".join(capsys.readouterr().out.split())

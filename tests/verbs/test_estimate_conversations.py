@@ -103,7 +103,7 @@ def test_the_tokens_that_a_run_would_read_and_train(
     assert found["warnings"] == ()
     shown = capsys.readouterr().out
     assert f"{rows.trained_tokens:,} in answers" in " ".join(shown.split())
-    assert "as instruct would" in shown
+    assert "(chosen by instruct)" in shown
     assert "cost" in shown
     assert max(map(cell_len, shown.splitlines())) <= 80
     assert left_in(tmp_path) == ["chats.jsonl"]
@@ -133,7 +133,7 @@ def test_problems_to_fix_before_the_run(decoder: Path, tmp_path: Path, capsys: p
     found = estimated(data, decoder, max_length=160, epochs=1.0)
     said = "\n".join(found["warnings"])
     assert found["examples"]["dropped"] > 0
-    assert "examples are few" in said
+    assert "few to train on" in said
     assert f"{found['examples']['dropped']} examples have no answer within --max-length" in said
     assert "100% of the examples have the answer “Toxic or not: yes.”" in said
     assert "100% of the prompts contain “Please classify the following”" in said

@@ -97,7 +97,7 @@ def test_any_options(words: list[str], stubbed: None, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.slow
-@settings(max_examples=500, **SLACK)
+@settings(max_examples=200, **SLACK)
 @given(words=_command())
 def test_any_options_at_length(words: list[str], stubbed: None, capsys: pytest.CaptureFixture[str]) -> None:
     refused_or_done(words, capsys)
@@ -203,18 +203,9 @@ def _try(runs: Path, made: tuple[str, tuple[str, ...], str, Any], folder: Path, 
 
 
 @pytest.mark.slow
-@settings(max_examples=25, **SLACK)
-@given(made=_damage())
-def test_any_run_file(
-    made: tuple[str, tuple[str, ...], str, Any], runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _try(runs, made, tmp_path / "tried", capsys)
-
-
-@pytest.mark.slow
 @settings(max_examples=120, **SLACK)
 @given(made=_damage())
-def test_any_run_file_at_length(
+def test_any_run_file(
     made: tuple[str, tuple[str, ...], str, Any], runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _try(runs, made, tmp_path / "tried", capsys)

@@ -328,7 +328,7 @@ def test_ids_and_unread_fields_of_prompts(model: Path, tmp_path: Path, capsys: p
     assert result["unfilled_placeholders"] == [{"text": "{{name}}", "records": 1, "line": 2}]
     told = " ".join(capsys.readouterr().err.split())
     assert "topic (1)" in told
-    assert "1 record has the placeholder {{name}}, first in line 2" in told
+    assert "1 record has the placeholder {{name}}, first on line 2" in told
 
 
 def test_a_prompt_with_a_placeholder_is_warned_of(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

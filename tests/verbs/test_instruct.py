@@ -31,7 +31,9 @@ from domain_ft.verbs.shared.lineage import adapted_runs
 ANSWER_KEYS = {"exact_match", "token_f1", "rouge_l", "chrf", "end_of_turn_rate", "distinct_1", "distinct_2"}
 
 
-@pytest.mark.parametrize(("architecture", "template"), [("llama", True), ("gpt2", False)])
+@pytest.mark.parametrize(
+    ("architecture", "template"), [("llama", True), pytest.param("gpt2", False, marks=pytest.mark.slow)]
+)
 def test_a_run_from_conversations_to_folder(architecture: str, template: bool, tmp_path: Path) -> None:
     finished = instruct(settings(tmp_path, architecture, template=template, max_steps=30))
     result = json.loads((finished.folder / "result.json").read_text())
@@ -83,7 +85,9 @@ def test_the_tokens_are_counted_as_an_independent_count_has_them(tmp_path: Path)
     assert (finished.result["tokens_seen"], finished.result["tokens_trained"]) == (2 * read, 2 * trained)
 
 
-@pytest.mark.parametrize(("architecture", "template"), [("llama", True), ("gpt2", False)])
+@pytest.mark.parametrize(
+    ("architecture", "template"), [pytest.param("llama", True, marks=pytest.mark.slow), ("gpt2", False)]
+)
 def test_peft_loads_the_adapter_with_equal_logits_and_export_merges_it(
     architecture: str, template: bool, tmp_path: Path
 ) -> None:
@@ -106,6 +110,7 @@ def test_peft_loads_the_adapter_with_equal_logits_and_export_merges_it(
     assert said == ("[user] x<|endoftext|>[assistant] " if template else plain)
 
 
+@pytest.mark.slow
 def test_a_model_learns_to_answer_and_to_stop(tmp_path: Path) -> None:
     asked = settings(tmp_path, max_steps=60, learning_rate=1e-2, rank=8)
     records = [json.loads(line) for line in Path(asked.data).read_text().splitlines()]
@@ -118,6 +123,7 @@ def test_a_model_learns_to_answer_and_to_stop(tmp_path: Path) -> None:
     assert finished.result["before"]["answers"]["exact_match"] == 0.0
 
 
+@pytest.mark.slow
 def test_a_run_that_broke_off_is_resumed_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = instruct(settings(tmp_path, output=tmp_path / "whole", dropout=0.1))
     with power_cut(monkeypatch):
@@ -260,6 +266,7 @@ def test_references_that_are_longer_than_an_answer_may_be_are_counted(
         assert (f"4 of the 4 reference answers are longer than --max-new-tokens {limit}" in said) is (within == 0)
 
 
+@pytest.mark.slow
 def test_answers_are_kept_from_repeating_themselves(tmp_path: Path) -> None:
     said = []
     for penalty in (1.0, 3.0):

@@ -28,11 +28,11 @@ def run(tmp_path: Path, architecture: str, kernels: str) -> AdaptRun:
             kernels=kernels,
             output=tmp_path / kernels,
             dropout=0.1,
-            max_steps=3,
-            tokens_per_step=160,
+            max_steps=2,
+            tokens_per_step=128,
             tokens_per_micro_batch=100,
-            evaluation_tokens=200,
-            evaluate_every=3,
+            evaluation_tokens=64,
+            evaluate_every=2,
             control="none",
             examples=False,
         )
@@ -49,7 +49,9 @@ def adapter(finished: AdaptRun) -> dict[str, Tensor]:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's, of padding that nobody reads
 @pytest.mark.parametrize("kernels", ["torch", pytest.param("triton", marks=[NO_TRITON, pytest.mark.slow])])
-@pytest.mark.parametrize(("architecture", "objective"), [("bert", "mlm"), ("llama", "clm")])
+@pytest.mark.parametrize(
+    ("architecture", "objective"), [("bert", "mlm"), pytest.param("llama", "clm", marks=pytest.mark.slow)]
+)
 def test_every_backend_takes_the_same_steps(architecture: str, objective: str, kernels: str, tmp_path: Path) -> None:
     """In float32 sums differ by their order alone. Losses: a few roundings; weights: what Adam makes of a rounding.
 

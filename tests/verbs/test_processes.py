@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import forked
 import pytest
 import torch
 from classify_jobs import settings as classify_settings
@@ -17,6 +19,7 @@ from instruct_jobs import settings as instruct_settings
 from safetensors.torch import load_file
 from verb_jobs import settings
 
+from domain_ft import cli
 from domain_ft.errors import SettingsError
 from domain_ft.evaluation.predictions import Predictions
 from domain_ft.verbs.adapt.settings import AdaptSettings
@@ -34,25 +37,27 @@ LOGITS = 1e-4
 """Float32 sums in another order: 1.7e-6 at most was measured after 60 steps, of logits up to 1.7."""
 
 
-def domain_ft(
-    arguments: list[str], *launcher: str, code: int = 0, **variables: str
-) -> subprocess.CompletedProcess[str]:
-    """The program as a person starts it, on one thread a process."""
-    environment = dict(os.environ, OMP_NUM_THREADS="1", **variables)
+def domain_ft(folder: Path, arguments: list[str], *, ranks: int = 1, **variables: str) -> str:
+    """The program by several processes; what they print."""
+    said = Path(tempfile.mkdtemp(dir=folder)) / "said"
+    done = forked.run(cli.main, arguments, ranks=ranks, said=said, OMP_NUM_THREADS="1", **variables)
+    assert not any(done.codes), done.stderr[-4000:]
+    return done.stdout
+
+
+def torchrun(ranks: int, arguments: list[str], *, code: int = 0) -> str:
+    """The program as a person starts several processes; what it prints, to standard error if it fails."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     done = subprocess.run(
         [sys.executable, *launcher, "-m", "domain_ft", *arguments],
         capture_output=True,
         text=True,
-        env=environment,
-        timeout=300,
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
+        timeout=600,
         check=False,
     )
     assert done.returncode == code, done.stderr[-4000:]
-    return done
-
-
-def torchrun(ranks: int) -> tuple[str, ...]:
-    return ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}")
+    return done.stderr if code else done.stdout
 
 
 def job(folder: Path, name: str, **changes: Any) -> list[str]:
@@ -81,10 +86,10 @@ def compare(run: Path, alone: Path, *, processes: int) -> None:
 
 @pytest.mark.slow
 def test_processes_make_one_run_folder_with_the_numbers_of_one(tmp_path: Path) -> None:
-    alone = domain_ft(job(tmp_path, "alone"))
-    assert json.loads(alone.stdout)["processes"] == 1
-    together = domain_ft(job(tmp_path, "together"), *torchrun(2))
-    assert json.loads(together.stdout)["processes"] == 2  # one result, though two processes have it
+    alone = domain_ft(tmp_path, job(tmp_path, "alone"))
+    assert json.loads(alone)["processes"] == 1
+    together = torchrun(2, job(tmp_path, "together"))
+    assert json.loads(together)["processes"] == 2  # one result, though two processes have it
     compare(tmp_path / "together", tmp_path / "alone", processes=2)
     weights, expected = (
         load_file(tmp_path / n / "adapter" / "adapter_model.safetensors") for n in ("together", "alone")
@@ -95,15 +100,15 @@ def test_processes_make_one_run_folder_with_the_numbers_of_one(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_sharded_run_saves_a_whole_model(tmp_path: Path) -> None:
-    domain_ft(job(tmp_path, "alone", method="full", learning_rate=1e-3))
-    domain_ft(job(tmp_path, "sharded", method="full", learning_rate=1e-3), *torchrun(2), **LAUNCHED_FOR_FSDP)
+    domain_ft(tmp_path, job(tmp_path, "alone", method="full", learning_rate=1e-3))
+    domain_ft(tmp_path, job(tmp_path, "sharded", method="full", learning_rate=1e-3), ranks=2, **LAUNCHED_FOR_FSDP)
     compare(tmp_path / "sharded", tmp_path / "alone", processes=2)
     assert 'sharding = "full"' in (tmp_path / "sharded" / "config.toml").read_text()
     models = [str(tmp_path / name) for name in ("alone", "sharded")]
     asked = settings(tmp_path)
     arguments = ["evaluate", "--corpus", asked.corpus, "--control", "none", "--max-length", "64", "--json"]
-    scored = domain_ft([*arguments, "--model", models[0], "--model", models[1]], *torchrun(2))
-    one, other = (model["scores"]["domain"]["loss"] for model in json.loads(scored.stdout)["models"])
+    scored = domain_ft(tmp_path, [*arguments, "--model", models[0], "--model", models[1]], ranks=2)
+    one, other = (model["scores"]["domain"]["loss"] for model in json.loads(scored)["models"])
     assert one == pytest.approx(other, rel=1e-4)
 
 
@@ -111,11 +116,11 @@ def test_a_sharded_run_saves_a_whole_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sharding", ["none", "full"])
 def test_processes_learn_to_answer_what_one_learns(sharding: str, tmp_path: Path) -> None:
     found = {}
-    for name, launcher in (("alone", ()), ("together", torchrun(2))):
+    for name, ranks in (("alone", 1), ("together", 2)):
         asked = instruct_settings(tmp_path, output=tmp_path / name, sharding=sharding)
         config = tmp_path / f"{name}.toml"
         config.write_text(asked.to_toml(), encoding="utf-8")
-        found[name] = json.loads(domain_ft(["instruct", "--config", str(config), "--json"], *launcher).stdout)
+        found[name] = json.loads(domain_ft(tmp_path, ["instruct", "--config", str(config), "--json"], ranks=ranks))
     alone, together = found["alone"], found["together"]
     assert (alone["processes"], together["processes"]) == (1, 2)
     assert together["before"] == alone["before"]
@@ -133,11 +138,11 @@ def test_processes_learn_to_answer_what_one_learns(sharding: str, tmp_path: Path
 def test_every_trial_of_processes_is_that_of_one(tmp_path: Path) -> None:
     """With the same weights trained twice over, what wrapped them the first time must not take part the second."""
     results = []
-    for name, launcher in (("alone", ()), ("together", torchrun(2))):
+    for name, ranks in (("alone", 1), ("together", 2)):
         asked = classify_settings(tmp_path, output=tmp_path / name, method="full", seeds=2, max_steps=60)
         config = tmp_path / f"{name}.toml"
         config.write_text(asked.to_toml(), encoding="utf-8")
-        results.append(json.loads(domain_ft(["classify", "--config", str(config), "--json"], *launcher).stdout))
+        results.append(json.loads(domain_ft(tmp_path, ["classify", "--config", str(config), "--json"], ranks=ranks)))
     assert [result["processes"] for result in results] == [1, 2]
     for seed in (0, 1):
         path = Path("predictions") / f"test-seed-{seed}.npz"
@@ -152,8 +157,7 @@ def test_what_is_wrong_ends_all_processes(tmp_path: Path) -> None:
     arguments = job(tmp_path, "run")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "letter.txt").touch()
-    done = domain_ft(arguments, *torchrun(2), code=1)  # torchrun's own status
-    assert "is not empty and holds no run" in done.stderr
+    assert "is not empty and holds no run" in torchrun(2, arguments, code=1)  # its own status
     assert not (tmp_path / "run" / "config.toml").exists()
 
 

@@ -1,14 +1,9 @@
-"""What is promised of runs that are killed, stopped or out of room: nothing half-written, and the same end after all.
-
-Runs are forked from a server that has imported everything, and has computed nothing: torch's threads do not survive
-a fork.
-"""
+"""Runs that are killed, stopped or out of room: nothing half-written is left, and the end is the same after all."""
 
 from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -21,17 +16,13 @@ from typing import Any
 
 import pytest
 from classify_jobs import settings as classify_settings
+from forked import SERVER
 from instruct_jobs import settings as instruct_settings
 from safetensors.torch import load_file
 from test_tag import settings as tag_settings
 from verb_jobs import settings as adapt_settings
 
 pytestmark = pytest.mark.slow
-
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    ["domain_ft.verbs.adapt.run", "domain_ft.verbs.classify.run", "domain_ft.verbs.instruct.run"]
-)
 
 SMALL: dict[str, Callable[[Path], Any]] = {
     "adapt": lambda path: adapt_settings(path, max_steps=6),

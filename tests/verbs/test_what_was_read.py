@@ -184,7 +184,7 @@ def test_a_corpus_that_holds_both_has_no_control(tmp_path: Path, embedded: dict[
 
 def test_a_control_of_the_same_text_is_refused(tmp_path: Path, embedded: dict[str, Path]) -> None:
     text = embedded["legal"].with_name("l.jsonl")
-    with pytest.raises(SettingsError, match="holds the same text as --corpus"):
+    with pytest.raises(SettingsError, match="shares text with --corpus"):
         control_for(str(text), tmp_path, control="legal")
 
 

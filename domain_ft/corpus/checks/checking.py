@@ -20,7 +20,7 @@ from domain_ft.corpus.left_out import LeftOut
 
 
 class Measure(Protocol):
-    """Counts the tokens of records. `lengths.TokenLengths` does."""
+    """Counts the tokens of records. `lengths.TokenLengths` implements it."""
 
     def add(self, item: Item) -> Iterator[Finding]:
         """Count a record. Yields findings on its length or rendering."""
@@ -34,9 +34,9 @@ class CheckResult:
     """The result of a check.
 
     Attributes:
-        findings: in the order of the file.
+        findings: the findings, in the order of the file.
         statistics: counts and lengths, as values for JSON.
-        spare: lines of copies and near copies that a cleaned copy of the file leaves out.
+        spare: the lines of copies and near copies that a cleaned file leaves out.
     """
 
     findings: Sequence[Finding]
@@ -55,13 +55,13 @@ class CheckResult:
 
 
 class Checker:
-    """Checks the records of a file one by one. It keeps none of their text.
+    """Checks the records of a file one by one. It does not keep their texts.
 
     Args:
         languages: the allowed languages; empty to allow the main languages of the file.
         private: finds personal data and secrets; None to skip this.
         measure: counts tokens; None to count only characters.
-        test: the records of the test file, if there is one.
+        test: the hashes of the test file's records; None if there is no test file.
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class Checker:
 
         Args:
             items: the readable records.
-            rejections: what the reader of `items` could not read; filled while they are read.
-            left: counts of what the reader did not use; filled in the same way.
+            rejections: receives the records that cannot be read; filled while `items` is iterated.
+            left: receives counts of what is not used; filled in the same way.
         """
         for item in items:
             self._rejected(rejections)

@@ -22,9 +22,9 @@ def conversation_items(records: Iterable[RawRecord], name: str, format: Format, 
     """The records of a file as `instruct` reads them.
 
     Args:
-        records: of the file.
-        name: of the file.
-        format: of all its records.
+        records: the records of the file.
+        name: the name of the file.
+        format: the format of all records.
         choice: the fields that the user named.
     """
     for record in records:
@@ -75,7 +75,7 @@ def rewrite(fields: Mapping[str, Any], format: Format, choice: FieldChoice, visi
 
 
 def _text_fields(fields: Mapping[str, Any], format: Format, choice: FieldChoice) -> dict[str, Speaker]:
-    """The fields of a record to check: those that the reader reads, and usual ones that a fault kept it from."""
+    """The fields to check: those that are read, and others with usual names, which a fault may hide."""
     named = (*history_fields(fields), *context_fields(fields, of_pairs=format not in ("chat", "sharegpt")))
     usual: dict[str, Speaker] = dict.fromkeys((*named, *OPTIONS, *REASONING), "text")
     usual |= dict.fromkeys(SYSTEM, "system")
@@ -95,7 +95,7 @@ def _rewrite_all(value: Any, place: str, visit: Visit) -> Any:
 
 
 def _rewrite_tools(value: Any, place: str, role: str, visit: Visit) -> Any:
-    """Visit the texts of tools. Their names stay, because calls repeat them."""
+    """Visit the texts of tools except their names, which the calls repeat."""
     if isinstance(value, str):
         return visit(Passage(place, value, role))
     if isinstance(value, list):
@@ -134,7 +134,7 @@ def _rewrite_message(value: Any, place: str, role: str, visit: Visit) -> Any:
 
 
 def _last_exchange(conversation: Conversation) -> tuple[str | None, str | None]:
-    """(all turns before the last answer, that answer with its tool calls), as texts; None without an answer."""
+    """(all turns before the last answer, that answer with its tool calls), as texts; (None, None) without an answer."""
     turns = conversation.turns
     last = max((number for number, turn in enumerate(turns) if turn.role == "assistant"), default=None)
     if last is None:

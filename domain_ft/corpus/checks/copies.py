@@ -1,8 +1,8 @@
 """Finds copies and near copies of records, prompts with contradicting answers, and test rows in the training file.
 
-No text is kept, only hashes: for each record four of 16 bytes, a MinHash signature of 512 bytes (see `duplicates`) and
-a short signature of its prompt. Similar records with different prompts, such as answers from a template, are reported,
-but a cleaned copy of the file keeps them.
+No text is kept. A record is kept as up to four hashes of 16 bytes, a MinHash signature of 512 bytes (see `duplicates`)
+and a short signature of its prompt. Near copies with different prompts, such as answers from a template, are reported,
+but a cleaned file keeps them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _BEGINNING = 500  # characters of a prompt that are compared
 _SKETCH = 64  # permutations of a prompt's signature
 _ALIKE = 0.6  # prompts are similar if at least this share of their signatures' values agrees
-_LONG_ANSWER = 0.5  # an answer of more than this share of a near copy's text counts as a near copy too
+_LONG_ANSWER = 0.5  # in a near copy, an answer of more than this share of the text counts as reworded
 
 _Nearest = tuple[int, float]
 """The number of a record, and how similar it is."""
@@ -38,13 +38,13 @@ class _Record:
     """Hashes and signatures of a record.
 
     Attributes:
-        line: of the record.
-        whole: hash of its text and its answer.
-        prompt, answer: their hashes; None if the record has no such parts.
-        labels: hash of its labels, in order.
+        line: the line of the record.
+        whole: a hash of its text and its answer.
+        prompt, answer: hashes of its prompt and of its answer; None if the record has no such part.
+        labels: a hash of its labels, in order.
         sketch: a short MinHash signature of the prompt.
-        share: the length of the answer as a share of the text's.
-        field: of the answer.
+        share: the length of the answer divided by the length of the text.
+        field: the field of the answer.
     """
 
     line: int | None
@@ -61,7 +61,7 @@ class Copies:
     """Collects the hashes of a file's records, and then finds copies among them.
 
     Attributes:
-        records: the hashes.
+        records: the hashes of each record.
         spare: filled by `findings`: the lines of copies and near copies, except those with another prompt, a
             contradicting answer or other labels.
     """
@@ -84,11 +84,11 @@ class Copies:
         """Add a record.
 
         Args:
-            line: of the record.
+            line: the line of the record.
             whole: its text.
             prompt, answer: the prompt, and the answer or label.
-            field: of the answer.
-            labels: of an example, or of the entities of a text.
+            field: the field of the answer.
+            labels: the labels of an example, or of the entities of a text.
         """
         normalised = normalise(whole)
         digest = _digest(normalised if answer is None else f"{normalised}\n{_letters(answer)}")
@@ -104,7 +104,7 @@ class Copies:
             self._signatures += self._signer.sign(_shingles(normalised)).tobytes()
 
     def add_item(self, item: Item) -> None:
-        """Add a record, unless it is blank or its copies do not matter."""
+        """Add a record if it is `comparable` and not blank."""
         whole = item.compared
         if item.comparable and whole.strip():
             prompt, answer = (text and without_surrogates(text) for text in (item.prompt, item.answer))
@@ -119,7 +119,7 @@ class Copies:
         return np.frombuffer(self._signatures, np.uint32).reshape(-1, PERMUTATIONS)
 
     def findings(self) -> Iterator[Finding]:
-        """Records that repeat an earlier one, and records with the prompt of an earlier one and another answer."""
+        """Records that repeat or nearly repeat an earlier record, or have its prompt but another answer."""
         first: dict[bytes, int] = {}
         for number, record in enumerate(self.records):
             original = first.setdefault(record.whole, number)
@@ -137,7 +137,7 @@ class Copies:
             reworded = number in copies and record.share > _LONG_ANSWER
             if earlier.answer != record.answer and not reworded:
                 contradicting.add(number)
-                message = f"it has the prompt of {self._place(answers[record.prompt])} with another answer"
+                message = f"it has the same prompt as {self._place(answers[record.prompt])}, but another answer"
                 yield Finding(record.line, record.field, "contradicting-answers", message)
         for number, (original, similarity) in copies.items():
             record = self.records[number]
@@ -152,7 +152,7 @@ class Copies:
             if number not in copies and number not in contradicting:
                 record = self.records[number]
                 nearly = f"it nearly repeats {self._place(original)} (similarity {similarity:.2f})"
-                yield Finding(record.line, record.field, "near-duplicate", f"{nearly}, under another prompt")
+                yield Finding(record.line, record.field, "near-duplicate", f"{nearly}, but has another prompt")
 
     def _near(self, numbers: npt.NDArray[np.int64]) -> tuple[dict[int, _Nearest], dict[int, _Nearest]]:
         """The near copies among the records `numbers`: those with similar prompts, and those with different prompts.
@@ -175,7 +175,7 @@ class Copies:
         return result[0], result[1]
 
     def _have_similar_prompts(self, one: int, other: int) -> bool:
-        """Whether the prompts of two records are near copies, or a record has none."""
+        """Whether the prompts of two records are similar, or at least one record has no prompt."""
         first, second = self.records[one].sketch, self.records[other].sketch
         if first is None or second is None:
             return True
@@ -183,7 +183,7 @@ class Copies:
         return bool(same.mean() >= _ALIKE)
 
     def leaks(self, test: Copies) -> Iterator[Finding]:
-        """Records, or their prompts, that are also in the test file."""
+        """Records that are in the test file, as copies or near copies, and records whose prompt is in it."""
         whole = {record.whole: record for record in reversed(test.records)}
         prompts = {record.prompt: record for record in reversed(test.records) if record.prompt is not None}
         near = self._near_test(test)
@@ -202,7 +202,7 @@ class Copies:
                 yield Finding(record.line, None, "leaked-test-prompt", message)
 
     def _near_test(self, test: Copies) -> dict[int, _Nearest]:
-        """The most similar test row, and the similarity, for each record that is a near copy of one."""
+        """For each record that is a near copy of a test row, the most similar test row and the similarity."""
         own, others = self.signatures, test.signatures
         if own is None or others is None:
             return {}
@@ -228,8 +228,8 @@ def _digest(text: str) -> bytes:
 def _shingles(normalised: str) -> Shingles:
     """The shingles of a normalised text.
 
-    Those of short texts are runs of five characters, because one changed word affects most runs of 24 bytes. Those of
-    long texts are runs of 24 bytes, because long texts in the same language share most short runs.
+    In a short text, they are runs of five characters, because one changed word affects most runs of 24 bytes. In a long
+    text, they are runs of 24 bytes, because long texts in the same language share most short runs.
     """
     return _grams(normalised) if len(normalised) <= _SHORT else shingles(normalised)
 
@@ -245,6 +245,6 @@ def _grams(text: str) -> Shingles:
 
 
 def _letters(text: str) -> str:
-    """The letters and digits of a text; the normalised text if it has none. Answers that agree in it are equal."""
+    """The letters and digits of a text, by which answers are compared; the normalised text if it has none."""
     normalised = normalise(text)
     return "".join(filter(str.isalnum, normalised)) or normalised

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 LOST = "\ufffd"
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _CODE_PAGES = ("cp932", "gb18030", "cp949", "big5hkscs", "cp1251", "koi8_r", "cp1253", "cp1256")
-_FEWEST = 4  # non-ASCII characters; fewer may be valid UTF-8 by coincidence
-_SHOWN = 12  # characters of a text in a message
+_FEWEST = 4  # the fewest non-ASCII characters; the bytes of fewer may be valid UTF-8 by coincidence
+_SHOWN = 12  # the most characters of a text in a message
 
 
 def encoding_faults(text: str) -> Iterator[tuple[str, str]]:
@@ -35,7 +35,7 @@ def encoding_faults(text: str) -> Iterator[tuple[str, str]]:
     lost = text.count(LOST) - len(halves)
     if lost:
         characters = "a character was" if lost == 1 else f"{lost:,} characters were"
-        yield "mojibake", f"{characters} lost when it was read in a wrong encoding (U+FFFD)"
+        yield "mojibake", f"{characters} lost when the text was read in a wrong encoding (U+FFFD)"
 
 
 def fix_encoding(text: str) -> str:
@@ -60,11 +60,11 @@ def _fixed(line: str) -> str:
     import ftfy  # slow to import
 
     fixed = ftfy.fix_encoding(line)
-    return _written_back(line) if fixed == line else fixed
+    return _reread(line) if fixed == line else fixed
 
 
-def _written_back(line: str) -> str:
-    """The line decoded as UTF-8 if it was read as a code page; otherwise the line itself."""
+def _reread(line: str) -> str:
+    """The line decoded as UTF-8 if it was decoded as one of `_CODE_PAGES`; otherwise the line itself."""
     foreign = sum(not character.isascii() for character in line)
     if foreign < _FEWEST:
         return line

@@ -21,7 +21,7 @@ WIDE_FEWEST = 10
 USUAL = 0.8
 """If at least this share of a script's answers end with a complete sentence, the others are reported."""
 FEWEST_ANSWERS = 10
-"""The minimum number of answers in a script to check it."""
+"""A script is only checked if it has at least this many answers."""
 
 _AFTER = frozenset("\"'*_`~")  # may follow the end of a sentence, as closing brackets and quotes may
 _GOES_ON = frozenset(",;:-–—([{、，；：・「（")
@@ -36,10 +36,10 @@ class Endings:
 
     def __init__(self) -> None:
         self._whole: Counter[str] = Counter()  # answers that end with a complete sentence, by script
-        self._broken: list[tuple[int | None, str, str]] = []  # line, field and script of those that do not
+        self._broken: list[tuple[int | None, str, str]] = []  # line, field, script of truncated answers
 
     def add(self, line: int | None, field: str, answer: str) -> None:
-        """Add an answer, unless it is too short or has no letters at its end."""
+        """Add an answer, unless it is too short or has no letter near its end."""
         text = answer.rstrip()
         letter = next((character for character in reversed(text[-FEWEST:]) if character.isalpha()), None)
         if letter is None:
@@ -55,7 +55,7 @@ class Endings:
             self._broken.append((line, field, script))
 
     def findings(self) -> Iterator[Finding]:
-        """The answers that end in mid-sentence, in scripts in which at least the share `USUAL` does not."""
+        """The answers that end in mid-sentence, in scripts where at least the share `USUAL` of the answers do not."""
         broken = Counter(script for _, _, script in self._broken)
         for line, field, script in self._broken:
             answers = self._whole[script] + broken[script]
@@ -96,7 +96,7 @@ def _fragment(line: str) -> str:
 
 
 def _is_headline(text: str) -> bool:
-    """Whether all words of four or more letters are capitalised, as in a headline or an address, or the text is too
-    long for a sentence, and so probably a list."""
+    """Whether all words of four or more letters are capitalised, as in a headline or an address. Also whether the text
+    is longer than a sentence, as a list may be."""
     words = [word for word in text.split() if len(word) > 3 and word[0].isalpha()]
     return len(text) > _LONGEST or (len(words) > 1 and all(word[0].isupper() for word in words))

@@ -11,11 +11,11 @@ class Finding:
     """A problem and its location.
 
     Attributes:
-        line: counted from 1; None for the whole file.
+        line: the number of the line, from 1; None for the whole file.
         field: the path in the record, such as `messages[2].content`; None for the whole record.
         kind: a short name, such as `near-duplicate`.
-        message: what is wrong, in a sentence. It never quotes a text of the file in full.
-        error: whether a verb would refuse it or learn wrongly from it; otherwise it is a warning.
+        message: what is wrong, in a sentence. Texts of the file are shortened in it.
+        error: whether a verb would refuse the record or learn wrongly from it; otherwise the finding is a warning.
     """
 
     line: int | None

@@ -40,8 +40,8 @@ class Passage:
 
     Attributes:
         field: its path, such as `messages[2].content`.
-        text: unchanged.
-        role: of the speaker: `system`, `user`, `assistant` or `tool`; `text` if there is none.
+        text: the text, unchanged.
+        role: the role of the speaker: `system`, `user`, `assistant` or `tool`; `text` if there is none.
     """
 
     field: str
@@ -54,16 +54,17 @@ class Item:
     """A record, read as far as possible.
 
     Attributes:
-        line: of the record.
+        line: the line of the record.
         passages: its readable texts.
         prompt, answer: the prompt, and the answer or label; None if the record has no such parts.
         answer_field: the field of the answer.
         findings: what is wrong with the form of the record.
-        roles: of its turns.
-        conversation: as `instruct` reads it; None if `instruct` would refuse it or the file has no conversations.
-        labels: those of an example, or of the entities of a text.
-        unread: non-empty fields that are not read.
-        comparable: whether to report copies of it. Lines of running text repeat naturally.
+        roles: the roles of its turns.
+        conversation: its conversation, as `instruct` reads it; None if `instruct` would refuse it, or the file has no
+            conversations.
+        labels: the labels of an example, or of the entities of a text.
+        unread: the fields that are not read.
+        comparable: whether to report copies of it. Lines of plain text are not compared, because many repeat naturally.
     """
 
     line: int | None
@@ -98,8 +99,8 @@ class Rejections:
     """Collects what a reader could not read, as findings.
 
     Attributes:
-        found: since the last call of `take`.
-        encoding: of the file; None for UTF-8.
+        found: the findings since the last call of `take`.
+        encoding: the encoding of the file; None for UTF-8.
     """
 
     found: list[Finding] = field(default_factory=list)
@@ -129,7 +130,7 @@ class _Collecting(BadRecords):
         self._rejections = rejections
 
     def leave_out(self, reason: str, *, file: str, line: int | None = None, field: str | None = None) -> None:
-        """Add a warning about a record that its source marks as left out."""
+        """Add a warning about a record that is left out because of a mark in it."""
         del file
         self._rejections.found.append(Finding(line, field, "left-out", reason))
 
@@ -149,6 +150,7 @@ _KINDS = {
     "field is missing": "missing-field",
     "the file is empty": "empty-file",
     "is empty": "empty-text",
+    "empty or wrong cell": "empty-text",
     "no records": "empty-file",
     "there is no label": "no-label",
     "the field holds": "wrong-type",
@@ -159,7 +161,7 @@ _KINDS = {
     "tag": "bad-tag",
     "span": "bad-span",
 }
-_QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")  # values of the file, which may have any words
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")  # values of the file, which may contain any words
 
 
 def _kind(reason: str) -> str:
@@ -168,9 +170,9 @@ def _kind(reason: str) -> str:
 
 
 def _matched_fragment(reason: str) -> str | None:
-    """The key of `_KINDS` that a message has."""
-    own = _QUOTED.sub("", reason)
-    return next((words for words in _KINDS if words in own), None)
+    """The first key of `_KINDS` in a message, ignoring quoted values; None if the message has none."""
+    unquoted = _QUOTED.sub("", reason)
+    return next((words for words in _KINDS if words in unquoted), None)
 
 
 def example_items(
@@ -236,18 +238,18 @@ def tag_items(path: Path, name: str, fields: TagFields, bad: BadRecords, left: L
 def _changed_spans(text: TaggedText) -> Iterator[Finding]:
     """Findings on entities that reading changes."""
     if text.overlapping:
-        message = f"entities that overlap a longer one are left out: {text.overlapping:,}"
+        message = f"entities that overlap a longer or equally long one are left out: {text.overlapping:,}"
         yield Finding(text.line, "entities", "overlapping-spans", message)
     if text.unlabelled:
-        message = f"spans whose label means that they have none, such as O or N/A, are left out: {text.unlabelled:,}"
+        message = f"spans whose label means no entity, such as O or N/A, are left out: {text.unlabelled:,}"
         yield Finding(text.line, "entities", "unlabelled-spans", message)
     if text.joined:
-        message = f"entities with several parts are read as one span from the first to the last: {text.joined:,}"
+        message = f"entities with several parts are read as one span, from the first part to the last: {text.joined:,}"
         yield Finding(text.line, "entities", "discontinuous-spans", message)
 
 
 def text_items(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[Item]:
-    """The documents in records, or the lines of a plain text, as `adapt` reads them."""
+    """The documents in records as `adapt` reads them, the lines of plain text, or the text of a file such as a PDF."""
     kind = ENDINGS[ending(path)]
     if kind in NEEDED:
         for document in reader(kind)(path, name, None, bad):
@@ -282,7 +284,7 @@ def _rendered(line: int | None, passages: Iterable[Passage]) -> Iterator[Finding
 
 
 def _strings_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[Passage]:
-    """The texts of some fields. Each may be a list of texts."""
+    """The texts of some fields. A field may hold a list of texts."""
     for name in names:
         value = fields.get(name)
         for place, part in enumerate(value if isinstance(value, list) else [value]):

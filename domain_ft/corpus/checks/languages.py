@@ -17,11 +17,11 @@ from domain_ft.corpus.checks.findings import Finding
 from domain_ft.errors import CorpusError
 
 SAMPLE = 600
-"""Characters of a text that are examined."""
+"""The most characters of a text that are examined."""
 FEWEST_LETTERS = 25
-"""The minimum number of letters in a script that several languages share."""
+"""A text in a script that several languages share is skipped if it has fewer letters."""
 FEWEST_CHARACTERS = 6
-"""The minimum number of letters in a script that identifies the language."""
+"""A text in a script that identifies the language is skipped if it has fewer letters."""
 
 _OF_SCRIPT = {
     "HIRAGANA": "ja",
@@ -47,8 +47,8 @@ _OF_SCRIPT = {
     "CJK": "zh",
 }
 _KANA = 0.02  # minimum share of kana among kana and Chinese characters in Japanese text; tables of contents have little
-_NONE = "zxx"  # not a language, such as code
-_SURE = 0.5  # minimum probability of the language that is counted
+_NONE = "zxx"  # the code for texts in no language, such as program code
+_SURE = 0.5  # minimum probability of the most likely language; otherwise the text is skipped
 _POSSIBLE = 0.01  # minimum probability of a possible language
 _MAIN = 0.2  # minimum share of texts in a main language of the file
 _MOST = 0.8  # minimum share of texts in all main languages; otherwise the file is a mixture, and nothing is reported
@@ -96,7 +96,7 @@ class Languages:
 
     @property
     def main(self) -> str | None:
-        """The language of most texts so far."""
+        """The most frequent language so far; None if no language has been counted."""
         return self.counts.most_common(1)[0][0] if self.counts else None
 
     def findings(self) -> Iterator[Finding]:
@@ -108,8 +108,8 @@ class Languages:
         names = ", ".join(sorted(allowed))
         for text in self._texts:
             if allowed.isdisjoint(text.possible):
-                why = f"not in an allowed one ({names})" if self.allowed else f"while most of the file is in {names}"
-                message = f"it is in another language ({text.possible[0]}), {why}"
+                others = "but the allowed languages are" if self.allowed else "while most of the file is in"
+                message = f"its language is {text.possible[0]}, {others} {names}"
                 yield Finding(text.line, text.field, "wrong-language", message)
 
 
@@ -122,7 +122,7 @@ def sample_of(text: str) -> str:
 
 
 def languages_of(text: str) -> tuple[str, ...]:
-    """The possible languages of a text (ISO 639-1), the most likely first; empty if it cannot be determined.
+    """The possible languages of a text (ISO 639-1), the most likely first; empty if none can be determined.
 
     >>> languages_of("この法律は、平成二十年四月一日から施行する。")
     ('ja',)

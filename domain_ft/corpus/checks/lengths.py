@@ -24,8 +24,8 @@ class TokenLengths:
     """Counts the tokens of records one by one.
 
     Args:
-        tokenizer: of the model.
-        max_length: maximum tokens of an example.
+        tokenizer: the tokenizer of the model.
+        max_length: the maximum number of tokens of an example.
         cuts: whether the end of a longer text is cut; otherwise it is split into several sequences, without loss.
     """
 
@@ -51,8 +51,9 @@ class TokenLengths:
                 self.long += 1
                 if self.cuts:
                     self.cut += tokens - self.max_length
-                    share = (tokens - self.max_length) / tokens
-                    message = f"it has {tokens:,} tokens: beyond {self.max_length:,}, {share:.0%} of it would be cut"
+                    beyond = tokens - self.max_length
+                    length = f"it has {tokens:,} tokens, {beyond:,} beyond {self.max_length:,}"
+                    message = f"{length}: {beyond / tokens:.0%} of it would be cut"
                     yield Finding(item.line, None, "over-long", message)
 
     def _add_conversation(self, line: int | None, conversation: Conversation) -> Iterator[Finding]:
@@ -85,7 +86,7 @@ class TokenLengths:
             yield Finding(line, None, "over-long", f"{length}: {lost}", error=True)
 
     def _count(self, row: Rendered) -> Any:
-        """(tokens,) bool, which tokens are trained on. As in `instruct`, the last one ends the row."""
+        """(tokens,) bool: True for the tokens to train on. As in `instruct`, the row ends after the last of them."""
         mask = trained_mask(row, self._backend.encode(row.text, add_special_tokens=False))
         trained = np.flatnonzero(mask)
         return mask[: int(trained[-1]) + 1 if len(trained) else 0]

@@ -47,8 +47,8 @@ class Fields:
 
     Attributes:
         choice: the fields of conversations.
-        text, pair, label: the fields of examples; `text` also that of documents.
-        encoding: of the file; None for UTF-8.
+        text, pair, label: the fields of examples. `text` is also the field of documents.
+        encoding: the encoding of the file; None for UTF-8.
         rules: how the labels of examples are written.
         tags: the fields or columns of tagged texts, and how their offsets are counted.
     """
@@ -77,8 +77,8 @@ class CheckedFile:
     """A file and how to read it.
 
     Attributes:
-        name: for messages.
-        format: of conversations; None for other files.
+        name: the name of the file, for messages.
+        format: the format of the conversations; None for other files.
     """
 
     path: Path
@@ -133,7 +133,8 @@ class CheckedFile:
 
         Args:
             bad: receives records that cannot be read.
-            left: for tagged texts, collects the fields and files that are not read. Other items have their own list.
+            left: for tagged texts, collects the fields and files that are not read. For other files, `Item.unread` has
+                the fields.
         """
         fields = self.fields
         if self.kind == "conversations" and self.format is not None:
@@ -146,7 +147,7 @@ class CheckedFile:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the file is plain text or columns, which have no records."""
+        """Whether the file is plain text or CoNLL columns, which have no records with fields."""
         if self.kind == "tags":
             return has_columns(self.path)
         return ENDINGS.get(ending(self.path)) == "text"
@@ -240,7 +241,7 @@ def _kind_of(record: Mapping[str, Any], fields: Fields) -> Kind | None:
 
 
 def _format(path: Path, name: str, fields: Fields) -> Format:
-    """The format of the first record whose format is known."""
+    """The format of the first record with a known format; `chat` if no record can be read."""
     formats = (recognise(record.fields, fields.choice) for record in _first(path, name, fields))
     found = next((format for format in formats if format is not None), None)
     if found is None and fields.choice.format == "auto":
@@ -266,7 +267,7 @@ def _first_values(path: Path, name: str, fields: Fields) -> Iterator[Any]:
 
 
 def is_tagged_text(path: Path, name: str, fields: Fields | None = None) -> bool:
-    """Whether a text file has entities: most of its lines are CoNLL columns, or it is in BRAT or PubTator format."""
+    """Whether a text file has entities: its first lines are CoNLL columns, or it is in BRAT or PubTator format."""
     if file_kind(path) == "columns":
         bad = (fields or Fields()).bad
         encoding = text_encoding(bad)

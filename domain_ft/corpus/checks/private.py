@@ -1,7 +1,7 @@
 """Finds personal data and secrets in texts. Messages never show a whole value.
 
-Telephone numbers are validated by `phonenumbers`, identity numbers by the check digits in `python-stdnum`. Secrets are
-found by the detectors of `detect-secrets`, and names by a spaCy pipeline, if one is given.
+Telephone numbers are validated by `phonenumbers`, identity numbers by `python-stdnum`. Secrets are found by the
+detectors of `detect-secrets`, and names by a spaCy pipeline, if one is given.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ _NUMBERS = (
     _Number(
         _form(r"[2-6][0-9]{3}([ -]?)[0-9]{4}\1[0-9]{4}\1[0-9]{4}|3[47][0-9]{2}([ -]?)[0-9]{6}\2[0-9]{5}"),
         ("luhn",),
-        "a payment card",
+        "a payment card number",
         "personal-account",
     ),
     _Number(
@@ -104,9 +104,9 @@ _NUMBERS = (
     _Number(_form(r"[0-9]-[0-9]{4}-[0-9]{5}-[0-9]{2}-[0-9]"), ("th.pin",), "a personal identity number (TH)"),
     _Number(_form(r"[1-9][0-9]{12}"), ("ro.cnp", "za.idnr"), "an identity number (RO or ZA)"),
 )
-_DIGITS = re.compile(r"[0-9][0-9 .A-Z+-]{6}")  # part of every number in the list: without it, none of them can match
+_DIGITS = re.compile(r"[0-9][0-9 .A-Z+-]{6}")  # part of every number in the list: a text without it has none of them
 
-# By language, the likely countries of telephone numbers without a country code.
+# Language -> the likely countries of telephone numbers without a country code.
 _REGIONS = {
     "en": ("US", "GB"),
     "ja": ("JP",),
@@ -128,18 +128,19 @@ _NATIONAL = re.compile(
 )
 _GROUPS = re.compile(r"\d+")
 _AT_ONCE = 100_000  # characters per call of spaCy, which needs a gigabyte for a million
-_SHARED = 1_000  # characters that a call has in common with the one before
+_SHARED = 1_000  # characters of the overlap of two successive calls
 
 
 class PrivateData:
     """Finds private data in texts.
 
     Args:
-        region: the country (ISO 3166) of telephone numbers without a country code; None to use the text's language.
-        names: a spaCy pipeline that finds names of persons: a package or folder.
+        region: the country (ISO 3166) of telephone numbers without a country code; None for the countries of the
+            text's language.
+        names: a spaCy pipeline that finds names of persons, as a package or folder; None to find no names.
 
     Raises:
-        CorpusError: the country or pipeline does not exist.
+        CorpusError: the country or pipeline does not exist, or spaCy is not installed.
     """
 
     def __init__(self, region: str | None = None, names: str | None = None) -> None:
@@ -149,11 +150,11 @@ class PrivateData:
         self._pipeline = _load_pipeline(names) if names else None
 
     def find(self, text: str, language: str | None = None) -> list[Hit]:
-        """The private data in a text, in order. Of overlapping hits, the one found first is kept.
+        """The private data in a text, in order. If hits overlap, only the first one found is kept.
 
         Args:
             text: any text.
-            language: of the text or the file (ISO 639-1), if known.
+            language: the language of the text or the file (ISO 639-1); None if it is not known.
         """
         hits: list[Hit] = []
         for finder in (self._secrets, _emails, _numbers, self._phones(language), self._names):
@@ -187,10 +188,10 @@ class PrivateData:
 
 
 def _parts(length: int) -> Iterator[tuple[int, int, int]]:
-    """The parts of a text for spaCy: where each begins, and from where to where a name must begin to count there.
+    """(start, first, end) of each part of a text that is passed to spaCy.
 
-    Parts overlap, and the limits are in the middle of what two have in common: a name that one cuts is whole in the
-    other.
+    A part begins at `start`. Only the names that begin from `first` up to `end` are taken from it. Successive parts
+    overlap, and these limits are in the middle of the overlap, so that a name cut by one part is whole in the other.
     """
     for start in range(0, max(length - _SHARED, 1), _AT_ONCE - _SHARED):
         end = start + _AT_ONCE
@@ -256,7 +257,7 @@ def _global_phones(text: str) -> Iterator[Hit]:
 def _national_phones(text: str, regions: Sequence[str]) -> Iterator[Hit]:
     """Telephone numbers without a country code, in the notation of one of the countries."""
     for match in _NATIONAL.finditer(text):
-        for start, end in _runs(match[0]):
+        for start, end in _spans_to_try(match[0]):
             candidate = match[0][start:end]
             if any(_is_national(candidate, region) for region in regions):
                 place = match.start() + start + _open_bracket(candidate), match.start() + end
@@ -264,10 +265,10 @@ def _national_phones(text: str, regions: Sequence[str]) -> Iterator[Hit]:
                 break
 
 
-def _runs(candidate: str) -> Iterator[tuple[int, int]]:
-    """Spans to try as a telephone number: the whole candidate, then what follows each space, then what precedes each.
+def _spans_to_try(candidate: str) -> Iterator[tuple[int, int]]:
+    """(start, end) of what may be a telephone number: the whole candidate, what follows a space, what precedes a space.
 
-    Another number, such as a postal code, may stand next to a telephone number.
+    Another number, such as a postal code, may be next to a telephone number.
     """
     yield 0, len(candidate)
     spaces = [place for place, character in enumerate(candidate) if character == " "]
@@ -278,7 +279,7 @@ def _runs(candidate: str) -> Iterator[tuple[int, int]]:
 
 
 def _open_bracket(candidate: str) -> int:
-    """1 if the candidate begins with a bracket that it does not close, which is not part of the number; otherwise 0."""
+    """1 if the candidate begins with an unclosed bracket, which is not part of the number; otherwise 0."""
     return int(candidate[0] == "(" and ")" not in candidate)
 
 
@@ -292,8 +293,8 @@ def _is_public(number: Any) -> bool:
 def _is_national(candidate: str, region: str) -> bool:
     """Whether a candidate is a telephone number of the region and is written like one.
 
-    If its digits are in the usual groups, it needs a leading 0 or a separator other than a space. In other groups, it
-    needs a leading 0 or bracket. Dates, scores and page ranges seldom have these.
+    If its digits are in the usual groups, it needs a leading 0, or a bracket or separator other than a space. If they
+    are in other groups, it needs a leading 0 or bracket. Dates, scores and page ranges seldom have these.
     """
     import phonenumbers  # slow to import
 
@@ -336,5 +337,5 @@ def _load_pipeline(name: str) -> Any:
         reason = str(error).splitlines()[0]
         raise CorpusError(
             f"--names {name}: spaCy has no such pipeline ({reason})",
-            fix=f"install it: python -m spacy download {name}; or give the folder of one",
+            fix=f"install it: python -m spacy download {name}; or give the folder of a pipeline",
         ) from error

@@ -35,7 +35,7 @@ from domain_ft.errors import CorpusError
 from domain_ft.locks import refuse_below_file, writing_beside
 
 _COPIES = frozenset({"duplicate", "near-duplicate"})
-# Errors that `_Repairing._fixed` may fix: such a record is checked again before it is left out.
+# Errors that `_Repairing._fixed` may fix. A record with one is checked again before it is left out.
 _FIXABLE = frozenset({"empty-prompt", "empty-answer", "missing-content"})
 _NOT_ALTERNATING = "roles-do-not-alternate"  # after a blank message is removed, an answer may have no prompt
 
@@ -45,7 +45,7 @@ class Repaired:
     """The result of a repair.
 
     Attributes:
-        output, changes_file: the copy, and the list of changes.
+        output, changes_file: the cleaned file, and the list of changes.
         records: the number of records written.
         rejected: the number of records left out. Each is listed in the changes.
         changes: the number of changes by kind.
@@ -83,7 +83,7 @@ def repair(
         language: the main language of the file.
 
     Raises:
-        CorpusError: the output exists already, or its name has the wrong ending.
+        UserError: see `refuse_output`.
     """
     with writing_beside(output):
         return _repair(file, found, output, private, language)
@@ -93,7 +93,7 @@ def refuse_output(file: CheckedFile, output: Path) -> None:
     """Check that the cleaned copy can be written to `output`, before the file is read.
 
     Raises:
-        UserError: the output exists already, is below a file, or has the wrong ending.
+        UserError: the output exists already, is below a file, or has the wrong ending, or `file` is in BRAT format.
     """
     refuse_below_file(output, "--fix")
     for path in (output, _changes_file(output)):
@@ -101,7 +101,9 @@ def refuse_output(file: CheckedFile, output: Path) -> None:
             raise CorpusError(f"--fix {output}: {path} exists already", fix="give a new name; nothing was changed")
     if file.kind == "tags" and file_kind(file.path) == "brat":
         raise CorpusError(
-            "--fix: BRAT's files are only checked, not fixed", where=file.name, fix="fix them by the listed findings"
+            "--fix: BRAT's files are only checked, not fixed",
+            where=file.name,
+            fix="correct them by hand, with the listed findings",
         )
     required = ending(file.path) if file.is_plain else ".jsonl"
     if output.suffix.lower() != required:
@@ -170,7 +172,7 @@ class _Repairing:
             self._recheck_tags()
 
     def _recheck_tags(self) -> None:
-        """Check the tags again without the records left out, until all are valid: the detected scheme may change."""
+        """Check tags again without the left-out records until no more are left out: the detected scheme may change."""
         file, before = self.file, -1
         while before < len(self.left_out):
             before, rejections = len(self.left_out), Rejections(encoding=file.fields.encoding)
@@ -248,7 +250,8 @@ class _Repairing:
                 self.keep()
 
     def _sentences(self) -> None:
-        # The check found all faults of single lines, and the list has them by sentence. Only others are added here.
+        # The check found the faults of single lines, and each sentence with one is left out below. So only faults
+        # without a line are noted here.
         bad = BadRecords(
             "skip",
             lambda reject: self.rejected(reject) if reject.line is None else None,
@@ -298,7 +301,7 @@ class _Repairing:
         return parse(record._replace(fields=fields), self.file.name, format, choice).faults
 
     def _text(self, line: int | None, passage: Passage) -> str:
-        """A text without mojibake and private data."""
+        """The text of a passage, with mojibake fixed and private data masked. Both are noted."""
         text = fix_encoding(passage.text)
         hits = self.find(text)
         self.changed(line, passage.field or None, text != passage.text, hits)

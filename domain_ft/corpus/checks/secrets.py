@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-# Lines without a match are skipped: the detectors are about forty slow expressions.
+# Lines without a match are skipped: the detectors are about forty slow regular expressions.
 _WORTH_A_LOOK = re.compile(
     r"[A-Za-z0-9_+/=.~-]{20}|://[^\s/@]+:[^\s@]+@|[0-9]{8,10}:[A-Za-z0-9_-]{20}"
     r"|(?i:passw|passphrase|passcode|pwd|secret|token|api.?key|contraseña|senha|mot de passe)"
@@ -103,14 +103,14 @@ def _detector(module: str, name: str) -> Any:
 
 
 def _secret_group(match: re.Match[str]) -> int:
-    """The group of a match that is the secret; 0, the whole match, if it has none."""
+    """The number of the group that is the secret: the longest; 0, the whole match, if no group is long enough."""
     groups = [number for number, value in enumerate(match.groups(), 1) if value]
     longest = max(groups, key=lambda number: len(match[number]), default=0)
     return longest if match[0].startswith("://") or len(match[longest]) >= _SHORTEST else 0
 
 
 def _is_random(value: str) -> bool:
-    """Whether a value mixes letters and digits without an obvious sequence, and is not a placeholder."""
+    """Whether a value has letters and digits, but no space, and is no sequence, placeholder or UUID."""
     from detect_secrets.filters.heuristic import is_potential_uuid, is_sequential_string
 
     mixed = any(map(str.isalpha, value)) and any(map(str.isdigit, value)) and " " not in value

@@ -1,4 +1,4 @@
-"""Exact means and percentiles of lengths."""
+"""Means and percentiles of lengths, from all values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Lengths:
 
 
 def distribution(values: Sequence[int]) -> dict[str, Any]:
-    """Count, sum, mean, minimum, maximum, and the 5th, 50th, 95th and 99th percentile (linear interpolation)."""
+    """Count, sum, mean, minimum, maximum, and 5th, 50th, 95th and 99th percentile (linear interpolation)."""
     if not len(values):
         return {"count": 0}
     numbers = np.asarray(values)

@@ -1,9 +1,10 @@
-"""Fixes and masks words and texts with entities, so that tags and spans still apply to the same parts.
+"""Fixes encoding errors and masks private data in texts with entities. Tags and spans still apply to the same parts.
 
-A text is split into segments: its words, or the parts inside and between its spans. The encoding of each segment is
-fixed separately, unless this would add words. Private data is found in the whole text, because a telephone number may
-be several words. Each segment that contains a part of it gets a mark: "+1 202-555-0143" in two words becomes
-"[PHONE] [PHONE]", and the words keep their tags. So tag sequences stay valid, and no mark covers two spans.
+A text is split into segments: its words, or the parts between the starts and ends of its spans. The encoding of each
+segment is fixed separately, if `_fixed` allows it. Private data is found in the whole text, because a telephone number
+may be several words. In each segment, its part of the private data is replaced by a mark: "+1 202-555-0143" in two
+words becomes "[PHONE] [PHONE]", and the words keep their tags. So tag sequences stay valid, and no mark crosses the
+start or end of a span.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ Find = Callable[[str], Sequence[Hit]]
 """Finds the private data in a text."""
 
 Note = Callable[[int | None, str | None, bool, Sequence[Hit]], None]
-"""Receives for each word or text its line, its field, whether it was fixed, and what was masked in it."""
+"""Called once per word or text with its line, its field, whether it was fixed, and what was masked in it."""
 
 
 def fix_columns(lines: Sequence[tuple[int, str]], layout: Layout, find: Find, note: Note) -> Iterator[str]:
-    """The lines of a valid CoNLL sentence with fixed and masked words. `lines` has (number, line)."""
+    """Yield the lines of a valid CoNLL sentence, after fixing and masking its words. `lines` has (number, line)."""
     columns = [None if layout.is_comment(line) else layout.columns_of(line) for _, line in lines]
     words = [layout.word_of(parts) for parts in columns if parts is not None and layout.is_word(parts)]
     segments = iter(_segments(words, join_words, find))
@@ -46,18 +47,18 @@ def fix_columns(lines: Sequence[tuple[int, str]], layout: Layout, find: Find, no
 
 
 def fix_record(record: RawRecord, names: TagFields, find: Find, note: Note) -> dict[str, Any]:
-    """The fields of a valid record with fixed and masked words or text. Spans are moved with the text.
+    """The fields of a valid record, after fixing and masking its words or text. Spans are moved with the text.
 
     Raises:
         CorpusError: the record has passages, whose offsets are not updated.
     """
     fields = dict(record.fields)
     tokens = names.name("tokens", fields)
-    if is_knowledge_base(fields) and tokens not in fields and names.name("text", fields) not in fields:
+    if is_knowledge_base(fields):
         raise CorpusError(
             "--fix: records of passages (BigBIO's knowledge bases) are only checked, not fixed",
             where=f"line {record.line}",
-            fix="fix them by the listed findings",
+            fix="correct them by hand, with the listed findings",
         )
     if names.has_words(fields):
         segments = _segments(fields[tokens], join_words, find)
@@ -108,7 +109,10 @@ def _segments(
 
 
 def _within(hits: Sequence[Hit], start: int, segment: str) -> Iterator[Hit]:
-    """The parts of hits inside a segment that begins at `start`, without white space, with offsets in the segment."""
+    """The parts of `hits` in a segment that begins at `start`, without white space at their ends.
+
+    Their offsets count from the segment's start.
+    """
     for hit in hits:
         first, end = max(hit.start - start, 0), min(hit.end - start, len(segment))
         part = segment[first:end] if first < end else ""
@@ -117,8 +121,10 @@ def _within(hits: Sequence[Hit], start: int, segment: str) -> Iterator[Hit]:
 
 
 def _fixed(segment: str) -> str:
-    """A segment with fixed encoding. It keeps the old one if it would become blank, gain a word, or gain white space at
-    an end."""
+    """A segment with its encoding fixed, unless it would become blank, gain a word, or gain white space at an end.
+
+    Lone surrogates are removed or replaced in any case.
+    """
     fixed = fix_encoding(segment)
     words, before = len(fixed.split()), len(segment.split())
     ends = ((fixed[:1], segment[:1]), (fixed[-1:], segment[-1:]))

@@ -17,10 +17,10 @@ class Turn:
     Attributes:
         role: of the speaker.
         content: the text; empty if an assistant only calls tools.
-        trained: whether the model is trained on it: an answer without a mark such as weight 0.
+        trained: whether the model is trained on the turn: true for an answer without a mark such as weight 0.
         tool_calls: the assistant's calls in OpenAI's format, with the arguments as an object.
         name: of the tool that answers, if given.
-        tool_call_id: the call that a tool answers.
+        tool_call_id: the id of the call that a tool answers.
         reasoning: the assistant's reasoning before the answer, if it has a separate field.
     """
 

@@ -39,14 +39,15 @@ _CONTEXTS = (
     *("ctx", "contexttext", "sqlcontext", "premise", "excerpt", "passagetext", "sourcetext"),
 )
 _CONTEXTS_OF_PAIRS = ("knowledge", "abstract", "table", "schema")
-"""Plain names of fields with such a text beside a prompt. Beside messages, many files have them for other purposes."""
+"""Plain names of more fields with a context, in records with a prompt and an answer. Records with messages often have
+these fields for other purposes."""
 _REASONING_NAMES = (
     *("cot", "chainofthought", "scratchpad", "rationale", "reasoningdetails", "reasoningtext", "reasoningtrace"),
     *("analysis", "thought", "thoughts", "thinkingcontent"),
 )
-"""Plain names of fields that often hold reasoning. They are not read: the name does not say so with certainty."""
+"""Plain names of fields that often hold reasoning. They are not read, because the name alone does not prove it."""
 QUESTIONS = ("question", "query", "prompt", "instruction")
-"""Fields with a question. If a record has several, one that is neither read nor contained in the prompt is an error."""
+"""Fields with a question. If a record has several, each must be read, contain the prompt, or be part of it."""
 OPTIONS = ("options", "choices")
 REASONING = ("reasoning_content", "reasoning", "thinking")
 _BODIES = ("text", "content", "contents", "body", "passage_text", "page_content")
@@ -64,7 +65,7 @@ _OPTION_COLUMNS = (
     ("choice_a", "choice_b", "choice_c", "choice_d", "choice_e"),
 )
 _SPEAKERS = ("role", "from")
-"""Fields of a message that are not its text."""
+"""Fields of a message that name its speaker."""
 _REFUSED = {
     "functions": "this is OpenAI's older way to declare tools: use tools instead",
     "chat_template_kwargs": "settings of the chat template cannot differ between records: remove the field",
@@ -72,7 +73,7 @@ _REFUSED = {
 
 
 def history_fields(fields: Mapping[str, Any]) -> list[str]:
-    """The fields of a record with earlier turns. A number or truth value is none."""
+    """The fields of a record with earlier turns. A number or truth value counts only in the field `history`."""
     return [
         name
         for name, value in fields.items()
@@ -94,7 +95,7 @@ def context_fields(fields: Mapping[str, Any], *, of_pairs: bool) -> list[str]:
 
 
 def _is_context(name: str, value: Any) -> bool:
-    """Whether a field with a less certain name holds a text, and not only a word or an unknown object."""
+    """Whether a field holds a context. If its name is less certain, it must hold texts of more than two words."""
     if name in CONTEXT or plain_name(name) not in _CONTEXTS_OF_PAIRS:
         return True
     texts = _paragraphs(value)
@@ -102,7 +103,7 @@ def _is_context(name: str, value: Any) -> bool:
 
 
 def names_reasoning(name: str) -> bool:
-    """Whether a field that is not read, also of a message, has a name that suggests an answer's reasoning."""
+    """Whether the name of an unread field, of a record or of a message, suggests an answer's reasoning."""
     return plain_name(name.rpartition(".")[2]) in _REASONING_NAMES
 
 
@@ -144,7 +145,7 @@ def refuse_option_columns(fields: Mapping[str, Any], prompts: Iterable[str], fau
         ]
         if len(present) > 1:
             named = shlex.quote(join_names([*prompts, *present]))
-            reason = f"the options in {listed(present)} are not read: name them, --prompt-field {named}"
+            reason = f"the options in {listed(present)} are not read; name them: --prompt-field {named}"
             faults.error("unsupported-field", present[0], reason)
 
 
@@ -187,15 +188,15 @@ def refuse_questions(
             read.add(name)
         elif prompt not in value:  # a filled template that contains the prompt is only listed as not read
             named = ",".join([name, *prompt_fields])
-            reason = f"{name} is not read, only {prompt_fields[0]}: name both, --prompt-field {named} --answer-field F"
+            reason = f"{name} is not read, only {prompt_fields[0]}; name both: --prompt-field {named} --answer-field F"
             faults.error("unsupported-field", name, f"{reason}, or remove the field")
 
 
 def attach_reasoning(fields: Mapping[str, Any], turns: Sequence[Turn], read: set[str], faults: Faults) -> list[Turn]:
     """The turns of a list of messages, with the reasoning from a field of the record.
 
-    If there is one answer, the reasoning is added to it. If there are several, it is an error, unless a turn contains
-    the reasoning already.
+    If a turn already contains the reasoning, nothing changes. Otherwise the reasoning is added to the only answer. An
+    error is reported if there are several answers, or if the only answer has other reasoning.
     """
     given = {name: value for name in REASONING if not is_blank(value := fields.get(name)) and not _is_setting(value)}
     reasoning = reasoning_of(given, "", faults)
@@ -282,7 +283,7 @@ def _paragraphs(value: Any) -> list[str] | None:
 
 
 def options_of(value: Any, place: str, faults: Faults) -> str:
-    """The options of a question as lines with letters: `A. yes`.
+    """The options of a question as lines with letters or other labels: `A. yes`.
 
     Known formats: a text, a list of texts, an object of texts by letter, an object with the lists `text` and `label`,
     and a list of objects with `text` and `label`.
@@ -300,7 +301,7 @@ def options_of(value: Any, place: str, faults: Faults) -> str:
 
 
 def _labelled_options(value: Any) -> list[tuple[str, str]] | None:
-    """(letter, text) of each option; None if the format is unknown."""
+    """(label, text) of each option; None if the format is unknown."""
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         labels = value.get("label") or _letters(len(value["text"]))
         if not isinstance(labels, list) or len(labels) != len(value["text"]):
@@ -329,7 +330,7 @@ def _letters(count: int) -> list[str]:
 
 
 def history_of(value: Any, place: str, faults: Faults) -> list[Turn]:
-    """Earlier turns in LLaMA-Factory's format: a list of [question, answer]. As there, the answers are trained on."""
+    """Earlier turns as in LLaMA-Factory: a list of [question, answer], whose answers are trained on."""
     if isinstance(value, str):  # JSON in a table's cell
         try:
             value = loads(value)

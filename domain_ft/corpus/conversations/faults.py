@@ -55,7 +55,7 @@ class Faults:
         return any(fault.error for fault in self.found)
 
     def text(self, value: Any, place: str) -> str | None:
-        """The text with \\n line ends and without lone surrogates. For other values, adds a fault and returns None."""
+        """The text with \\n for \\r\\n, and without lone surrogates. Any other value adds a fault and gives None."""
         if not isinstance(value, str):
             self.error("wrong-type", place, f"the field holds {kind_of(value)}, where text is expected")
             return None

@@ -95,7 +95,7 @@ _TRAINING_FAULTS = (
     *("unsupported-media", "unsupported-field", "bad-history", "bad-weight", "rendered-text"),
     "no-trained-turn",
 )
-"""Faults that do not matter if a record is only compared: training marks and fields that cannot be used."""
+"""Kinds of faults that do not matter if a record is only compared with others."""
 _ANSWERS = ("completion", *_OUTPUT, *dict.fromkeys(answer for _, answer in _PAIRS))
 _PROMPTS = (*dict.fromkeys(prompt for prompt, _ in _PAIRS), "text")
 
@@ -282,7 +282,7 @@ class _Record:
     Attributes:
         fields: without nulls.
         read: receives every field that is read.
-        speakers: receives those of them that hold turns or tools, with the speaker.
+        speakers: receives the speaker of each read field that holds turns or tools.
     """
 
     fields: Mapping[str, Any]
@@ -304,13 +304,13 @@ class _Record:
         return turns, read_tools(self.fields.get("tools"), self.faults)
 
     def _note(self, speaker: Speaker, *names: str) -> None:
-        """Note that fields are read, as the words of a speaker."""
+        """Record that fields are read, and that they hold the words of a speaker."""
         self.read.update(names)
         self.speakers.update(dict.fromkeys(names, speaker))
 
     @property
     def named(self) -> bool:
-        """Whether the user named the fields of prompt or answer. Then no other fields are read."""
+        """Whether the user named the field of the prompt or the answer. Then context, history etc. are not read."""
         return bool(self.choice.prompt_field or self.choice.answer_field)
 
     def _turns(self, format: Format) -> list[Turn]:
@@ -324,7 +324,7 @@ class _Record:
         return self._alpaca() if format == "alpaca" else self._qa()
 
     def _system(self, turns: Sequence[Turn]) -> str | None:
-        """The text of the system turn: from a field of the record, otherwise from `choice`."""
+        """The text of the system turn: from a field of the record, or from `choice` if there is no such field."""
         name = next((name for name in SYSTEM if not is_blank(self.fields.get(name))), None)
         self.read.update(name for name in SYSTEM if is_blank(self.fields.get(name)))
         if name is None:
@@ -499,7 +499,7 @@ def qa_fields(fields: Mapping[str, Any], choice: FieldChoice) -> tuple[Sequence[
 
 
 def _name(record: RawRecord, field: str | None, faults: Faults) -> str | None:
-    """The id or group in a field; None if `field` is None, or if it holds no name, which is added to the faults."""
+    """The id or group in a field; None if `field` is None, or if it holds no name. The latter also adds a fault."""
     if field is None:
         return None
     value = record.fields.get(field)

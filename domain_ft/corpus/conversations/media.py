@@ -2,8 +2,9 @@
 
 Media appear in fields (`images`, `image_path`, `pixel_values`) and as placeholders in the text (`<image>`,
 `<|vision_start|>`). But a text may also contain HTML tags (`<img>`, `<video>`, `<audio>`) or explain what `<image>`
-means. So names are ignored in code, with a closing tag, and if the text calls them a tag, an element or a token. Names
-of HTML tags count only where placeholders usually are, at the beginning or end of a line.
+means. So such names are ignored in code, if they have a closing tag, and if the text calls them a tag, an element or a
+token. Unless a field of the record mentions media, names of HTML tags count only where placeholders usually are, at the
+beginning or end of a line.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def refuse_placeholders(turns: Iterable[Turn], fields: Mapping[str, Any], faults
 
     Args:
         turns: of the record.
-        fields: of the record. If the name of one mentions media, `<img>` and `[image]` are placeholders too.
+        fields: of the record. If the name of a field mentions media, `<img>` and `[image]` are placeholders too.
         faults: receives the first placeholder of each turn.
     """
     has_media_field = any(_HINT.fullmatch(str(name)) and not is_blank(value) for name, value in fields.items())

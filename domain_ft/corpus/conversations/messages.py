@@ -46,7 +46,7 @@ _SINGLE_CALLS = ("tool_call", "tool_use")
 """Fields with one call, which are refused."""
 
 _Calls: TypeAlias = tuple[Mapping[str, Any] | None, ...]
-"""The tool calls of a message. None for each that cannot be read, which is in the faults."""
+"""The tool calls of a message. A call that cannot be read is None, and a fault says why."""
 
 _TEXT_PARTS = ("text", "input_text", "output_text")
 """The types of text parts in OpenAI's APIs."""
@@ -142,7 +142,7 @@ def _check_tool_turns(placed: Sequence[Placed], faults: Faults) -> None:
             calls = None if _has_bad_call(here, faults) else turn.tool_calls
             continue
         if calls is None:
-            continue  # the bad call may be this result's
+            continue  # this may be the result of the call that cannot be read
         known = {call["id"] for call in calls if "id" in call}
         if not calls:
             faults.error("tool-without-call", here, "this is a tool's result, but there is no call before it")

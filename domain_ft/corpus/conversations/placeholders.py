@@ -20,7 +20,7 @@ _SHARE = 0.02
 
 
 class Unfilled(NamedTuple):
-    """A placeholder: its text, the records that hold it, and the line of the first."""
+    """A placeholder: its text, the number of records that have it, and the line of the first of them."""
 
     text: str
     records: int
@@ -30,7 +30,7 @@ class Unfilled(NamedTuple):
     def message(self) -> str:
         """The warning."""
         records = "1 record has" if self.records == 1 else f"{self.records:,} records have"
-        where = "" if self.line is None else f", first in line {self.line}"
+        where = "" if self.line is None else f", first on line {self.line}"
         return f"{records} the placeholder {self.text}{where}: a template may not have been filled"
 
 

@@ -3,7 +3,8 @@
 data = open_conversations(ConversationSource("train.jsonl"))
 data.train[0].turns, len(data.test), data.facts["split"]
 
-All conversations are kept in memory: 100,000 take a few hundred megabytes.
+`open_conversations` keeps all conversations in memory: 100,000 take a few hundred megabytes.
+`iterate_conversations` reads one at a time.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ _PROGRESS = 1_000  # records between two reports of progress
 
 @dataclass(frozen=True)
 class ConversationSource:
-    """Where conversations are and how to read them. The attributes are the options of the same names.
+    """Where conversations are and how to read them. The attributes that are not listed are options of the same name.
 
     Attributes:
         data: a file, or `hf:ID[:config]`.
-        choice: the format and fields that the user named.
+        choice: the format and the fields that the user named.
     """
 
     data: str
@@ -78,14 +79,15 @@ class ConversationData:
 
     Attributes:
         train, test: the two sets.
-        format: of the training records.
+        format: the format of the training records.
         key: a hash of the content.
-        name: for reports.
-        facts: for reports: `examples` by set, `split` (how it was made), `rejects` (records left out), `leaks` (test
-            examples with a copy or near copy in training) and `leak_list` (the first leaks, each with both ids and the
-            similarity).
-        notes: remarks for the user, in sentences.
-        left_out: records that are unusable or marked as excluded from training, and fields that are not read.
+        name: the name shown in reports.
+        facts: what reports show: `examples` (number by set), `split` (how it was made), `rejects` (number of records
+            left out), `leaks` (number of test examples with a copy or near copy in training), `leak_list` (the first of
+            them, each with both ids and the similarity) and `format`.
+        notes: remarks for the user, each a sentence.
+        left_out: counts of the records that are left out, because they cannot be used or are marked as excluded from
+            training, and of the fields that are not read.
     """
 
     train: Sequence[Conversation]
@@ -107,20 +109,22 @@ def iterate_conversations(
     left_out: LeftOut | None = None,
     marked: Callable[[Reject], None] | None = None,
 ) -> Iterator[Conversation]:
-    """The conversations of a file or stream, one at a time and in order, with constant memory.
+    """The conversations of a file or stream, one at a time and in order.
 
     Args:
         spec: a file of records, or a binary stream of JSON lines.
         choice: the format and fields that the user named; the others are detected from the first record.
         bad: receives each record that cannot be used.
-        answered: whether each record needs an answer to train on. If not, the last turn may be the user's; a file
-            whose ending is not that of a record format, or a stream that does not begin with {, is read as text with
-            one prompt per line; and if the user named no id field, one with a usual name gives the `key`.
+        answered: whether each record needs an answer to train on. If not, three things change. The last turn may be
+            the user's. A file whose ending is not that of a record format, or a stream that does not begin with {, is
+            read as text with one prompt per line. If the user named no id field, the `key` is read from a field with a
+            usual name for ids.
         left_out: counts the fields that are not read and the records that are marked as excluded from training.
-        marked: receives each such record.
+        marked: receives each record that is marked as excluded from training.
 
     Raises:
-        CorpusError: the file does not exist, or the format of its records is unclear; RecordError if `bad` stops.
+        CorpusError: the file does not exist, or the format of its records is unclear.
+        RecordError: a record cannot be used, and `bad` stops at such records.
     """
     if isinstance(spec, Path) and answered:
         _check_ending(spec)
@@ -139,17 +143,18 @@ def open_conversations(
 ) -> ConversationData:
     """Read conversations and hold out a test set.
 
-    Without a test file, a fraction is held out in whole groups: copies and near copies, conversations with the same
-    first prompt, and conversations from one source. The choice depends only on hashes of their content, not on the
-    order of the records.
+    Without a test file, a fraction is held out in whole groups. Copies and near copies, conversations with the same
+    first prompt, and conversations from one source are in one group. If too few conversations can be held out that way,
+    the groups are made smaller: of closer copies, and at last of exact copies only. Which groups are held out depends
+    on hashes of the texts, not on the order of the records.
 
     Args:
         source: where the conversations are and how to read them.
-        rejects: receives each record that is left out.
+        rejects: receives each record that is left out, after all are read.
         progress: called with (label, records done, None).
 
     Raises:
-        CorpusError: a file or field is missing or wrong, or there are too few examples to hold any out.
+        CorpusError: a file or field is missing or wrong, or too few examples can be held out.
     """
     rejected: list[Reject] = []
     left_out = LeftOut()
@@ -190,7 +195,7 @@ def open_conversations(
 
 
 class _Reading:
-    """Converts the records of one source to conversations. All have one format."""
+    """Converts the records of one source to conversations. The first record decides the format of all."""
 
     def __init__(
         self,
@@ -209,7 +214,7 @@ class _Reading:
         self.warnings: dict[str, list[Fault]] = defaultdict(list)
 
     def conversation(self, record: RawRecord, name: str) -> Conversation | None:
-        """The conversation of a record; None if it has none, which is reported."""
+        """The conversation of a record. None if the record cannot be used or is marked as excluded from training."""
         if self.format is None:
             self.format = recognise(record.fields, self.choice, answered=self.answered)
             if self.format is None:
@@ -262,8 +267,9 @@ def _read(
     notes: list[str],
     progress: Progress | None,
 ) -> tuple[list[Conversation], Format]:
-    """All conversations of a source, and their format. Adds warnings to `notes`."""
+    """All conversations of a source, and their format. Warnings are added to `notes`."""
     conversations = []
+    before = len(rejected)
     for number, (record, name) in enumerate(_records(spec, part, reading.bad), 1):
         conversation = reading.conversation(record, name)
         if conversation is not None:
@@ -271,19 +277,19 @@ def _read(
         if progress and number % _PROGRESS == 0:
             progress(f"reading {name}", number, None)
     if not conversations or reading.format is None:
-        first = rejected[0] if rejected else None
+        left_out = rejected[before:]
         why = (
-            f": {counted(len(rejected), 'record is', 'records are')} left out, the first because {first.reason}"
-            if first
+            f": {counted(len(left_out), 'record is', 'records are')} left out. The first: {left_out[0].reason}"
+            if left_out
             else ""
         )
-        fix = "`domain-ft data check` lists everything that is wrong" if first else "give a file with conversations"
-        raise CorpusError(f"there is no usable conversation{why}", where=spec, fix=fix)
+        fix = "`domain-ft data check` lists everything that is wrong" if left_out else "give a file with conversations"
+        raise CorpusError(f"there are no usable conversations{why}", where=spec, fix=fix)
     for kind, faults in reading.warnings.items():
         notes.append(f"{counted(len(faults), 'time')} in {spec}: {faults[0].message} ({kind}).")
     notes += [f"In {spec}, {one.message}." for one in reading.placeholders.unfilled()[:_PLACEHOLDERS]]
     notes += [f"In {spec}: {note}" for note in reading.unread.verdict_notes()]
-    if not (reading.choice.prompt_field or reading.choice.answer_field):  # the user chose the fields of the prompt
+    if not (reading.choice.prompt_field or reading.choice.answer_field):  # otherwise the user decided what is read
         notes += [f"In {spec}, {note}" for note in reading.unread.text_notes(names_reasoning)]
     return conversations, reading.format
 
@@ -298,7 +304,7 @@ def _records(spec: str, part: str, bad: BadRecords) -> Iterator[tuple[RawRecord,
 
 
 def _hub_records(spec: str, part: str) -> Iterator[tuple[RawRecord, str]]:
-    """The records of a data set's split `part`, or of its only split, whatever its name."""
+    """The records of a data set's split for `part` ("train" or "test"), or of its only split, whatever its name."""
     from domain_ft.corpus.readers.hub import open_splits  # imports datasets
 
     identifier, _, config = spec.removeprefix("hf:").partition(":")
@@ -316,7 +322,7 @@ def _hub_records(spec: str, part: str) -> Iterator[tuple[RawRecord, str]]:
 
 
 def _name(spec: str) -> str:
-    """The name for reports: the file's name without its endings."""
+    """The name shown in reports: the file's name without its endings."""
     path = Path(spec.removeprefix("hf:"))
     return stem(path) or str(path)
 
@@ -334,7 +340,7 @@ def _key(train: Iterable[Conversation], test: Iterable[Conversation]) -> str:
 
 
 def compared_text(conversation: Conversation) -> str:
-    """The text by which copies are found: all turns except system turns, which many conversations share."""
+    """The text by which copies are found: all turns except the system turns, since many conversations share these."""
     return "\n".join(turn.content for turn in conversation.turns if turn.role != "system")
 
 
@@ -346,7 +352,7 @@ def first_prompt(conversation: Conversation) -> str:
 def _hold_out(conversations: Sequence[Conversation], source: ConversationSource) -> tuple[Bools, str]:
     """(conversations,) True for those that are held out, and a description of the split.
 
-    Uses the first of the `groupings` that lets at least half of the fraction be held out.
+    Uses the first of the `groupings` by which at least one conversation and half of the fraction can be held out.
     """
     prints = text_fingerprints(map(compared_text, conversations))
     target = source.test_fraction * len(conversations)
@@ -356,9 +362,14 @@ def _hold_out(conversations: Sequence[Conversation], source: ConversationSource)
         held = draw(groups, prints.hashes, [()] * len(conversations), source.test_fraction)
         if held.sum() >= max(target / 2, 1):
             return held, f"{source.test_fraction:.0%} of the examples are held out, whole groups of {copies} at a time"
+    if held.any():
+        share = f"only {held.sum():,} of the {counted(len(conversations), 'example')} can be held out"
+        why = f"{source.test_fraction:.0%} is asked for, and the other groups of copies are too large"
+    else:
+        share = f"none of the {counted(len(conversations), 'example')} can be held out"
+        why = why_none_held_out(groups, [()] * len(conversations), source.test_fraction)
     raise CorpusError(
-        f"none of the {counted(len(conversations), 'example')} can be held out: "
-        + why_none_held_out(groups, [()] * len(conversations), source.test_fraction),
+        f"{share}: {why}",
         where=source.data,
         fix="give more examples, a larger --test-fraction, or a file of test examples: --test FILE",
     )

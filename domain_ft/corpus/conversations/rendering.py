@@ -1,9 +1,9 @@
 """Renders conversations to text, and finds the characters to train on.
 
-The model's chat template renders the text, or `PLAIN_TEMPLATE` if it has none. The characters to train on are found by
-rendering prefixes: the turns before an answer, rendered with the generation prompt, are the model's input; what the
-template adds for the answer, up to the token that ends the turn, is the target. So a template does not have to mark its
-answers, and the target is exactly what the model has to generate.
+The model's chat template renders the text, or `PLAIN_TEMPLATE` if the model has none. The characters to train on are
+found by rendering prefixes. The turns before an answer, rendered with the generation prompt, are the model's input.
+What the template adds for the answer, including the token that ends the turn, is the target. So a template does not
+have to mark its answers, and the target is exactly what the model has to generate.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class ChatTemplate:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is `PLAIN_TEMPLATE`."""
+        """Whether this is `PLAIN_TEMPLATE`."""
         return self.text.endswith(PLAIN_TEMPLATE)
 
     @property
@@ -119,8 +119,8 @@ class ChatTemplate:
     def render(self, conversation: Conversation) -> tuple[Rendered, ...]:
         """The conversation as one text, or as several if the template renders past turns differently.
 
-        Some templates remove the reasoning from past answers. Then an answer is trained on in a text that ends with it,
-        as the model has to generate it, and later answers in further texts. Each answer is trained on once.
+        Some templates remove the reasoning from past answers. Then an answer that later turns change is trained on in a
+        text that ends with it, as the model has to generate it. Each answer is trained on once.
 
         Raises:
             RecordError: the template rejects or omits a turn or changes an answer, or a turn contains the text of a

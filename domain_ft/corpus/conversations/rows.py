@@ -2,8 +2,8 @@
 
 A row is a rendered conversation (some need several rows, see `rendering`). It is tokenised as a whole. A token is
 trained on if it contains a character of an answer. So a token that spans the end of a prompt and the start of an answer
-is trained on, and so is every token of a character that takes several. A row ends after its last trained token, because
-later tokens have no loss.
+is trained on, and so are all tokens of a character that is split into several. A row ends after its last trained token,
+because later tokens have no loss.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class ConversationRows(SequenceRows):
         Args:
             rows: the TOKEN records (tokens,) of each row.
             documents, cut, dropped: see the class.
-            names: the ids of the conversations, each once.
+            names: the ids of the conversations, without repetitions.
         """
         tokens = np.concatenate(rows)
         lengths = np.array([len(row) for row in rows], dtype=np.int32)
@@ -282,9 +282,10 @@ class _Encoder:
             return ()
 
     def _row(self, rendered: Rendered, encoding: Encoding) -> tuple[npt.NDArray[np.void], bool, int]:
-        """A row, whether tokens to train on were cut from it, and the index of the first one before the cut.
+        """A row, whether tokens to train on were cut from it, and the index of the first token to train on.
 
-        The row ends with the last token to train on that fits. The index is -1 if there is no token to train on.
+        The row ends with the last token to train on that fits. The index refers to the uncut row; it is -1 if there is
+        no such token.
         """
         tokens = np.empty(len(encoding), dtype=TOKEN)
         tokens["id"] = encoding.ids
@@ -301,7 +302,7 @@ class _Encoder:
 
 
 def trained_mask(rendered: Rendered, encoding: Encoding) -> npt.NDArray[np.bool_]:
-    """(tokens,) True for the tokens of a rendered conversation to train on."""
+    """(tokens,) True for the tokens to train on in a rendered conversation."""
     starts, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
     trained = np.zeros(len(starts), dtype=np.bool_)
     for first, last in rendered.spans:
@@ -313,7 +314,7 @@ def trained_mask(rendered: Rendered, encoding: Encoding) -> npt.NDArray[np.bool_
 def _unique(names: Iterable[str]) -> list[str]:
     """The names, with a number after each repeated one."""
     seen: dict[str, None] = {}
-    numbers: dict[str, int] = {}  # the next to try, by name
+    numbers: dict[str, int] = {}  # the next number to try, by name
     for name in names:
         unique = name
         while unique in seen:

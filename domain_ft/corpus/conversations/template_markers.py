@@ -1,7 +1,7 @@
 """Finds markers of chat templates in texts, such as `<|im_start|>user`, `[INST]` and `### Instruction:`.
 
 The model's own template would render such a text a second time, and the model would learn one template inside another.
-Markers in code are ignored, as are names that a text only mentions.
+Markers in code are ignored, and so are tokens such as `<|im_start|>` that no role follows.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Fields that exclude a record or a turn from training.
 
-There are two kinds. A *mark* says what to train on (`train: false`, `weight: 0`, `masked: true`). A *verdict* is
-somebody's rating of the answer (`status: rejected`, `accepted: false`, thumbs down). Only unambiguous values are used.
-An ambiguous mark is an error, because a wrong guess would train on what was meant to be excluded. An ambiguous verdict
-is noted as without effect, because many files have such fields for other purposes (`corpus.verdicts`). Names of fields
-are compared without case, `-` and `_`.
+There are two kinds. A *mark* says what to train on (`train: false`, `weight: 0`, `masked: true`). A *verdict* is a
+person's rating of the answer (`status: rejected`, `accepted: false`, thumbs down). Only unambiguous values are used. An
+ambiguous mark is an error, because a wrong guess would train on what was meant to be excluded. An ambiguous verdict has
+no effect, because many files have such fields for other purposes (`corpus.verdicts`); a note may say so. Names of
+fields are compared without case, spaces, `-` and `_`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def turn_mark(
 
 
 def rejected_in(messages: Any) -> tuple[str, str] | None:
-    """The first verdict in a list of messages that rejects one: (field, value)."""
+    """The first verdict that rejects a message of a list: (field, value). None if there is none."""
     for message in messages if isinstance(messages, list) else ():
         verdicts = verdicts_in(message) if isinstance(message, Mapping) else {}
         for name, good in verdicts.items():
@@ -177,13 +177,13 @@ def _check_marks_of_turns(fields: Mapping[str, Any], read: set[str], faults: Fau
         plain = plain_name(name)
         if not isinstance(value, list | tuple) or not value:
             continue
-        # `loss` may hold a curve, and `training` a description. Ones exclude nothing.
+        # `loss` may hold a curve, and `training` a description. A list of ones excludes nothing.
         listed = plain in (*_LEARNED, *_NOT_LEARNED, *_OF_PARTS) and plain not in ("loss", "training")
         if plain in _OF_TURNS:
             listed = False in (marks := {truth(one) for one in value}) and None not in marks
         if listed:
             reason = "it is not clear which turns a list outside the turns excludes: mark the turns themselves"
-            faults.error("unsupported-field", name, f"{reason}, train: true or train: false")
+            faults.error("unsupported-field", name, f"{reason} with train: true or train: false")
     mask = next((name for name in fields if plain_name(name) == "mask"), "mask")
     if isinstance(fields.get(mask), str) and not _is_bool_or_word(fields[mask]):
         masked = fields[mask].strip().casefold()

@@ -16,7 +16,7 @@ from domain_ft.corpus.shuffling import beginning
 from domain_ft.corpus.words import find_words
 
 PHRASE_BYTES = 24
-DOMINATES = 2 / 3  # the minimum share; two classes of about equal size stay below it
+DOMINATES = 2 / 3  # the minimum share; the answers of two classes of about equal size stay below it
 FEWEST = 10  # conversations; smaller sets are not checked
 _COMPARED = 1000  # prompts whose phrases are counted
 _EDGE = 500  # characters at either end of a long prompt that are searched for phrases
@@ -27,8 +27,8 @@ class Dominant:
     """What most conversations have in common.
 
     Attributes:
-        text: the answer or phrase, as one of them has it.
-        share: of the conversations that have it, from 0 to 1.
+        text: the answer or phrase, as it is written in one of them.
+        share: the share of the conversations that have it, from 0 to 1.
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""Shared by all readers: their documents, the handling of bad records, the field of the text, and strict decoding."""
+"""Shared by all readers: documents, the handling of bad records, the choice of the text field, and strict decoding."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from domain_ft.quoting import listed, shown
 
 OnBadRecord = Literal["stop", "skip"]
 
-LARGEST_WHOLE = 256_000_000  # the most unpacked bytes of a line, and of a file that is read as a whole
+LARGEST_WHOLE = 256_000_000  # the most bytes, unpacked, of a line or of a file that is read as a whole
 BOM = codecs.BOM_UTF8
 _OFFICE = {
     b"PK\x03\x04": "a ZIP archive, such as an Excel workbook (.xlsx) or a Word document (.docx)",
@@ -40,14 +40,14 @@ _LONGEST_NAME = 60  # the most characters of a plausible field name
 
 @dataclass(frozen=True)
 class SourceDocument(Document):
-    """A document of a source, with its language if the source names it."""
+    """A document, with its language if the source states it."""
 
     language: str | None = None
 
 
 @dataclass(frozen=True)
 class Reject:
-    """A record that was left out, and why: a line of rejects.jsonl."""
+    """A record or file that was left out, and why: a line of rejects.jsonl."""
 
     file: str
     line: int | None
@@ -56,12 +56,12 @@ class Reject:
 
 
 class RawRecord(NamedTuple):
-    """A record of a file, from which documents, examples and the like are made.
+    """A record of a file, before a document or an example is made of it.
 
     Attributes:
-        line: its first line, from 1; in a JSON list, a Parquet file or a hub's data set, its number; None if it is the
-            whole file.
-        fields: by name.
+        line: the number of its first line, from 1. In a JSON list, a Parquet file or a data set on a hub, it is the
+            number of the record. None if the record is a whole file.
+        fields: the values of its fields, by name.
         key: its id, if that is not in a field, such as the key in a JSON object of objects.
     """
 
@@ -71,7 +71,7 @@ class RawRecord(NamedTuple):
 
 
 Columns = Callable[[Mapping[str, int]], "list[str] | None"]
-"""Receives every field of a file with a header, and what it `Holds`. Returns the fields to read, or None for all."""
+"""Receives each field of a file with a header, and what it `Holds`. Returns the fields to read, or None for all."""
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Seen:
 
     Attributes:
         left_out: the fields and files that were not read.
-        lengths: by the fields that texts were read from, the number of characters in each text.
+        lengths: for each text field, or several joined by commas, the number of characters of each text.
         found: the fields that were chosen automatically.
     """
 
@@ -89,7 +89,7 @@ class Seen:
     found: set[str] = field(default_factory=set)
 
     def text(self, chosen: TextField, record: Mapping[str, Any], text: str) -> None:
-        """Record a text, and the unread fields of its record."""
+        """Note the length of a text, and the fields of its record that were not read."""
         name = join_names(chosen.names)
         if name not in self.lengths:
             self.lengths[name] = array.array("q")
@@ -99,7 +99,7 @@ class Seen:
         self.left_out.see_fields(map(str, {**dict.fromkeys(chosen.known), **record}), chosen.names)
 
     def text_fields(self) -> list[dict[str, Any]]:
-        """The fields that texts were read from, the most used first, for result.json."""
+        """The fields that texts were read from, for result.json. The field with the most texts comes first."""
         return [
             {
                 "field": name,
@@ -112,19 +112,19 @@ class Seen:
 
 
 class BadRecords:
-    """How records are read, and the policy for unreadable ones.
+    """The encoding in which records are read, and the policy for records that cannot be read.
 
     Args:
         policy: `stop` raises a RecordError; `skip` passes a Reject to `sink`.
-        sink: receives each record that is left out.
-        encoding: of the files; None for UTF-8. Files that declare their encoding (HTML, XML, e-mail) or define it
-            (Parquet, DOCX, PDF) are read accordingly.
-        advice: how to leave such records out, for the message; None if the verb cannot.
+        sink: receives a Reject for each record that is left out.
+        encoding: the encoding of the files; None for UTF-8. A file that declares its encoding (HTML, XML, e-mail), or
+            whose format defines it (Parquet, DOCX, PDF), is read accordingly.
+        advice: how to leave bad records out, for the error's message; None if the verb cannot leave them out.
 
     Attributes:
         seen: facts about what was read.
-        path: the file that is being read, which advice on encodings examines; None for a stream.
-        explains: whether the reason for the next undecodable record includes this advice.
+        path: the file that is being read, for advice on its encoding; None for a stream.
+        explains: whether the reason for the next record that cannot be decoded includes this advice.
     """
 
     def __init__(
@@ -157,9 +157,9 @@ class BadRecords:
 
 
 def open_bytes(path: Path | BinaryIO, encoding: str | None = None) -> contextlib.AbstractContextManager[BinaryIO]:
-    """Open a file for reading, unpacked whatever its name. A stream is not unpacked, and stays open.
+    """Open a file for reading, and unpack it if its content is packed. A stream is not unpacked, and stays open.
 
-    If `encoding` is UTF-16 or UTF-32, the bytes are converted to UTF-8.
+    If `encoding` is UTF-7, UTF-16 or UTF-32, the bytes are converted to UTF-8.
     """
     if isinstance(path, Path):
         return cast("contextlib.AbstractContextManager[BinaryIO]", open_packed(path, encoding))
@@ -185,7 +185,8 @@ def reported(name: str, bad: BadRecords) -> Iterator[None]:
 def read_lines(path: Path | BinaryIO, name: str, bad: BadRecords) -> Iterator[tuple[int, int, bytes]]:
     """The lines of a file as (number from 1, byte offset, bytes), without a byte order mark.
 
-    In a file with bare carriage returns as line ends, as some spreadsheets write it, they are replaced by newlines.
+    If the lines at the beginning end with bare carriage returns, which some spreadsheets write, all line ends are
+    replaced by newlines.
     """
     bad.path = path if isinstance(path, Path) else None
     with reported(name, bad), open_bytes(path, bad.encoding) as file:
@@ -221,7 +222,7 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def read_bytes(path: Path, name: str, bad: BadRecords, fix: str, encoding: str | None = None) -> bytes | None:
-    """The bytes of a file that is read as a whole; None if it was rejected, such as for its size."""
+    """The bytes of a whole file, unpacked; None if it was rejected, for example because it is too large."""
     bad.path = path
     with reported(name, bad), open_bytes(path, encoding) as file:
         data = file.read(LARGEST_WHOLE + 1)
@@ -233,7 +234,7 @@ def read_bytes(path: Path, name: str, bad: BadRecords, fix: str, encoding: str |
 
 
 def read_whole(path: Path, name: str, bad: BadRecords, fix: str = "split it into several files") -> str | None:
-    """The text of a whole file; None if it was rejected. `fix`: what to do about a file that is too large."""
+    """The text of a whole file; None if it was rejected. `fix` says what to do about a file that is too large."""
     data = read_bytes(path, name, bad, fix, bad.encoding)
     if data is None or is_foreign(data, name, bad):
         return None
@@ -249,7 +250,7 @@ def report_empty(name: str, bad: BadRecords) -> None:
 
 
 def is_foreign(data: bytes, name: str, bad: BadRecords) -> bool:
-    """Whether a file that begins with `data` is not text, or is UTF-16 or UTF-32; if so, it is reported."""
+    """Whether a file that begins with `data` is binary, or text in UTF-16 or UTF-32; if so, it is reported."""
     office = next((what for mark, what in _OFFICE.items() if data.startswith(mark)), None)
     if office is not None:
         fix = "export its sheet as CSV (UTF-8), or its text as .txt"
@@ -279,12 +280,12 @@ def decode(
     """Decode `data` strictly, as UTF-8 or in the encoding of `bad`.
 
     Args:
-        offset: of `data` in the file.
-        line: of `data` in the file; None if it has several lines.
+        offset: the byte offset of `data` in the file.
+        line: the line of `data` in the file; None if `data` has several lines.
         lines_before: the number of lines before `data`, if `line` is None.
 
     Returns:
-        the text; None if a byte cannot be decoded, which is reported with its line and its offset in the file.
+        the text; None if a byte cannot be decoded, or if the text is ISO-2022-JP instead of UTF-8. Both are reported.
     """
     encoding = text_encoding(bad)
     try:
@@ -306,19 +307,20 @@ def decode(
 
 
 class TextField:
-    """The field of the text: the one that the user named, or one that is chosen from the first records.
+    """The text field: the field or fields that the user named, or a field that is chosen from the first records.
 
     Args:
-        text_field: the name. Several, separated by commas, are joined by a blank line, unless there is a field with the
-            whole name. A name with a comma can be in double quotes.
-        name: of the file, for messages.
-        usual: the names to look for if the user named none, the likeliest first.
+        text_field: the value of the option: a field, or several fields separated by commas, whose texts are joined by
+            a blank line. If a field has the whole value as its name, that field is read. A name with a comma can be in
+            double quotes.
+        name: the name of the file, for messages.
+        usual: the names to look for if the user named no field, the likeliest first.
         option: the option that names the field, for messages.
 
     Attributes:
-        names: the fields, once they are known.
-        guessed: whether they were chosen here.
-        known: the fields of a file whose records have only some of them.
+        names: the text fields; empty if one has yet to be chosen.
+        guessed: whether the field was chosen because the user named none.
+        known: all fields of the file, if its records contain only the fields that are read.
     """
 
     def __init__(
@@ -336,7 +338,7 @@ class TextField:
         self.name, self.usual, self.option = name, usual, option
 
     def choose(self, fields: Mapping[str, int]) -> list[str]:
-        """The fields of the text, chosen if none was named. `fields`: every field, and what it `Holds`.
+        """The text fields. One is chosen if the user named none. `fields`: every field, and what it `Holds`.
 
         Raises:
             CorpusError: no field has a usual name, and it is not clear which one holds the text.
@@ -377,9 +379,10 @@ class TextField:
         if names and not texts:
             hold = "this seems to hold" if len(names) == 1 else "these seem to hold"
             what += (
-                f" ({listed(names)}: {hold} identifiers, addresses, dates or numbers, persons, JSON or encoded data)"
+                f" ({listed(names)}: {hold} identifiers, addresses, dates, numbers, names of persons, JSON "
+                "or encoded data)"
             )
-        header = "; if the file has no header, give it one as its first line" if any(map(_no_name, fields)) else ""
+        header = "; if the file has no header, give it one as its first line" if any(map(_is_data, fields)) else ""
         return CorpusError(
             what,
             where=self.name,
@@ -388,7 +391,7 @@ class TextField:
         )
 
     def look(self, records: Sequence[RawRecord]) -> None:
-        """Choose the fields from the first records of a file."""
+        """Choose the text field from the first records of a file."""
         self.choose(fields_of(records))
 
     def of(self, record: Mapping[str, Any], bad: BadRecords, line: int | None) -> str | None:
@@ -418,7 +421,10 @@ class TextField:
 def looked_at(
     records: Iterable[RawRecord], look: Callable[[Sequence[RawRecord]], Any], bad: BadRecords
 ) -> Iterator[RawRecord]:
-    """The records, after a call of `look` with the first ones. Rejects among them are reported in order."""
+    """The records. Before the first is yielded, `look` is called once, with up to `LOOKED_AT` of them.
+
+    Rejects between these records are reported in the order of the file.
+    """
     records, report = iter(records), bad.sink
     first: list[RawRecord | Reject] = []
     stopped: RecordError | None = None
@@ -426,7 +432,7 @@ def looked_at(
     try:
         for record in itertools.islice(records, LOOKED_AT):
             first.append(record)  # noqa: PERF402 (rejects are appended in between)
-    except RecordError as error:  # raised after the records before it, which may have an error too
+    except RecordError as error:  # raised after the records before it are yielded: they may have an error too
         stopped = error
     finally:
         bad.sink = report
@@ -444,11 +450,11 @@ def looked_at(
 
 
 ID_NAMES = ("id", "_id", "uid", "uuid", "guid", "doc_id", "document_id", "record_id", "example_id", "sample_id", "idx")
-"""The usual names of the field with a record's id, the likeliest first. They are compared in lower case."""
+"""The usual names of the field with a record's id, in lower case, the likeliest first."""
 
 
 def usual_name(fields: Iterable[str], usual: Iterable[str]) -> str | None:
-    """The field with the first of the `usual` names that occurs, ignoring case; None if there is none.
+    """The field whose name comes first in `usual`, ignoring case; None if no field has one of these names.
 
     >>> usual_name(["Label", "Text"], ("text", "sentence"))
     'Text'
@@ -459,7 +465,7 @@ def usual_name(fields: Iterable[str], usual: Iterable[str]) -> str | None:
 
 
 def usual_id(fields: Iterable[str]) -> str | None:
-    """The field with a usual name of ids; None if there is none.
+    """The field whose name comes first in `ID_NAMES`, ignoring case; None if no field has one of these names.
 
     >>> usual_id(["text", "ID"])
     'ID'
@@ -469,7 +475,7 @@ def usual_id(fields: Iterable[str]) -> str | None:
 
 
 def as_id(value: Any) -> str | int | float | None:
-    """The value, if it can be an id. None if it is null, an empty text, not a finite number, a list or an object."""
+    """The value, if it can be an id. None for null, an empty text, NaN, an infinite number, a list or an object."""
     if isinstance(value, str | int | float) and value != "" and value == value and value not in (math.inf, -math.inf):
         return value
     return None
@@ -481,7 +487,7 @@ def fields_of(records: Sequence[RawRecord]) -> dict[str, Holds]:
 
 
 def field_names(given: str | None) -> tuple[str, ...]:
-    """The names in the value of an option, separated by commas. A name with a comma is in double quotes.
+    """The names in the value of an option. Commas separate them, so a name with a comma must be in double quotes.
 
     >>> field_names('title, "findings, all"')
     ('title', 'findings, all')
@@ -501,13 +507,13 @@ def join_names(names: Iterable[str]) -> str:
 
 
 def _argument(names: Sequence[str]) -> str:
-    """Names of fields as the value of an option, quoted for a shell; F if they are too long to be shown."""
+    """Names of fields as the value of an option, quoted for a shell; F if a message would not show them in full."""
     joined = join_names(names)
     return shlex.quote(joined) if all(shown(name) == name for name in names) else "F"
 
 
-def _no_name(field: str) -> bool:
-    """Whether this is probably not the name of a field, but a sentence or a number."""
+def _is_data(field: str) -> bool:
+    """Whether this is probably a sentence or a number, not the name of a field."""
     return len(field) > _LONGEST_NAME or len(field.split()) > 5 or field.replace(".", "", 1).isdigit()
 
 

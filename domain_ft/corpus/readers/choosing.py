@@ -19,15 +19,16 @@ LOOKED_AT = 100
 
 
 class Holds(enum.IntEnum):
-    """What a field holds, for choosing the text. Only NOTHING is false."""
+    """What a field holds, for the choice of the text field. Only NOTHING is falsy."""
 
     NOTHING = 0  # no text: numbers, nulls, objects
     NAMES = 1  # text that is not prose: ids, addresses, hashes, dates, numbers, codes, JSON, or only white space
     TEXT = 2
-    INSIDE = 3  # objects or lists, such as paragraphs, with more text inside them than any field of text has
+    INSIDE = 3  # objects or lists, such as paragraphs, that contain more text than any TEXT field
 
 
-# Names of fields that identify a record, its source or persons, unless most of their values are sentences.
+# Names of fields for ids, dates, files, persons and other metadata. A field with such a name holds NAMES if fewer
+# than half of its values are sentences.
 _NAMING = re.compile(
     r"(.*[_\-. ])?(u?u?id|guid|pmid|pmcid|doi|isbn|key|url|uri|link|href|hash|sha\d*|md5|checksum|date|time|"
     r"timestamp|created|updated|(created|updated|published)[_ ]?at|file|filename|path|lang|language|licen[cs]e|"
@@ -37,21 +38,21 @@ _NAMING = re.compile(
 )
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _IDENTIFIERS = re.compile(
-    r"[a-z][a-z0-9+.-]*://\S+"  # an address
-    r"|www\.\S+|[\w.-]+(/[\w.-]+)+|\S+@\S+\.\w+|(/|\./|~/|[A-Za-z]:\\)\S*"  # an address, a path
+    r"[a-z][a-z0-9+.-]*://\S+"  # a URL
+    r"|www\.\S+|[\w.-]+(/[\w.-]+)+|\S+@\S+\.\w+|(/|\./|~/|[A-Za-z]:\\)\S*"  # a www URL, a path, an e-mail address
     r"|[0-9A-Fa-f]{8,}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"  # a hash, a UUID
     r"|[\d\s.,:;/+%TZ\-\u20ac$\xa3\xa5]+"  # numbers, dates, times, sums of money
     r"|(?=\S*\d)[\w.:/#\-]+"  # one word with a digit in it: an id
-    r"|[!-~]{32,}(\s+[!-~]{32,})*(\s+[!-~]+)?",  # only words of 32 characters or more: encoded data, such as base64
+    r"|[!-~]{32,}(\s+[!-~]{32,})*(\s+[!-~]+)?",  # words of 32+ characters (the last may be shorter): encoded data
 )
 _DEEPEST = 8  # levels of objects and lists that are examined
-_IDENTIFYING = 0.9  # if this share of the values are identifiers, the field holds NAMES
+_IDENTIFYING = 0.9  # if at least this share of the values are identifiers, the field holds NAMES
 _SENTENCE_WORDS = 4  # the fewest words of a sentence
-_SENTENCE_CHARACTERS = 20  # the fewest characters of a sentence with fewer words, if not all are ASCII
+_SENTENCE_CHARACTERS = 20  # the fewest characters of a sentence with fewer words, if not all are ASCII, as in Chinese
 
 
 def what_fields_hold(records: Iterable[Mapping[str, Any]]) -> dict[str, Holds]:
-    """What each field of some records holds, in order of appearance.
+    """What each field of some records holds, in the order in which the fields appear.
 
     >>> what_fields_hold([{"id": "case-1", "data": ["A text of some words."], "n": 1}])
     {'id': <Holds.NAMES: 1>, 'data': <Holds.TEXT: 2>, 'n': <Holds.NOTHING: 0>}
@@ -70,7 +71,7 @@ def what_fields_hold(records: Iterable[Mapping[str, Any]]) -> dict[str, Holds]:
 
 
 def texts_inside(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
-    """The texts in nested lists and objects, each with its key in the enclosing object.
+    """(key, text) for each text in nested lists and objects, with its key in the enclosing object.
 
     >>> list(texts_inside([{"text": "One.", "n": 1}, {"text": "Two."}]))
     [('text', 'One.'), ('text', 'Two.')]
@@ -86,7 +87,7 @@ def texts_inside(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[st
 
 
 def texts_of(value: Any) -> Sequence[str]:
-    """A text, or those of a list of texts; empty for any other value."""
+    """The text, or the texts of a list that has only texts; an empty list for any other value."""
     if isinstance(value, str):
         return [value]
     return value if isinstance(value, list) and all(isinstance(part, str) for part in value) else []

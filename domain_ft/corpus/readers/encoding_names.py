@@ -27,7 +27,7 @@ _ICONV = {
 
 
 def canonical(name: str) -> str:
-    """Python's name of a text encoding.
+    """Python's name of a text encoding; `utf-8` also for ASCII.
 
     Raises:
         SettingsError: there is no such encoding.
@@ -40,7 +40,7 @@ def canonical(name: str) -> str:
         raise SettingsError(
             f"--encoding {name}: there is no such encoding", fix=nearest(name.upper(), known)
         ) from error
-    # A byte order mark is always removed from UTF-8 files.
+    # ASCII is a subset of UTF-8, and the readers remove a byte order mark.
     return UTF8 if info.name in (UTF8, "utf-8-sig", "ascii") else info.name
 
 
@@ -50,5 +50,5 @@ def label(encoding: str) -> str:
 
 
 def is_wide(encoding: str) -> bool:
-    """Whether a file must be decoded before it is split into lines, because newlines are not a single byte."""
+    """Whether a file in this encoding must be decoded before it is split: its newlines can be several bytes."""
     return encoding.replace("_", "-").startswith(("utf-16", "utf-32", "utf-7"))

@@ -1,4 +1,4 @@
-"""Suggests encodings for a file that is not UTF-8. They are only suggested: files are read as UTF-8 or --encoding.
+"""Suggests encodings for a file that is not UTF-8. None is used automatically: a file is read as UTF-8 or --encoding.
 
 Strict decoding finds the possible encodings, which are then ordered by likelihood.
 """
@@ -6,7 +6,9 @@ Strict decoding finds the possible encodings, which are then ordered by likeliho
 from __future__ import annotations
 
 import codecs
+import lzma
 import unicodedata
+import zlib
 from pathlib import Path
 
 from domain_ft.corpus.readers.encoding_names import WIDE, label
@@ -16,7 +18,7 @@ MOST_BYTES = 4_000_000  # bytes at the beginning of a file that are examined
 _EAST_ASIAN = ("cp932", "euc_jp", "gb18030", "big5hkscs", "cp949")
 _ONE_BYTE = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "koi8_r", "iso8859_15")
 _MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"))
-# At least a tenth of any long text in Chinese or Korean.
+# Characters that make up at least a tenth of any long text in Chinese or Korean.
 _FREQUENT = frozenset(
     "的一是不了在有人这为之大来以个中上们到时国和地要于出会可也对生能而這為來個們時國會對이다는을의에가하고지도를은"
 )
@@ -24,7 +26,7 @@ _LISTED = 4  # the most encodings in a message
 
 
 def candidates(data: bytes) -> list[str]:
-    """The encodings in which `data`, the beginning of a file, can be decoded strictly; the likeliest first."""
+    """The plausible encodings of a file that begins with `data`, the likeliest first; an empty list if none is."""
     for mark, encoding in _MARKS:
         if data.startswith(mark) and _decoded(data, encoding) is not None:
             return [encoding]
@@ -52,9 +54,9 @@ def advice(path: Path | None, data: bytes, name: str) -> str:
     """What to do about a file that is not UTF-8: the encodings that decode it, and the two ways to read it.
 
     Args:
-        path: the file, whose beginning is examined. None for a stream, for which only `data` is examined.
-        data: the bytes that could not be decoded.
-        name: of the stream, for the message.
+        path: the file, whose beginning is examined; None for a stream.
+        data: the bytes that could not be decoded, which are examined if the file cannot be.
+        name: the name of the stream, for the message.
     """
     found = candidates(beginning(path) or data)
     if not found:
@@ -63,13 +65,13 @@ def advice(path: Path | None, data: bytes, name: str) -> str:
     which = labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} or {labels[-1]}"
     shown = path.name if path is not None else name
     return (
-        f"it can be decoded as {which}: if that is what it is, read it with --encoding {labels[0]}, "
+        f"it can be decoded as {which}: if {labels[0]} is right, read it with --encoding {labels[0]}, "
         f"or convert it: iconv -f {labels[0]} -t UTF-8 {shown} > utf8-{Path(shown).name}"
     )
 
 
 def beginning(path: Path | None) -> bytes:
-    """The first bytes of a file, unpacked; empty for a stream (None) or an unreadable file."""
+    """The first `MOST_BYTES` of a file, unpacked; empty for a stream (None) or an unreadable file."""
     from domain_ft.corpus.readers.packing import open_packed
 
     if path is None:
@@ -77,7 +79,7 @@ def beginning(path: Path | None) -> bytes:
     try:
         with open_packed(path) as file:
             return file.read(MOST_BYTES)
-    except (OSError, EOFError, ValueError):
+    except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error):
         return b""
 
 
@@ -91,14 +93,19 @@ def _decoded(data: bytes, encoding: str) -> str | None:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether text has few of the control or unassigned characters that a wrong encoding produces."""
-    strange = sum(unicodedata.category(c) in ("Cc", "Cn", "Co", "Cs") and c not in "\t\n\r\f" for c in text[:10_000])
-    scripts = sum(not c.isascii() for c in text[:10_000])
-    return strange <= len(text[:10_000]) / 100 and (scripts == 0 or _is_east_asian(text) or scripts < len(text) / 2)
+    """Whether a text decoded as UTF-16 or UTF-32 is plausible.
+
+    At most 1% of its characters are control or unassigned characters, and most are ASCII or East Asian. A wrong
+    encoding seldom produces such a text.
+    """
+    begin = text[:10_000]
+    strange = sum(unicodedata.category(c) in ("Cc", "Cn", "Co", "Cs") and c not in "\t\n\r\f" for c in begin)
+    foreign = sum(not c.isascii() for c in begin)
+    return strange <= len(begin) / 100 and (foreign == 0 or _is_east_asian(text) or foreign < len(begin) / 2)
 
 
 def _is_east_asian(text: str) -> bool:
-    """Whether the non-ASCII characters are mostly wide and next to each other, unlike an é among Latin letters."""
+    """Whether the non-ASCII characters are mostly wide and side by side, unlike an é among Latin letters."""
     foreign = [place for place, character in enumerate(text[:20_000]) if not character.isascii()]
     if not foreign or any(unicodedata.category(text[place]) in ("Co", "Cn", "Cc") for place in foreign):
         return False
@@ -109,7 +116,7 @@ def _is_east_asian(text: str) -> bool:
 
 
 def _familiar(text: str) -> float:
-    """A score for the share of kana, Hangul and common ideographs among the non-ASCII characters."""
+    """A score that grows with the share of kana, Hangul and common ideographs among the non-ASCII characters."""
     foreign = [character for character in text[:20_000] if not character.isascii()]
     weights = {"HIRAGANA": 1.5, "KATAKANA": 1.2, "HANGUL": 0.8, "IDEOGRAPHIC": 0.8, "FULLWIDTH": 0.8}
     total = 0.0
@@ -149,6 +156,6 @@ def _is_plain_latin(text: str) -> bool:
 
 
 def _mostly_ascii(data: bytes) -> bool:
-    """Whether most letters are ASCII, as in a text in Latin letters with a few accents."""
+    """Whether there are over three ASCII letters for each non-ASCII byte, as in Latin script with a few accents."""
     letters = sum(chr(byte).isalpha() for byte in data[:20_000] if byte < 128)
     return letters > 3 * sum(byte >= 128 for byte in data[:20_000])

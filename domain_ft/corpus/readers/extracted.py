@@ -1,7 +1,7 @@
 """Extracts text from HTML, XML, e-mail, DOCX and PDF. A file is one document.
 
-The libraries for this are the extra `domain-ft[documents]`. Files are not trusted: no entity of XML is expanded,
-nothing is fetched, zip bombs are refused, and any error of a library on a damaged file becomes one bad record.
+The libraries for this are in the extra `domain-ft[documents]`. Files are not trusted: entities that an XML file defines
+are not expanded, nothing is fetched, zip bombs are refused, and a library's error on a file becomes one bad record.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*encoding\s*=\s*["']([\w.:-]+)["']""")
 _DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
-# Like browsers, read these encodings as a superset (https://encoding.spec.whatwg.org).
+# These encodings are read as a superset, as in browsers (https://encoding.spec.whatwg.org).
 _SUPERSETS = {"shift_jis": "cp932", "iso8859-1": "cp1252", "gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs"}
 _HIDDEN = ("script", "style", "template", "noscript", "svg", "math", "iframe", "object", "select", "textarea")
 _INLINE = frozenset(  # elements that do not break a line of text
@@ -43,7 +43,7 @@ _OLE = b"\xd0\xcf\x11\xe0"  # the first bytes of old Office files and of encrypt
 
 
 def read_html(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """An HTML page: its title and text, with a line for each block. Scripts, styles and the like are left out."""
+    """The title and text of an HTML page, with a line for each block. Elements such as scripts are left out."""
     del text_field
     data = read_bytes(path, name, bad, "split it into several files")
     if data is None:
@@ -120,7 +120,7 @@ def read_docx(path: Path, name: str, text_field: str | None, bad: BadRecords) ->
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             size = sum(member.file_size for member in archive.infolist() if member.filename.endswith((".xml", ".rels")))
         if size > base.LARGEST_WHOLE:
-            reason = f"the DOCX unpacks to {size / 1e6:,.0f} MB of XML: more than {base.LARGEST_WHOLE / 1e6:,.0f}"
+            reason = f"the DOCX unpacks to {size / 1e6:,.0f} MB of XML, more than {base.LARGEST_WHOLE / 1e6:,.0f} MB"
             bad.add(reason, file=name, fix="split it into several files, or leave it out")
             return
         import docx
@@ -164,7 +164,7 @@ def _document(text: str | None, name: str, bad: BadRecords) -> Iterator[SourceDo
 
 @contextlib.contextmanager
 def _damage(kind: str, name: str, bad: BadRecords) -> Iterator[None]:
-    """Report any exception of a library on a damaged file as one bad record."""
+    """Report an exception of a library as one bad record: the file is damaged."""
     try:
         yield
     except (GeneratorExit, base.RecordError, MemoryError):
@@ -183,7 +183,10 @@ def _opens(document: Any) -> bool:
 
 
 def _declared_text(data: bytes, name: str, bad: BadRecords, declared: re.Match[bytes] | str | None) -> str | None:
-    """The text of a file that may declare its encoding; None if a byte cannot be decoded, which is reported."""
+    """The text of a file that may declare its encoding; None if it is empty or cannot be decoded, which is reported.
+
+    `declared`: the declared encoding, or a match with it as its first group.
+    """
     if not data:
         report_empty(name, bad)
         return None
@@ -227,16 +230,16 @@ def _html_text(text: str, name: str, bad: BadRecords) -> str | None:
 
 
 def _xml_text(root: Any) -> str:
-    """All text under an element. An element whose parent has text of its own does not break the line."""
+    """All text under an element. An element whose parent directly contains text does not break the line."""
 
     def breaks(element: Any) -> bool:
         parent = element.getparent()
-        return parent is None or not _has_own_text(parent)
+        return parent is None or not _directly_contains_text(parent)
 
     return _lines_of(root, breaks)
 
 
-def _has_own_text(element: Any) -> bool:
+def _directly_contains_text(element: Any) -> bool:
     texts = [element.text, *(child.tail for child in element)]
     return any(text and text.strip() for text in texts)
 
@@ -244,7 +247,7 @@ def _has_own_text(element: Any) -> bool:
 def _lines_of(root: Any, breaks: Callable[[Any], bool]) -> str:
     """All text under an element, with a newline before and after each element that `breaks` the line.
 
-    It is not recursive, because elements may be nested deeper than Python's stack.
+    It is not recursive, because elements may be nested deeper than Python's recursion limit.
     """
     from lxml import etree
 
@@ -264,7 +267,7 @@ def _lines_of(root: Any, breaks: Callable[[Any], bool]) -> str:
 
 
 def _table_text(table: Table) -> str:
-    """The text of a table, a line for each row. A merged cell occurs once in a row."""
+    """The text of a table, with a line for each row. A merged cell occurs once in a row."""
     rows = []
     for row in table.rows:
         cells = list({id(cell._tc): cell.text.strip() for cell in row.cells}.values())

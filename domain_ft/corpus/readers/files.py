@@ -26,7 +26,7 @@ from domain_ft.corpus.readers.base import (
 from domain_ft.corpus.readers.packing import PACKED, plain_name
 from domain_ft.errors import CorpusError
 
-PART = 16_000_000  # bytes: a larger plain text is cut into several documents
+PART = 16_000_000  # bytes; a larger plain text file is cut into several documents
 KNOWN_ENDINGS = f"{', '.join(ENDINGS)}, each also with {', '.join(PACKED[:-1])} or {PACKED[-1]}"
 """The supported file endings, for messages."""
 
@@ -58,12 +58,18 @@ def stem(path: Path) -> str:
     return name[: len(name) - len(ending(path))] if ending(path) in ENDINGS else name
 
 
+_DENIED = "cannot be read: permission denied"
+_FOLDER = "a folder"
+
+
 def why_unreadable(path: Path) -> str | None:
-    """Why a path is not a readable file, in words; None if it is one. Does not open it."""
+    """Why a path is not a readable file, in words; None if it is one. The path is not opened."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        return "a link to nothing" if path.is_symlink() else "there is no such file"
+        return "a broken symbolic link" if path.is_symlink() else "there is no such file"
+    except PermissionError:
+        return _DENIED
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
     if not stat.S_ISREG(mode):
@@ -72,14 +78,17 @@ def why_unreadable(path: Path) -> str | None:
             stat.S_IFSOCK: "a socket",
             stat.S_IFCHR: "a device",
             stat.S_IFBLK: "a device",
-            stat.S_IFDIR: "a folder",
+            stat.S_IFDIR: _FOLDER,
         }
         return kinds.get(stat.S_IFMT(mode), "not a file")
-    return None if os.access(path, os.R_OK) else "cannot be read: permission denied"
+    return None if os.access(path, os.R_OK) else _DENIED
 
 
 def walk(folder: Path) -> Listing:
-    """All files under a folder, sorted by path. Hidden, irregular and inaccessible ones are not read."""
+    """All files under a folder, sorted by path.
+
+    Hidden, irregular and inaccessible files are not read, nor are hidden folders and links to folders.
+    """
     files: list[tuple[Path, str]] = []
     unread: list[UnreadFile] = []
 
@@ -107,37 +116,38 @@ def walk(folder: Path) -> Listing:
 
 
 def why_left_out(path: Path) -> str | None:
-    """Why a file with this ending is not read; None if it is read."""
+    """Why a file with the ending of `path` is not read; None if it is read."""
     kind = ENDINGS.get(ending(path))
     if kind is None:
-        return f"the ending {ending(path)} is not read" if ending(path) else "no ending says what it is"
+        return f"the ending {ending(path)} is not read" if ending(path) else "the name has no ending"
     return None if is_installed(kind) else f"needs {EXTRA}"
 
 
 def list_files(path: Path, reader_name: str = "auto") -> Listing:
     """The files to read at `path`: the file itself, or all files under the folder, as in `walk`.
 
-    With the reader `auto`, files in a folder with an unknown ending are not read.
+    With the reader `auto`, files of a folder that have an unknown ending, or need a missing extra, are not read.
 
     Raises:
-        CorpusError: the path does not exist, or nothing in it can be read.
+        CorpusError: the path does not exist, or has no file that can be read.
     """
-    if path.is_dir():
-        there = walk(path)
+    if why_unreadable(path) == _FOLDER:
+        listing = walk(path)
         if reader_name != "auto":
-            found = there
+            found = listing
         else:
-            reasons = {file: why_left_out(file) for file, _ in there.files}
-            more = [UnreadFile(name, reason) for file, name in there.files if (reason := reasons[file])]
-            files = tuple((file, name) for file, name in there.files if not reasons[file])
-            found = Listing(files, tuple(sorted((*there.unread, *more), key=lambda one: one.file)))
+            reasons = {file: why_left_out(file) for file, _ in listing.files}
+            more = [UnreadFile(name, reason) for file, name in listing.files if (reason := reasons[file])]
+            files = tuple((file, name) for file, name in listing.files if not reasons[file])
+            found = Listing(files, tuple(sorted((*listing.unread, *more), key=lambda one: one.file)))
         if not found.files:
             listed = ", ".join(f"{one.file} ({one.reason})" for one in found.unread[:5])
             others = f" and {len(found.unread) - 5:,} more" if len(found.unread) > 5 else ""
+            endings = f"supported endings: {KNOWN_ENDINGS}"
             raise CorpusError(
                 f"the folder has no file that can be read{f': {listed}{others}' if listed else ''}",
                 where=str(path),
-                fix=f"supported endings: {KNOWN_ENDINGS}",
+                fix=endings if reader_name == "auto" else "put files into it, or name another folder",
             )
         return found
     check_file(path)
@@ -154,17 +164,23 @@ def list_files(path: Path, reader_name: str = "auto") -> Listing:
 
 
 def check_file(path: Path) -> None:
-    """Check that a path is a readable file, without opening it, because a pipe would block.
+    """Check that a path is a readable file. It is not opened, because opening a pipe would block.
 
     Raises:
-        CorpusError: it is not.
+        CorpusError: the path is not a readable file.
     """
     reason = why_unreadable(path)
     if reason == "there is no such file":
         raise CorpusError("there is no such file or folder", where=str(path), fix="check the path")
     if reason is not None:
         what = f"this {reason}" if reason.startswith("cannot") else f"this is {reason}, not a file"
-        fix = "name a file in it" if path.is_dir() else "write the data to a file, and name that file"
+        fix = "write the data to a file, and name that file"
+        if reason == _FOLDER:
+            fix = "name a file in it"
+        elif reason == _DENIED:
+            fix = "give yourself the right to read it"
+        elif reason.startswith("cannot"):
+            fix = "check the path"
         raise CorpusError(what, where=str(path), fix=fix)
 
 

@@ -1,4 +1,4 @@
-"""Data sets of a hub that need their authors' consent."""
+"""The error for gated data sets of the hub, which only users who accept the authors' terms can read."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ def gated_error(identifier: str, where: str) -> CorpusError:
     return CorpusError(
         f"the data set '{identifier}' is gated: its authors ask you to accept their terms first",
         where=where,
-        fix=f"ask for access at {page}, then give your token: hf auth login",
+        fix=f"ask for access at {page}, then log in with your token: hf auth login",
     )

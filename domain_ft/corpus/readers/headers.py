@@ -16,12 +16,12 @@ from domain_ft.quoting import listed, shown
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", "^": "carets"}
 
-_LONGEST_NAME = 100  # characters of the name of a column; anything longer is a text
+_LONGEST_NAME = 100  # the most characters of a column name; a longer cell is a text
 _SENTENCE_WORDS = 5  # the fewest words of a sentence
 _SENTENCE_CHARACTERS = 20  # the fewest characters of a sentence with fewer words, if not all are ASCII
-_SHARED = 0.9  # if this share of the rows have the same number of fields, and not that of the header, it is an error
-_MOST = 0.8  # a column is of a kind if at least this share of its cells are
-# A line with one of these names is a header, unless the name is also in a cell of the column.
+_SHARED = 0.9  # if at least this share of the rows have the same number of fields, the header must have it too
+_MOST = 0.8  # a column is of a kind if at least this share of its non-empty cells are
+# A line with one of these names is a header, unless a cell below has the same name.
 _USUAL = frozenset(
     [
         *("id", "idx", "index", "key", "no", "nr", "number", "name", "date", "time", "timestamp", "year", "url"),
@@ -48,9 +48,9 @@ def check_header(header: Sequence[str], rows: Sequence[Sequence[str]], name: str
 
     Args:
         header: the first row.
-        rows: the first rows below it; those of another length are ignored.
-        name: of the file, for messages.
-        delimiter: between the fields.
+        rows: the first rows below it. Rows with another number of fields are ignored.
+        name: the name of the file, for messages.
+        delimiter: the delimiter between the fields.
 
     Raises:
         CorpusError: the header has another delimiter, is a record, or names a column twice.
@@ -107,10 +107,10 @@ def check_shape(header: Sequence[str], counts: Sequence[int], name: str) -> None
     Args:
         header: the first row.
         counts: the number of fields of each of the first rows below it.
-        name: of the file, for messages.
+        name: the name of the file, for messages.
 
     Raises:
-        CorpusError: nearly all of them have the same number, but not that of the header.
+        CorpusError: nearly all rows have the same number of fields, and the header has another number.
     """
     usual, often = Counter(counts).most_common(1)[0] if counts else (len(header), 0)
     if usual == len(header) or len(counts) < 3 or often < _SHARED * len(counts):
@@ -118,11 +118,11 @@ def check_shape(header: Sequence[str], counts: Sequence[int], name: str) -> None
     if len(header) == 1:
         fix = "remove the lines above the header"
     elif usual == len(header) + 1:
-        fix = "put a field with the delimiter in it in double quotes; or name all columns, the row numbers too"
+        fix = "put each field that contains the delimiter in double quotes; or name all columns, the row numbers too"
     else:
-        fix = "name each column in the first line, and put a field with the delimiter in it in double quotes"
+        fix = "name each column in the first line, and put each field that contains the delimiter in double quotes"
     raise CorpusError(
-        f"the first line has {_fields(len(header))}, and the lines below it have {usual}: {listed(header)}",
+        f"the first line has {_fields(len(header))} ({listed(header)}), but most lines below it have {usual}",
         where=f"{name}, line 1",
         fix=fix,
     )
@@ -133,7 +133,7 @@ def why_a_record(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str | 
 
     >>> why_a_record(["text", "label"], [["A short text.", "good"]])
     >>> why_a_record(["A short text.", "good"], [["Another one.", "bad"], ["And a third.", "good"]])
-    "'good' is in other lines of column 2 too"
+    "'good' is in column 2 of other lines too"
     """
     cells = [cell.strip() for cell in header]
     for place, cell in enumerate(cells, 1):
@@ -149,18 +149,18 @@ def why_a_record(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str | 
     numbers = [place for place, cell in enumerate(cells) if _is_number(cell)]
     sentences = any(len(cell.split()) >= 4 for cell in cells)
     if numbers and sentences and others and all(_is_number(below) for place in numbers for below in columns[place]):
-        return f"column {numbers[0] + 1} holds a number in it too: '{shown(cells[numbers[0]])}'"
+        return f"column {numbers[0] + 1} holds a number, as in the lines below: '{shown(cells[numbers[0]])}'"
     for place, (cell, column) in enumerate(zip(cells, columns, strict=True), 1):
         below = [value for value in column if value]
         if not cell or not below:
             continue
         if cell in below and not _is_number(cell):
-            return f"'{shown(cell)}' is in other lines of column {place} too"
+            return f"'{shown(cell)}' is in column {place} of other lines too"
         for kind, form in _KINDS.items():
             if form.fullmatch(cell) and sum(form.fullmatch(value) is not None for value in below) >= _MOST * len(below):
-                return f"column {place} holds {kind} in it too: '{shown(cell)}'"
+                return f"column {place} holds {kind}, as in the lines below: '{shown(cell)}'"
         if _is_sentence(cell) and sum(map(_is_sentence, below)) >= _MOST * len(below):
-            return f"column {place} holds a sentence in it too: '{shown(cell)}'"
+            return f"column {place} holds a sentence, as in the lines below: '{shown(cell)}'"
     return None
 
 

@@ -25,7 +25,7 @@ from domain_ft.quoting import shown
 
 
 def read_hub(source: Source, revision: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """The documents of a data set's split, with ids `split:number`, counted from 1.
+    """The documents of a split of a data set, with ids `SPLIT:NUMBER`, numbered from 1.
 
     Raises:
         CorpusError: the data set, configuration or split does not exist or cannot be reached.
@@ -60,13 +60,13 @@ def open_splits(identifier: str, config: str | None, revision: str | None) -> Ma
             }
         else:
             splits = builder.as_streaming_dataset()
-    except DatasetNotFoundError as error:  # `datasets` raises it for these too, and drops the cause
+    except DatasetNotFoundError as error:  # `datasets` raises it in all these cases, without the cause
         if "is a gated dataset" in str(error):
             raise gated_error(identifier, where) from error
         if f"Revision '{COPY}'" in str(error):
             raise no_copy_error(where) from error
         if revision and f"Revision '{commit_of_copy(revision) or revision}'" in str(error):
-            fix = "give the hash of a commit that is on the hub, or none for the newest"
+            fix = "give the hash of a commit that is on the hub, or no revision for the newest"
             raise CorpusError(f"the data set has no revision '{revision}'", where=where, fix=fix) from error
         fix = "check the id on the hub; a private data set needs a token (hf auth login)"
         raise CorpusError(f"there is no data set '{identifier}' on the hub", where=where, fix=fix) from error
@@ -79,7 +79,7 @@ def open_splits(identifier: str, config: str | None, revision: str | None) -> Ma
 
 
 def _builder(identifier: str, config: str | None, revision: str | None) -> datasets.DatasetBuilder:
-    """The builder of a data set. `datasets` 4.0 runs no loading scripts: for a data set with one, its Parquet copy."""
+    """The builder of a data set, or of its Parquet copy if it has a loading script: `datasets` 4.0 does not run it."""
     copy = commit_of_copy(revision)
     if copy is None:
         try:
@@ -92,7 +92,7 @@ def _builder(identifier: str, config: str | None, revision: str | None) -> datas
                     f"the revision '{shown(revision)}' has a loading script, which is not run, and the hub's Parquet "
                     "copy may be of another revision",
                     where=hub_name(identifier, config),
-                    fix=f'give no revision, for the newest copy, or one of the copy: revision = "{COPY}@COMMIT"',
+                    fix=f'give no revision, for the newest copy, or a revision of the copy: revision = "{COPY}@COMMIT"',
                 ) from error
     builder = datasets.load_dataset_builder(identifier, data_dir=config, revision=copy or COPY)
     files = itertools.chain.from_iterable(builder.config.data_files.values())
@@ -110,9 +110,9 @@ class _ParquetRows:
     `datasets` would decode ahead of its consumer, until the whole file is in memory.
 
     Attributes:
-        name: of the data set, for messages.
-        files: paths or URLs.
-        access: the options by which fsspec opens them, by protocol.
+        name: the name of the data set, for messages.
+        files: their paths or URLs.
+        access: for each protocol, the options with which fsspec opens a file.
         features: the types of the fields.
     """
 
@@ -123,7 +123,7 @@ class _ParquetRows:
 
     @classmethod
     def of(cls, files: Sequence[str], name: str, builder: datasets.DatasetBuilder) -> _ParquetRows:
-        """The rows of the files of a builder's split."""
+        """The rows of `files`, a split of the builder's data set."""
         rows = cls(name, files, builder.storage_options or {}, builder.info.features or datasets.Features())
         if rows.features:
             return rows
@@ -149,7 +149,7 @@ class _ParquetRows:
 
 
 def class_names(features: Mapping[str, Any] | None) -> dict[str, list[str]]:
-    """The class names of each field that holds classes or lists of them."""
+    """The class names of each field that holds class labels or lists of them."""
     names = {}
     for field, feature in (features or {}).items():
         while hasattr(feature, "feature"):  # a list of classes

@@ -1,7 +1,7 @@
-"""The hub's own Parquet copies of data sets with a loading script, which `datasets` no longer runs.
+"""The Parquet copies that the hub makes of data sets with a loading script, because `datasets` runs no scripts.
 
-A copy is on a branch of its own, whose commits are not those of the data set. So its revisions have names of their own,
-`refs/convert/parquet@COMMIT`, which also identify it in keys.
+A copy is on a separate branch, whose commits are not those of the data set. So a revision of a copy is written as
+`refs/convert/parquet@COMMIT`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from domain_ft.errors import CorpusError
 
 COPY = "refs/convert/parquet"
-"""The branch with the copy: a folder for each configuration."""
+"""The branch with the copy, which has a folder for each configuration."""
 
 
 def copy_revision(commit: str) -> str:
@@ -18,7 +18,7 @@ def copy_revision(commit: str) -> str:
 
 
 def commit_of_copy(revision: str | None) -> str | None:
-    """The commit in a revision of a copy; None if it is no such revision.
+    """The commit in the revision of a copy; None for any other revision.
 
     >>> commit_of_copy("refs/convert/parquet@c0ffee"), commit_of_copy("c0ffee")
     ('c0ffee', None)
@@ -28,7 +28,7 @@ def commit_of_copy(revision: str | None) -> str | None:
 
 
 def no_copy_error(where: str) -> CorpusError:
-    """The error for a data set with a loading script that the hub has no copy of."""
+    """The error for a data set with a loading script, but without a copy on the hub."""
     return CorpusError(
         "the data set has a loading script, which is not run, and the hub has no Parquet copy of it",
         where=where,

@@ -1,7 +1,7 @@
 """Reads the tabular list of ICD-10-CM in XML: each chapter and each three-character category is a document.
 
-A category's document has its title, its notes, and every diagnosis in it with its notes, a line each, like the printed
-list.
+The document of a category has, like the printed list, the title and notes of the category and of every diagnosis in it.
+Each title and each kind of note is one line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from domain_ft.corpus.readers.base import BadRecords, Columns, RawRecord, SourceDocument, open_bytes, reported
 
-_RANGE = re.compile(r"\s*\([A-Z]\w+-[A-Z]\w+\)$")  # of codes, at the end of a title
+_RANGE = re.compile(r"\s*\([A-Z]\w+-[A-Z]\w+\)$")  # a range of codes at the end of a title
 # The tags of notes -> the words that introduce them in the text.
 _NOTES = {
     "includes": "Includes",

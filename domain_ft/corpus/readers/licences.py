@@ -52,7 +52,7 @@ def license_categories(path: Path, name: str, bad: BadRecords, columns: Columns 
 
 
 def license_rules(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
-    """One rule as a text with its kind of mention of a licence as the label.
+    """One rule as a text. Its label is the kind of mention of a licence, from `RULE_KINDS`.
 
     Rules of other or several kinds are skipped, and so are deprecated rules, false positives, and texts with a length
     outside `RULE_LENGTHS`.

@@ -1,7 +1,7 @@
 """Reads ontologies in OBO format: each term with a definition or comment becomes a short text.
 
-The text is the name, the definition, the comment, and the synonyms as a sentence. Definition and comment are unchanged,
-apart from a full stop at the end if there is none. Obsolete terms are left out.
+The text is the name, the definition, the comment, and the synonyms as a sentence. A full stop is added to a definition
+or comment without one. Obsolete terms are left out.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def read_obo(path: Path, name: str, text_field: str | None, bad: BadRecords) -> 
 
 
 def phenotype_systems(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
-    """The definitions of phenotypes as texts with all organ systems above the term as labels.
+    """The definition of each phenotype as a text. Its labels are all organ systems above the phenotype.
 
-    These are the children of "Phenotypic abnormality" that are reached from the term by any path of `is_a`. Skipped are
-    the systems themselves, terms that are not phenotypes (modes of inheritance, frequencies), and terms without a
-    definition.
+    The organ systems are the children of "Phenotypic abnormality". A phenotype is below those that any path of `is_a`
+    reaches. The systems themselves, terms that are not phenotypes (modes of inheritance, frequencies), and terms
+    without a definition are skipped.
     """
     del columns
     stanzas = [stanza for stanza in _stanzas(path, name, bad) if "true" not in stanza.get("is_obsolete", ())]
@@ -49,15 +49,16 @@ def phenotype_systems(path: Path, name: str, bad: BadRecords, columns: Columns |
     systems = {term for term, above in parents.items() if PHENOTYPES in above}
 
     @functools.cache
-    def over(term: str) -> frozenset[str]:
+    def systems_above(term: str) -> frozenset[str]:
         itself = {term} & systems
-        return frozenset(itself.union(*(over(parent) for parent in parents.get(term, ()))))
+        return frozenset(itself.union(*(systems_above(parent) for parent in parents.get(term, ()))))
 
     for number, stanza in enumerate(stanzas, 1):
         term = stanza["id"][0]
         text = " ".join(_quoted(value) for value in stanza.get("def", ())).strip()
-        if text and over(term) and term not in systems:
-            yield RawRecord(number, {"text": text, "label": sorted(names[system] for system in over(term))}, term)
+        if text and systems_above(term) and term not in systems:
+            labels = sorted(names[system] for system in systems_above(term))
+            yield RawRecord(number, {"text": text, "label": labels}, term)
 
 
 def describe(stanza: Stanza) -> str:

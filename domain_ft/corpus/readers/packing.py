@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 
 from domain_ft.corpus.readers.encoding_names import is_wide
 
-BUFFER = 1 << 16  # bytes read at a time; the kind of newline is detected in the first of them
+BUFFER = 1 << 16  # bytes that are read at a time; the kind of line ends is detected in the first block
 
 
 def _zstd(file: BinaryIO) -> BinaryIO:
@@ -63,8 +63,8 @@ def open_packed(path: Path, encoding: str | None = None) -> Iterator[io.Buffered
 
     Args:
         path: a regular file.
-        encoding: of the text. From UTF-16 and UTF-32, whose bytes cannot be split into lines, it is converted to UTF-8.
-            The bytes of other encodings are unchanged.
+        encoding: the encoding of the text. Text in UTF-7, UTF-16 or UTF-32, whose bytes cannot be split into lines, is
+            converted to UTF-8. The bytes of other encodings are unchanged.
     """
     with contextlib.ExitStack() as stack:
         raw = cast(io.BufferedReader, stack.enter_context(path.open("rb", buffering=BUFFER)))
@@ -78,16 +78,16 @@ def open_packed(path: Path, encoding: str | None = None) -> Iterator[io.Buffered
 
 
 def as_utf8(stream: BinaryIO, encoding: str) -> io.BufferedReader:
-    """A stream in UTF-16 or UTF-32 as UTF-8."""
+    """Convert a stream in UTF-7, UTF-16 or UTF-32 to UTF-8."""
     return io.BufferedReader(_AsUtf8(stream, encoding), BUFFER)
 
 
 class WideError(ValueError):
-    """Bytes are invalid in UTF-16 or UTF-32."""
+    """Bytes are invalid in UTF-7, UTF-16 or UTF-32."""
 
 
 class _AsUtf8(io.RawIOBase):
-    """A stream in UTF-16 or UTF-32, strictly decoded and encoded as UTF-8."""
+    """A stream in UTF-7, UTF-16 or UTF-32 that is decoded strictly and encoded as UTF-8."""
 
     def __init__(self, source: BinaryIO, encoding: str) -> None:
         self._source, self._encoding = source, encoding

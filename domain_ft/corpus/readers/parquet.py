@@ -61,7 +61,7 @@ def _opened(path: Path, name: str, bad: BadRecords, stack: contextlib.ExitStack)
     """The file, packed or not, open until `stack` is closed; None if it was rejected."""
     bad.path = path
     if packing(path) is not None:  # Parquet is read from the end, but packed data only from the beginning
-        data = read_bytes(path, name, bad, "unpack it: Parquet packs its columns already")
+        data = read_bytes(path, name, bad, "unpack it: a Parquet file is compressed already")
         if data is None:
             return None
         file: BinaryIO = io.BytesIO(data)
@@ -75,7 +75,7 @@ def _opened(path: Path, name: str, bad: BadRecords, stack: contextlib.ExitStack)
 
 
 def row_batches(table: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows in batches, from one row group at a time: a reader of all groups would keep all that it has read."""
+    """The rows in batches, from one row group at a time: a reader of all groups would keep them all in memory."""
     for group in range(table.num_row_groups):
         yield from table.iter_batches(batch_size=_ROWS, row_groups=[group], columns=columns)
 
@@ -128,7 +128,7 @@ def class_names(schema: pa.Schema) -> dict[str, list[str]]:
 
 
 def _names_of(feature: Any) -> list[str]:
-    """The names of a feature's classes; none if it does not hold classes."""
+    """The names of a feature's classes; an empty list if it does not hold classes."""
     while isinstance(feature, list) or (isinstance(feature, dict) and "feature" in feature):
         feature = feature[0] if isinstance(feature, list) else feature["feature"]
     if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":

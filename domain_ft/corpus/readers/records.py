@@ -35,9 +35,9 @@ from domain_ft.errors import CorpusError
 from domain_ft.json_files import MARKING, Doubled, RepeatedKeyError, find_doubled
 from domain_ft.quoting import listed
 
-_LARGEST_FIELD = 2**31 - 1  # the csv module's default of 131,072 characters is too little for a whole book
-_SWALLOWED = 5  # a record of more lines may be several records after a stray quotation mark, so it is checked
-_MOST_LINES = 10_000  # the most inner lines of a record that is checked for that
+_LARGEST_FIELD = 2**31 - 1  # the csv module's default, 131,072 characters, is too small for a book in one field
+_SWALLOWED = 5  # a record of more lines may be several records joined by an unclosed quotation mark, so it is checked
+_MOST_LINES = 10_000  # a record with more inner lines is not checked
 
 
 def read_jsonl(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
@@ -53,19 +53,19 @@ def read_json(path: Path, name: str, text_field: str | None, bad: BadRecords) ->
 
 
 def read_csv(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """CSV with a header line. Quoted fields may have newlines."""
+    """CSV with a header line: each row is a document. A quoted field may contain newlines."""
     field = TextField(text_field, name)
     yield from documents(csv_records(path, name, bad, field.choose), field, bad)
 
 
 def read_tsv(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """Tab-separated values with a header line. Quoted fields may have newlines."""
+    """Tab-separated values with a header line: each row is a document. A quoted field may contain newlines."""
     field = TextField(text_field, name)
     yield from documents(tsv_records(path, name, bad, field.choose), field, bad)
 
 
 def documents(records: Iterable[RawRecord], field: TextField, bad: BadRecords) -> Iterator[SourceDocument]:
-    """Records as documents. Their ids are the records' keys, or else file and line."""
+    """Records as documents. The id of a document is the record's key, or file and line if the record has no key."""
     for record in records:
         text = field.of(record.fields, bad, record.line)
         if text is not None:
@@ -104,11 +104,12 @@ def json_values(
     """The values in JSON lines, or in JSON over several lines.
 
     Args:
-        records_in: gives the list of records in a value, such as the first of a file; None if it is itself a record.
+        records_in: returns the list of records that a value contains, or None if the value is itself a record.
         fix: what to do about a broken line.
 
     Returns:
-        (line, or number in the list; value). A record that repeats a field is reported and left out.
+        (line, value) for each value; for the records of a list, (number in the list, value). A record that repeats a
+        field is reported and left out.
     """
     return dropping_doubled(_marked_values(path, name, bad, records_in, fix), name, bad)
 
@@ -120,10 +121,10 @@ def _marked_values(
     records_in: Callable[[Any], list[Any] | None],
     fix: str | None,
 ) -> Iterator[tuple[int, Any]]:
-    """`json_values`, including the records that repeat a field, which `MARKING` marks."""
+    """`json_values`, but with the records that repeat a field, which `MARKING` marks."""
     lines = read_lines(path, name, bad)
     count = blank = 0
-    held: tuple[int, Any] | None = None  # an object that lists the records, unless another line follows
+    held: tuple[int, Any] | None = None  # an object with a list of records; itself a record if a line follows
     for number, offset, raw in lines:
         count += 1
         if b"\0" in raw:
@@ -171,7 +172,7 @@ def json_records(path: Path, name: str, bad: BadRecords, columns: Columns | None
     A file of JSON lines is read too.
     """
     del columns
-    text = read_whole(path, name, bad, f"write it as JSON lines (.jsonl): jq -c '.[]' {name}")
+    text = read_whole(path, name, bad, _as_lines("[", name))
     if text is None:
         return
     try:
@@ -270,6 +271,12 @@ def _report_doubled_list(value: Any, name: str, bad: BadRecords) -> None:
         bad.add(str(RepeatedKeyError(value.key)), file=name, field=value.key, fix=ONE_KEY)
 
 
+def _as_lines(begin: str, name: str) -> str:
+    """How to write a JSON file as JSON lines; `begin` is its first character."""
+    program = "'.[]'" if begin == "[" else "."
+    return f"write it as JSON lines (.jsonl): jq -c {program} {shlex.quote(name)}"
+
+
 def is_object(value: Any, name: str, bad: BadRecords, line: int) -> bool:
     """Whether a JSON value is an object, as records must be; others are reported."""
     if isinstance(value, dict):
@@ -298,7 +305,7 @@ def _rest(begin: str, lines: Iterator[tuple[int, int, bytes]], name: str, bad: B
             reason = (
                 f"the file has more than {base.LARGEST_WHOLE / 1e6:,.0f} MB, and a file of this kind is read as a whole"
             )
-            bad.add(reason, file=name, fix=f"write it as JSON lines (.jsonl): jq -c '.[]' {name}")
+            bad.add(reason, file=name, fix=_as_lines(begin.lstrip()[0], name))
             return None
         line = decode(raw, name, bad, offset=offset, line=number)
         if line is None:
@@ -310,9 +317,9 @@ def _rest(begin: str, lines: Iterator[tuple[int, int, bytes]], name: str, bad: B
 def _values(
     text: str, name: str, bad: BadRecords, first_line: int, records_in: Callable[[Any], list[Any] | None]
 ) -> Iterator[tuple[int, Any]]:
-    """Consecutive JSON values of any number of lines, with their first lines; for a list of records, its elements.
+    """Consecutive JSON values over any number of lines, each with the line on which it begins.
 
-    After a broken value, reading resumes at the next line that begins with a brace.
+    A list of records yields its elements. After a broken value, reading resumes at the next line that begins with "{".
     """
     place, line, counted = 0, first_line, 0
     while True:
@@ -330,7 +337,7 @@ def _values(
             if isinstance(error, json.JSONDecodeError):
                 at = line + text.count("\n", counted, error.pos)
                 reason = _syntax(error)
-            begun = "" if at == line else f" (the record begins in line {line})"
+            begun = "" if at == line else f" (the record begins on line {line})"
             bad.add(f"broken JSON: {reason}{begun}", file=name, line=at)
             place = text.find("\n{", place + 1) + 1
             if not place:
@@ -351,19 +358,19 @@ def _values(
 def csv_records(
     path: Path | BinaryIO, name: str, bad: BadRecords, columns: Columns | None = None
 ) -> Iterator[RawRecord]:
-    """The rows of comma-separated values with a header. Quoted fields may have newlines."""
+    """The rows of comma-separated values with a header. A quoted field may contain newlines."""
     yield from _table_records(path, name, bad, columns, ",")
 
 
 def tsv_records(
     path: Path | BinaryIO, name: str, bad: BadRecords, columns: Columns | None = None
 ) -> Iterator[RawRecord]:
-    """The rows of tab-separated values with a header. Quoted fields may have newlines."""
+    """The rows of tab-separated values with a header. A quoted field may contain newlines."""
     yield from _table_records(path, name, bad, columns, "\t")
 
 
 class _Line(NamedTuple):
-    """A line of a table. `decoded` is whether all its bytes could be decoded."""
+    """A line of a table. `decoded` is false if some bytes are not valid in the encoding."""
 
     number: int
     text: str
@@ -371,7 +378,7 @@ class _Line(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A record of a table, or its `problem`, with its first line and its number of lines."""
+    """A record of a table, with its first line and its number of lines. A broken record has a `problem`."""
 
     line: int
     fields: list[str]
@@ -385,8 +392,8 @@ def _table_records(
 ) -> Iterator[RawRecord]:
     """The rows of a table.
 
-    The delimiter is `delimiter`, unless the first line names another (Excel's `sep=;`) or another one separates the
-    fields of the header and of the rows below it.
+    They are split at `delimiter`, unless the first line names another delimiter, as Excel writes it (`sep=;`), or only
+    another delimiter splits the header and most of the first rows into as many fields.
     """
     csv.field_size_limit(_LARGEST_FIELD)
     lines = _text_lines(path, name, bad)
@@ -404,7 +411,7 @@ def _table_records(
         if not row.decoded:
             continue  # the undecodable line is already reported
         if row.problem is not None:
-            _add_problem(row, name, path, bad)
+            _add_problem(row, name, delimiter, bad)
         elif row.fields:
             header = row.fields
             break
@@ -420,7 +427,7 @@ def _table_records(
         if columns:
             columns(fields_of(first) or dict.fromkeys(header, Holds.TEXT))
 
-    records = looked_at(_valid_rows(rows, header, name, path, bad), look, bad)
+    records = looked_at(_valid_rows(rows, header, name, delimiter, bad), look, bad)
     first = next(records, None)
     if first is None:
         look([])  # a header without records is checked too
@@ -432,18 +439,18 @@ def _table_records(
 
 
 def _valid_rows(
-    rows: Iterator[_Row], header: Sequence[str], name: str, path: Path | BinaryIO, bad: BadRecords
+    rows: Iterator[_Row], header: Sequence[str], name: str, delimiter: str, bad: BadRecords
 ) -> Iterator[RawRecord]:
-    """The rows with as many fields as the header, as records. Others are reported."""
+    """The rows that have as many fields as the header, as records. All other rows but blank ones are reported."""
     for row in rows:
         if not row.decoded:
             continue
         if row.problem is not None:
-            _add_problem(row, name, path, bad)
+            _add_problem(row, name, delimiter, bad)
             continue
         fields = _trimmed(row.fields, len(header))
         if len(header) > 1 and not any(map(str.strip, fields)):
-            continue  # a blank line, as spreadsheets write it
+            continue  # spreadsheets write a blank row as delimiters only
         if fields == header and len(header) > 1:
             reason = "the record repeats the header, as in concatenated files"
             bad.add(reason, file=name, line=row.line, fix="remove the line")
@@ -451,19 +458,19 @@ def _valid_rows(
             yield RawRecord(row.line, dict(zip(header, fields, strict=True)))
         elif fields:
             reason = f"the record has {len(fields)} fields, where the header has {len(header)}"
-            fix = "put a field with the delimiter in it in double quotes, and keep the delimiters of empty fields"
+            fix = "put each field that contains the delimiter in double quotes, and write empty fields too"
             bad.add(reason, file=name, line=row.line, fix=fix)
 
 
-def _add_problem(row: _Row, name: str, path: Path | BinaryIO, bad: BadRecords) -> None:
-    kind = (path.suffix if isinstance(path, Path) else "") or "CSV"
-    extent = f" (its quotation extends over {row.lines:,} lines; those after the first are read again)"
-    fix = "write a quotation mark inside a quoted field twice, and close each quotation"
+def _add_problem(row: _Row, name: str, delimiter: str, bad: BadRecords) -> None:
+    kind = "TSV" if delimiter == "\t" else "CSV"
+    extent = f" (its quoted field runs over {row.lines:,} lines; all but the first are read again as records)"
+    fix = 'end each quoted field with ", and write a " inside it twice'
     bad.add(f"broken {kind} record: {row.problem}{extent if row.lines > 1 else ''}", file=name, line=row.line, fix=fix)
 
 
 def _trimmed(fields: Sequence[str], columns: int) -> list[str]:
-    """The fields without empty ones after the last of the `columns`, which spreadsheets write."""
+    """The fields without the empty ones that spreadsheets write after the last of the `columns`."""
     count = len(fields)
     while count > columns and not fields[count - 1].strip():
         count -= 1
@@ -471,7 +478,7 @@ def _trimmed(fields: Sequence[str], columns: int) -> list[str]:
 
 
 def _rows(source: Iterator[_Line], delimiter: str, spaces: bool = False) -> Iterator[_Row]:
-    """The records of a table. Of a broken quotation, only the first line is lost: the others are read again.
+    """The records of a table. If a quoted field is not closed, only its first line is lost: the rest is read again.
 
     `spaces`: whether to skip spaces after each delimiter.
     """
@@ -500,7 +507,7 @@ def _rows(source: Iterator[_Line], delimiter: str, spaces: bool = False) -> Iter
         first, decoded, count = used[0].number, all(line.decoded for line in used), len(used)
         columns = columns or len(fields)
         if problem is None and count > _SWALLOWED and _swallows(used, fields, columns, delimiter):
-            problem = "a quotation mark is not closed in its line, and the lines below look like records"
+            problem = "a quoted field is not closed on its line, and the lines below it seem to be other records"
         if problem is not None:
             again.extendleft(reversed(used[1:]))
             reader = csv.reader(feed(), delimiter=delimiter, strict=True, skipinitialspace=spaces)
@@ -509,7 +516,7 @@ def _rows(source: Iterator[_Line], delimiter: str, spaces: bool = False) -> Iter
 
 
 def _swallows(lines: Sequence[_Line], fields: Sequence[str], columns: int, delimiter: str) -> bool:
-    """Whether a record of many lines is probably several records after a stray quotation mark."""
+    """Whether a record of many lines is probably several records, joined by an unclosed quotation mark."""
     inner = lines[1:-1]
     if columns < 2 or len(inner) > _MOST_LINES:
         return False
@@ -526,7 +533,10 @@ def _split(line: str, delimiter: str) -> list[str]:
 
 
 def _has_spaces_after(lines: Sequence[_Line], delimiter: str) -> bool:
-    """Whether a space follows each delimiter of the header, as in `text, label`. It may come before a quotation."""
+    """Whether a space follows each delimiter of the header, as in `text, label`.
+
+    Such a space may come before the quotation mark of a quoted field, so it has to be skipped.
+    """
     header = _split(next((line.text for line in lines if line.text.strip()), ""), delimiter)
     return len(header) > 1 and all(name.startswith(" ") for name in header[1:])
 
@@ -547,7 +557,7 @@ def _delimiter(lines: Sequence[_Line], delimiter: str) -> str:
 
 
 def _text_lines(path: Path | BinaryIO, name: str, bad: BadRecords) -> Iterator[_Line]:
-    """The lines of a file as text. An undecodable line is reported, but kept, because it may open a quotation."""
+    """The lines of a file as text. A line that cannot be decoded is reported but kept: it may open a quoted field."""
     for number, offset, raw in read_lines(path, name, bad):
         line = decode(raw, name, bad, offset=offset, line=number)
         yield _Line(number, raw.decode(text_encoding(bad), "replace") if line is None else line, line is not None)

@@ -1,8 +1,9 @@
 """Converts the records of annotation tools to plain records: a text with spans, or words with tags.
 
-Prodigy, doccano, Label Studio, spaCy, BioC and lists of (word, tag) pairs are recognised by their fields. Each record
-gives one or more outcomes: a plain record (`Plain`), or the reason why its annotator skipped it (`Skipped`) or why it
-cannot be read (`Refused`). `tag` and `data check` both read files with `outcomes`.
+Records of Prodigy, doccano, Label Studio, Argilla, spaCy and BioC, and lists of (word, tag) pairs, are recognised by
+their structure. The outcome of a record is a plain record (`Plain`), or the reason why its annotator skipped it
+(`Skipped`) or why it cannot be read (`Refused`). A BioC document has an outcome for each passage. Both `tag` and
+`data check` read files with `outcomes`.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ from domain_ft.quoting import listed
 
 SPANS_FIELDS = ("entities", "spans", "label", "labels", "ents", "annotations")
 _CONTAINERS = ("documents", "PubTator3", "annotations")  # fields of a top-level object that may list the records
-_OBJECT = "to_name"  # the key of a Label Studio result for the object that it belongs to
+_OBJECT = "to_name"  # the key under which a Label Studio result names the object that it belongs to
 
 
 def records_of(value: Any) -> list[Any] | None:
     """The records in the value of a JSON file; None if it is neither a list nor an object.
 
-    A list holds records, or is one itself: a pair or a sentence. An object lists records, maps ids to records, or is a
-    record.
+    A list holds records, or is itself a record: spaCy's pair, or a sentence of (word, tag) pairs. An object lists
+    records, maps ids to records, or is a record.
     """
     if isinstance(value, list):
         return [value] if is_pair(value) or _is_sentence(value) else value
@@ -62,7 +63,7 @@ def records_of(value: Any) -> list[Any] | None:
 
 
 def _with_id(key: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The record with `key` as its id, unless it has one. A `Doubled` record, with a repeated field, stays one."""
+    """The record with `key` as its id, unless it has an id. A `Doubled` record (with a repeated field) stays one."""
     named = {"id": key, **record}
     if not isinstance(record, Doubled):
         return named
@@ -96,7 +97,7 @@ def outcomes(
         value: the record as it is in the file.
         text_field, spans_field: the fields that the user named.
         shown_in: for Label Studio, the result of `label_studio_fields` for the whole file. By default, it is determined
-            from the record.
+            from this record alone.
     """
     if isinstance(value, list):
         yield _of_list(value)
@@ -123,7 +124,7 @@ def outcomes(
 
 
 def is_annotated(record: Mapping[str, Any]) -> bool:
-    """Whether a record has the fields of a text with entities, so that `tag` can read it."""
+    """Whether `tag` can read a record: it has the fields of a text with entities, or of words with tags."""
     tokens = next((record[name] for name in ("tokens", "words") if name in record), None)
     if isinstance(tokens, list) and any(name in record for name in ("tags", "ner_tags", "labels")):
         return True
@@ -140,7 +141,7 @@ def is_annotated(record: Mapping[str, Any]) -> bool:
 
 
 def is_words(tokens: Any) -> bool:
-    """Whether a record's tokens are words with tags, and not objects with offsets as in Prodigy and spaCy."""
+    """Whether a record's tokens are words, not objects with offsets as in Prodigy and spaCy."""
     return not (isinstance(tokens, list) and tokens and all(isinstance(token, Mapping) for token in tokens))
 
 
@@ -151,7 +152,7 @@ def with_spans(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _plain(value: Mapping[str, Any]) -> Plain:
-    """The record itself. An accepted record of Prodigy without spans gets an empty list of them."""
+    """The record itself. If Prodigy's annotator accepted it without spans, it gets an empty list of spans."""
     if not isinstance(value.get("text"), str) or ("tokens" in value and is_words(value["tokens"])):
         return Plain(value)
     without = not any(isinstance(value.get(name), list) for name in SPANS_FIELDS)
@@ -220,7 +221,7 @@ def _label_studio(task: Mapping[str, Any], text_field: str | None, shown_in: Map
     elif objects:
         unclear = len(texts) != 1 and not all(name in shown_in for name in objects)
         field = None if unclear else next(iter(clear), texts[0] if texts else None)
-    else:  # nothing is marked: the text is the one in which other tasks have entities
+    else:  # nothing is marked: take the field in which other tasks have entities
         fields = set(shown_in.values()) & set(texts)
         usual = "text" if "text" in texts and not fields else None
         field = next(iter(fields)) if len(fields) == 1 else texts[0] if len(texts) == 1 else usual
@@ -238,7 +239,7 @@ def _label_studio(task: Mapping[str, Any], text_field: str | None, shown_in: Map
 
 
 def _entities(annotation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The spans of an annotation, with the object that each is in. A span with several labels becomes several spans."""
+    """The spans of an annotation, each with its object. A span with several labels becomes several spans."""
     spans = []
     for result in objects_in(annotation.get("result")):
         value = result.get("value")
@@ -268,9 +269,10 @@ def _texts_of(data: Mapping[str, Any]) -> list[str]:
 def label_studio_fields(tasks: Iterable[Any]) -> dict[str, str]:
     """The field of `data` that each object of Label Studio's interface shows.
 
-    Results name the object that they belong to (`to_name`), and the export does not say which field it shows. Usually
-    both have the same name; if they do not, the copies of the marked text show which field it is, or only one field is
-    long enough for the offsets. An object whose field is not clear is missing.
+    Results name the object that they belong to (`to_name`), but the export does not say which field the object shows.
+    If tasks have several fields of text, three signs are tried in this order: the field holds the spans' copies of the
+    marked text; it has the object's name; it is the only one that is long enough for the offsets. An object whose field
+    is not clear is left out.
 
     Args:
         tasks: the tasks of a file. Other records are ignored.
@@ -303,7 +305,7 @@ def _field_of(name: str, spans: Sequence[tuple[Mapping[str, Any], Mapping[str, A
 
 
 def _marks(text: str, span: Mapping[str, Any]) -> bool:
-    """Whether the span's copy of its text is in `text` at its offsets."""
+    """Whether the span's copy of its text is in `text` at the span's offsets."""
     start, end = span["start"], span["end"]
     return type(start) is int and type(end) is int and "text" in span and text[start:end] == span["text"]
 
@@ -322,7 +324,7 @@ def _reaches(text: str, span: Mapping[str, Any]) -> bool:
 
 
 def _argilla(record: Mapping[str, Any], text_field: str | None) -> Outcome:
-    """The outcome of a record of Argilla 2 with a question that is answered with spans."""
+    """The outcome of a record of Argilla 2 whose question asks for spans."""
     if str(record.get("status")).casefold() == "discarded":
         return Skipped("Argilla: the record was discarded", "status")
     responses, rest = argilla_responses(record)
@@ -383,7 +385,7 @@ def is_bioc(record: Mapping[str, Any]) -> bool:
 
 
 def _bioc(document: Mapping[str, Any]) -> Iterator[Outcome]:
-    """The outcome of each passage of a document. A passage without text is read sentence by sentence."""
+    """The outcome of each passage of a document, or of each of its sentences if it has no text. Blank text has none."""
     group = str(document.get("id") or document.get("_id") or "")
     for place, passage in enumerate(document["passages"]):
         if not isinstance(passage, Mapping):

@@ -1,8 +1,9 @@
 """CoNLL columns: one word with its tag per line, and blank lines between sentences.
 
-`Layout.of` detects the columns of words and tags from the whole file. Word numbers in the first column, comments, chunk
-tags and columns of only O are not taken for words or entity tags. The separator is detected too: a tab (runs of spaces
-in lines without tabs), else runs of tabs and spaces, else a character such as the semicolon in `word;tag`.
+`Layout.of` detects the columns of words and tags from the whole file. It skips comments and word numbers, and prefers a
+column of entity tags to columns of chunk tags or of only O. The separator is detected too: tabs (a line without tabs is
+split at runs of spaces); if that gives no columns, runs of tabs and spaces; if not, a character such as the semicolon
+in `word;tag`.
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 from domain_ft.corpus.readers.base import BadRecords, decode, read_lines
-from domain_ft.corpus.tagging.entities import OUTSIDE, is_tag
+from domain_ft.corpus.tagging.entities import OUTSIDE, is_tag, split_tag
 from domain_ft.errors import CorpusError
 
 DOCUMENT = "-DOCSTART-"
 """The word of the line that begins a document."""
 
 _BLANKS = re.compile(r"[ \t]+")
-_ANY_BLANKS = "blanks"  # columns aligned with runs of tabs and spaces
+_ANY_BLANKS = "blanks"  # columns are separated by runs of tabs and spaces
 _SIGNS = (";", "|", ",", "/")  # tried if tabs and spaces give no columns
 _DOCUMENT = re.compile(rf"\s*(?:\d+[\s;|,/]+)?{re.escape(DOCUMENT)}(?![\w-])")
 _COMMENT = re.compile(r"[#%](?:\s|$)|[#%]\s*\S+\s*=")
 _NUMBER = re.compile(r"(\d+)(?:[-.](\d+))?")  # CoNLL-U: a word, 3; a range of words, 3-4; an empty node, 3.1
 _DIGITS = re.compile(r"\d+")
-_MISC = re.compile(r"(?:^|\|)(?:NER|NE|ner|ne)=([^|]+)")  # in the last column of CoNLL-U
+_MISC = re.compile(r"(?:^|\|)(?P<key>NER|NE|ner|ne)=(?P<tag>[^|]+)")  # in the last column of CoNLL-U
 _CONLLU_COLUMNS = 10
 
-_MOST = 0.9  # the minimum share of values or lines that have to fit
+_MOST = 0.9  # at least this share of the values or lines must fit
 _CHUNKS = frozenset(["NP", "VP", "PP", "ADJP", "ADVP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP", "VG", "PNP"])
 """The phrase types of chunk tags: B-NP is not an entity."""
 
@@ -43,8 +44,8 @@ def columns_of(line: str, separator: str = "", count: int = 0) -> list[str]:
     Args:
         separator: a character, or "blanks" for runs of tabs and spaces. If empty, the line is split at each tab, or at
             runs of spaces if it has no tab.
-        count: the maximum number of columns, for a character: the word in the first column may contain it. 0 for no
-            maximum.
+        count: if `separator` is a character, the maximum number of columns; the line is split from the right, so the
+            first column may contain the character. 0 for no maximum.
     """
     if separator == _ANY_BLANKS:
         return _BLANKS.split(line.strip(" \t"))
@@ -61,9 +62,9 @@ class Layout:
 
     Attributes:
         columns: the number of columns.
-        word, tag: the indices of their columns, from 0.
+        word, tag: the indices of their columns, from 0; a negative one counts from the last column.
         numbered: whether the first column holds word numbers.
-        in_misc: whether the column holds tags as `NER=TAG`, like MISC in CoNLL-U.
+        in_misc: whether the tag column holds tags as `NER=TAG` or `NE=TAG`, like MISC in CoNLL-U.
         note: a remark for the user on how the columns were chosen; may be empty.
         separator: see `columns_of`.
     """
@@ -88,7 +89,8 @@ class Layout:
             word, tag: the numbers of their columns, from 1, if the user named them.
 
         Raises:
-            CorpusError: there is no column of tags, or it is not clear which one it is.
+            CorpusError: it is not clear which columns hold the words and the tags, a named column does not exist, or
+                the file has another format.
         """
         separator, size = _separator_of([line for lines in sentences for line in lines], name)
         rows = [_without_comments(lines, separator, size) for lines in sentences]
@@ -141,7 +143,7 @@ class Layout:
         count = len(values)
         if numbered and count == 2:
             raise CorpusError(
-                "the first column holds word numbers and the other one tags: there is no column of words",
+                "the first column holds word numbers, and only one other column follows: words or tags are missing",
                 where=name,
                 fix="write the word and its tag in each line",
             )
@@ -152,9 +154,9 @@ class Layout:
         if 0 in entities and last in typed and last != 0:
             entities.remove(0)  # words that look like tags, such as B-12
         if len(entities) > 1:
-            listed = ", ".join(str(place + 1) for place in entities)
+            listed = ", ".join(str(place + 1) for place in entities[:-1])
             raise CorpusError(
-                f"several columns hold entity tags, such as layers of nested entities: {listed}",
+                f"columns {listed} and {entities[-1] + 1} hold entity tags, as for nested entities",
                 where=name,
                 fix=f"choose one: --tags-field {entities[0] + 1} (the number of the column, from 1)",
             )
@@ -165,15 +167,16 @@ class Layout:
             word = next((place for place in range(int(numbered), count) if place != tag), 0)
         note = ""
         if tag != last:
-            why = "holds only O" if last in typed and not typed[last] else "holds no entity tags"
+            why = "holds the words" if last == word else _why_no_tags(values[last])
             note = f"the tags are read from column {tag + 1}: column {count} {why} (--tags-field N names another)"
         return cls(count, word, tag, numbered, note=note)
 
     @classmethod
     def _of_misc(cls, values: Sequence[Sequence[str]], name: str) -> Layout:
         """The layout of CoNLL-U, which may have tags in its last column."""
-        if any(_MISC.search(value) for value in values[-1]):
-            note = "the tags are read from NER= in the last column (MISC) of CoNLL-U"
+        keys = sorted({f"{found['key']}=" for value in values[-1] if (found := _MISC.search(value))})
+        if keys:
+            note = f"the tags are read from {' and '.join(keys)} in the last column (MISC) of CoNLL-U"
             return cls(len(values), 1, len(values) - 1, True, True, note)
         raise CorpusError(
             "this is CoNLL-U without a column of entity tags",
@@ -194,8 +197,8 @@ class Layout:
     def is_comment(self, line: str) -> bool:
         """Whether a line is a comment: it begins with # or %, and is not a word with a tag.
 
-        The percent sign is also a common word. So a line with only %, or a line that begins with % and has as many
-        columns as other lines, is a word, and its missing tag is reported.
+        The percent sign is also a common word. So a line that begins with % is a word if it has as many columns as
+        other lines. A line of only % is a word too, and its missing tag is reported.
         """
         if line.startswith("%"):
             return len(self.columns_of(line)) != self.columns and line.strip() != "%"
@@ -222,7 +225,7 @@ class Layout:
         if not self.in_misc:
             return parts[self.tag]
         found = _MISC.search(parts[self.tag])
-        return found[1] if found else OUTSIDE
+        return found["tag"] if found else OUTSIDE
 
     def problem(self, parts: Sequence[str]) -> str | None:
         """What is wrong with a line; None if nothing is."""
@@ -263,10 +266,10 @@ class Layout:
 
 
 def _separator_of(lines: Sequence[str], name: str) -> tuple[str, int]:
-    """The separator of a file's columns (see `columns_of`), and the number of columns, or 0 for the default.
+    """The separator of a file's columns (see `columns_of`), and the number of columns; ("", 0) for the default.
 
     Raises:
-        CorpusError: each line is a whole sentence of words with tags.
+        CorpusError: nearly every line is a whole sentence of words with tags.
     """
     if not _count_of(lines, ""):
         for separator in (_ANY_BLANKS, *_SIGNS):
@@ -283,7 +286,7 @@ def _separator_of(lines: Sequence[str], name: str) -> tuple[str, int]:
 
 
 def _count_of(lines: Sequence[str], separator: str) -> int:
-    """The number of columns that a separator gives in nearly all lines if one of them holds tags; otherwise 0."""
+    """The number of columns that a separator gives in nearly all lines, if one column holds tags; otherwise 0."""
     contents = [line.rstrip("\r\n") for line in lines]
     rows = [columns_of(content, separator) for content in contents if not _COMMENT.match(content)]
     sizes = Counter(map(len, rows))
@@ -291,7 +294,7 @@ def _count_of(lines: Sequence[str], separator: str) -> int:
     # A word that contains the separator would give extra columns. With `count`, lines are split from the right.
     rows = [columns_of(content, separator, count) for content in contents if not _COMMENT.match(content)]
     even = [row for row in rows if len(row) == count]
-    if separator in _SIGNS:  # in running text, a cell would hold the tag of one word and the next word
+    if separator in _SIGNS:  # a line such as "flu/B-D and/O" is not columns: a cell holds a tag and the next word
         even = [row for row in even if not any(_BLANKS.search(cell) for cell in row)]
     if count < 2 or len(even) < _MOST * len(rows):
         return 0
@@ -321,7 +324,7 @@ def _refuse_quoted(layout: Layout, sentences: Sequence[Sequence[str]], name: str
 
 
 def _without_comments(lines: Iterable[str], separator: str = "", count: int = 0) -> list[list[str]]:
-    """The columns of each line of a sentence that is not a comment."""
+    """The columns of each line of a sentence, without its comments."""
     rows: list[list[str]] = []
     for line in lines:
         content = line.rstrip("\r\n")
@@ -340,16 +343,17 @@ def _global_columns(sentences: Sequence[Sequence[str]]) -> list[str]:
     return names.split() if found and first.startswith("#") else []
 
 
-def _are_numbers(columns: Sequence[Sequence[str]]) -> bool:
-    """Whether the first column holds word numbers, which usually restart in each sentence."""
-    longer = [values for values in columns if len(values) > 1]
+def _are_numbers(sentences: Sequence[Sequence[str]]) -> bool:
+    """Whether a column holds word numbers, which usually restart in each sentence."""
+    longer = [values for values in sentences if len(values) > 1]
     if not longer:
         return False
-    if sum(map(_counts_up, columns)) >= _MOST * len(columns):
+    if sum(map(_counts_up, sentences)) >= _MOST * len(sentences):
         return True
-    found = [_NUMBER.fullmatch(value) for values in columns for value in values]
-    if not all(found):  # the numbers may also continue through a document
+    found = [_NUMBER.fullmatch(value) for values in sentences for value in values]
+    if not all(found):
         return False
+    # Not restarting: the numbers may continue through a document.
     numbers = [int(match[1]) for match in found if match and match[2] is None]
     if len(numbers) < 2:
         return False
@@ -359,7 +363,7 @@ def _are_numbers(columns: Sequence[Sequence[str]]) -> bool:
 def _words_after_positions(
     columns: Sequence[Sequence[Sequence[str]]], numbered: bool, tag: int | None, name: str
 ) -> tuple[int | None, str]:
-    """The column of words if the columns before it hold positions, such as a sentence number, and a note on it.
+    """The column of words if the columns before it hold positions, such as sentence numbers; and a note on this choice.
 
     Args:
         columns: by column, the values of each sentence.
@@ -368,10 +372,10 @@ def _words_after_positions(
         name: of the file, for messages.
 
     Returns:
-        the index of the column; None if the first column, or the one after the word numbers, is to be read as usual.
+        the index of the column, and the note; (None, "") if the column of words is to be chosen as usual.
 
     Raises:
-        CorpusError: the first column holds positions, and no other column is certain to hold the words.
+        CorpusError: a column holds positions, and it is not clear which other column holds the words.
     """
     places = [place for place in range(int(numbered), len(columns)) if place != tag]
     positions = list(itertools.takewhile(lambda place: _are_positions(columns[place]), places))
@@ -383,7 +387,7 @@ def _words_after_positions(
     ]
     if not others:
         return None, ""
-    what = f"column {positions[0] + 1} holds numbers or names of sentences or words ('{flat[positions[0]][0]}')"
+    what = f"column {positions[0] + 1} holds ids of sentences or words, such as '{flat[positions[0]][0]}'"
     if not _are_words(flat[others[0]]):
         raise CorpusError(
             f"{what}, and it is not clear which column holds the words",
@@ -394,9 +398,9 @@ def _words_after_positions(
 
 
 def _are_positions(sentences: Sequence[Sequence[str]]) -> bool:
-    """Whether the values of a column say where a word is: the same in a whole sentence, or numbers, or numbered names.
+    """Whether a column says where a word is: its values are constant within a sentence, or numbers, or names like `s1`.
 
-    A cell may be empty if the value is given only once for each sentence.
+    Cells may be empty if the file gives the value only once for each sentence.
     """
     values = list(itertools.chain.from_iterable(sentences))
     if _share_of_tags(values) >= _MOST:
@@ -411,7 +415,11 @@ def _are_positions(sentences: Sequence[Sequence[str]]) -> bool:
 
 
 def _are_words(values: Sequence[str]) -> bool:
-    """Whether most values have letters, of several words, and are not all in capitals like tags of parts of speech."""
+    """Whether a column holds words.
+
+    Most values have letters; of these, not all are the same, and most are not in capitals. Values in capitals are
+    probably part-of-speech tags.
+    """
     lettered = [value for value in values if any(character.isalpha() for character in value)]
     small = sum(not value.isupper() for value in lettered)
     return len(lettered) > len(values) / 2 and small > len(lettered) / 2 and len(set(lettered)) > 1
@@ -430,15 +438,24 @@ def _share_of_tags(values: Sequence[str]) -> float:
 
 
 def _types(values: Sequence[str]) -> set[str]:
-    """The types of a column's tags; empty if all are O."""
-    return {value.partition("-")[2] or value for value in values if value != OUTSIDE and is_tag(value)}
+    """The entity types in a column, as from `split_tag`; empty if it has no tags but O."""
+    return {split_tag(value)[1] for value in values if value != OUTSIDE and is_tag(value)}
+
+
+def _why_no_tags(values: Sequence[str]) -> str:
+    """Why a column was not taken for that of the entity tags."""
+    if all(value == OUTSIDE for value in values):
+        return "holds only O"
+    if _types(values) <= _CHUNKS:
+        return "holds no entity tags"
+    return f"holds tags in fewer than {_MOST:.0%} of its lines"
 
 
 def _place(number: str, count: int, name: str, option: str) -> int:
     """The index of a column from its number."""
     if not number.isdigit() or not 1 <= int(number) <= count:
         raise CorpusError(
-            f"{option} {number}: for a file of columns, this is a column number from 1 to {count}",
+            f"{option} {number}: for a file of columns, this must be a column number from 1 to {count}",
             where=name,
             fix=f"without {option}, the column is determined automatically",
         )
@@ -449,8 +466,9 @@ class Block(NamedTuple):
     """A sentence of a CoNLL file and the lines after it, with their newlines.
 
     Attributes:
-        sentence: (number, line) of each line; the line is None if it is not UTF-8. It may be empty in the first block.
-        after: blank lines and -DOCSTART- lines.
+        sentence: (number, line) of each line; the line is None if it cannot be decoded. The first block may have no
+            sentence.
+        after: the blank lines and -DOCSTART- lines after the sentence.
     """
 
     sentence: list[tuple[int, str | None]]
@@ -458,7 +476,7 @@ class Block(NamedTuple):
 
 
 def conll_blocks(path: Path, name: str, bad: BadRecords) -> Iterator[Block]:
-    """All lines of a CoNLL file, one sentence at a time. `bad` receives lines that are not UTF-8."""
+    """All lines of a CoNLL file, one sentence at a time. `bad` receives lines that cannot be decoded."""
     block = Block([], [])
     for number, offset, raw in read_lines(path, name, bad):
         line = decode(raw, name, bad, offset=offset, line=number)
@@ -479,11 +497,14 @@ def layout_of(blocks: Iterable[Block], name: str, word: str | None = None, tag: 
 
 
 def looks_like_columns(lines: Sequence[str], most: float) -> bool:
-    """Whether more than the share `most` of the lines are columns with a word and an entity tag."""
+    """Whether more than the share `most` of the lines are columns of words and tags, or sentences of word/tag pairs.
+
+    Lines of CoNLL-U count even without an entity tag.
+    """
     lines = [line for line in lines if not begins_document(line)]
     enough = most * len(lines)
     if sum(map(_are_pairs, lines)) > enough:
-        return True  # the reader reports that each line should have one word
+        return True  # not columns, but the reader explains what is wrong if nearly all lines are like this
     for separator in ("", _ANY_BLANKS, *_SIGNS):
         rows = _without_comments(lines, separator)
         tagged = sum(len(row) > 1 and any(map(is_tag, row[1:])) for row in rows)

@@ -1,12 +1,12 @@
 """Entities in texts: character spans, and the word tags that encode them in files.
 
-Every file is read to `TaggedText`s: the text, the bounds of its words, and spans. Tags come in schemes (Ramshaw &
+Every file is read into `TaggedText`s: the text, the bounds of its words, and spans. Tags come in schemes (Ramshaw &
 Marcus 1995, "Text Chunking using Transformation-Based Learning"; Tjong Kim Sang & Veenstra 1999, "Representing Text
 Chunks"):
 
-    IOB1    I-X within an entity; B-X only if it directly follows another entity of its type
+    IOB1    every word of an entity has I-X, but the first has B-X if it directly follows an entity of the same type
     IOB2    every entity begins with B-X and continues with I-X
-    BIOES   like IOB2, but the last word has E-X, and an entity of one word S-X (also called IOBES)
+    BIOES   like IOB2, but the last word has E-X, and an entity of one word has S-X (also called IOBES)
     BILOU   like BIOES, with L for E and U for S
 
 The scheme of a file is determined from all its tags. Then every tag is checked against it, and an invalid one is
@@ -29,7 +29,7 @@ Scheme = Literal["iob1", "iob2", "bioes", "bilou"]
 
 OUTSIDE = "O"
 ONLY_TYPE = "entity"
-"""The type of all entities if the tags are only B, I and O."""
+"""The type of an entity whose tags name no type, such as B and I alone."""
 
 _PREFIXES = ("B", "I", "E", "S", "L", "U")
 
@@ -51,16 +51,16 @@ class TaggedText:
     """A sentence or longer text with its entities.
 
     Attributes:
-        id: the record's id, or `file:line`.
+        id: the record's id, or `file:line`; for a BRAT document, its file.
         text: the input of the model.
         words: (start, end) of each word in characters, in order; None if the file gives text instead of words.
         spans: the entities, sorted and without overlaps.
         group: shared by the texts of one document; equal to `id` if the document is unknown.
         file: the file's name.
-        line: its first line, counted from 1.
-        overlapping: the number of the record's entities that were dropped because they overlap a longer one.
-        joined: the number of the record's entities with several parts, read as one span from the first to the last.
-        unlabelled: the number of the record's spans that were dropped because their label means that they have none.
+        line: the text's first line in the file, counted from 1.
+        overlapping: the number of the record's entities that were dropped because they overlap one that is kept.
+        joined: the number of the record's entities that have several parts and are read as one span.
+        unlabelled: the number of the record's spans that were dropped because their label means no entity, such as O.
     """
 
     id: str
@@ -86,7 +86,7 @@ class TaggingData:
         scheme: of the training file's tags, as in `SPELLED`; None if the files give character spans.
         key: a hash of the content.
         facts: for reports: `split` says how each split was made.
-        notes: remarks for the user, in sentences.
+        notes: remarks for the user.
     """
 
     name: str
@@ -104,7 +104,7 @@ class TaggingData:
 
 
 def keep_longest(found: Iterable[Span]) -> tuple[tuple[Span, ...], int]:
-    """The spans, sorted and without overlaps: of overlapping spans the longest stays, then the first.
+    """The spans, sorted and without overlaps. If spans overlap, the longest is kept, or the first of the longest.
 
     Returns:
         the spans, and the number of those that were dropped. Equal spans count once.
@@ -164,10 +164,10 @@ def is_tag(word: str) -> bool:
 
 
 def recognise(sentences: Iterable[Sequence[str]]) -> Scheme:
-    """The scheme of a file from all its tags; IOB2 if they are ambiguous. Unknown tags are ignored.
+    """The scheme of a file from all its tags; IOB2 if they are ambiguous. Unknown tags count as O.
 
-    IOB1 and IOB2 differ in the first tag of entities that do not follow one of the same type: I in IOB1, B in IOB2. The
-    more frequent one decides.
+    IOB1 and IOB2 differ in the first tag of entities that do not directly follow one of the same type: I in IOB1, B in
+    IOB2. The more frequent prefix decides.
     """
     prefixes: set[str] = set()
     begins = Counter[str]()
@@ -238,7 +238,7 @@ def _spelled(tags: Sequence[str], index: int) -> str:
 
 
 def lenient_chunks(tags: Sequence[str]) -> Iterator[Span]:
-    """The entities in a model's IOB2 tags as spans of words, read leniently like conlleval and seqeval's default mode.
+    """The entities in a model's IOB2 tags as spans of words, read as leniently as by conlleval and seqeval's default.
 
     I-X after O, after another type, or at the beginning of a sentence begins an entity.
     """

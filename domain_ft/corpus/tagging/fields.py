@@ -1,4 +1,4 @@
-"""The fields of JSON records that hold text, words, tags and spans. The field of spans is the same in a whole file."""
+"""The fields of JSON records that hold text, words, tags and spans. The field of spans is chosen for a whole file."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _USUAL: Mapping[Role, tuple[str, ...]] = {
     "spans": SPANS_FIELDS,
 }
 
-_NO_SPANS = ("tokens", "words", "relations", "sentences", "sents")  # fields with lists of offsets that are not entities
+_NO_SPANS = ("tokens", "words", "relations", "sentences", "sents")  # fields whose lists of offsets are not entities
 
 
 @dataclass(frozen=True)
 class TagFields:
-    """The fields of a JSON record by their role; None to try the usual names.
+    """The fields of a JSON record by their role. None means the usual names; for `id` and `group`, no field.
 
     For a file of columns, `tokens` and `tags` may be column numbers, from 1.
 
@@ -49,8 +49,8 @@ class TagFields:
     def name(self, role: Role, record: Mapping[str, Any]) -> str:
         """The field for a role: the one that the user named, else the first usual name that the record has.
 
-        For spans, `usual_spans` comes first, then usual names whose field holds a list. If the record has no such
-        field, it is the first usual name.
+        For spans, `usual_spans` comes first if it holds a list, then usual names whose field holds a list. If the
+        record has none of these fields, the result is the first usual name.
         """
         named: str | None = getattr(self, role)
         if named:
@@ -85,8 +85,9 @@ class Entry:
 def choose_spans_field(fields: TagFields, records: Sequence[Entry]) -> tuple[TagFields, list[str]]:
     """The fields with `usual_spans` set for the whole file, and notes on other lists of spans.
 
-    Records may have several lists of spans, such as those of two annotators, or of a model and an annotator. The same
-    one is read in all records: the first usual name under which any record has spans, else the only field with spans.
+    Records may have several lists of spans, such as those of two annotators, or of a model and an annotator. Unless the
+    user named one, the field is the first usual name under which any record has spans, else the only field with spans.
+    A record without a list in that field is read from another usual name.
     """
     counts = Counter(
         field

@@ -21,8 +21,8 @@ Counting = Literal["characters", "utf16", "bytes", "one-based", "inclusive", "on
 COUNTED = "offsets count Unicode characters from 0, and the end is exclusive"
 
 _FEWEST_SPANS = 5  # with fewer spans, nothing is concluded from where they begin and end
-_SAMPLED_SPANS = 10_000  # spans that are tried with every way to count
-_NEARLY_ALL = 0.9  # the share of spans that have to begin and end with words if they are counted in the right way
+_SAMPLED_SPANS = 10_000  # the most spans that are tried with every way to count
+_NEARLY_ALL = 0.9  # a way to count is likely if at least this share of the spans then begin and end with words
 _SHOWN = 40  # characters of an entity in a message
 
 # Forms of the text in which offsets may have been counted.
@@ -84,7 +84,7 @@ class Cause(NamedTuple):
 _CAUSES = sorted(
     (Cause(form, base, inclusive) for form in _FORMS for base in (0, 1) for inclusive in (0, 1)),
     key=lambda cause: (cause.base + cause.inclusive + 2 * (cause.form != "characters"), list(_FORMS).index(cause.form)),
-)[1:]  # the simplest first, without the correct count
+)[1:]  # from the simplest on, without index 0: the correct way to count
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def to_characters(text: str, start: int, end: int, counting: Counting) -> tuple[
     """Convert offsets to characters of the text, with an exclusive end.
 
     Raises:
-        ValueError: an offset is inside a character, or outside the text.
+        ValueError: an offset in UTF-16 units or bytes is inside a character, or outside the text.
     """
     if counting in _DECODED:
         return _units(text, start, counting), _units(text, end, counting)
@@ -120,7 +120,7 @@ def _units(text: str, place: int, counting: str) -> int:
     codec, size = _DECODED[counting]
     encoded = text.encode(codec, "surrogatepass")
     if not 0 <= place * size <= len(encoded):
-        raise ValueError(f"{place} is outside the text, which has {len(encoded) // size} {counting} units")
+        raise ValueError(f"{place} is outside the text, which ends at {len(encoded) // size}, counted in {counting}")
     try:
         return len(encoded[: place * size].decode(codec))
     except UnicodeDecodeError:
@@ -137,13 +137,13 @@ def _normalised(text: str) -> str:
 
 
 def likely_causes(claims: Sequence[Claim], others: Sequence[Claim] = ()) -> tuple[list[Cause], int]:
-    """The ways to count that explain most of the claims, the simplest first, and the number that they explain.
+    """The ways to count that explain the most claims, the simplest first, and how many claims each of them explains.
 
-    After the simplest one, only those without a shift that explain as many claims are listed.
+    After the first, only ways to count from 0 and with an exclusive end are listed.
 
     Args:
         claims: spans whose text differs from the text at their offsets.
-        others: spans whose text fits. Causes under which these fit too are preferred.
+        others: correct claims. They break ties: the ways to count that fit most of the first thousand are preferred.
     """
     explained = Counter(cause for claim in claims for cause in _causes(claim))
     if not explained:
@@ -186,7 +186,8 @@ def contradiction(claim: Claim, causes: Sequence[Cause], explained: int, count: 
         found = f"the text at [{start}, {end}) is '{_shortened(claim.text[start:end])}'"
     reason = f"the text of a span is '{_shortened(claim.mention)}', but {found}"
     if causes:
-        share = "" if count == 1 else f" (explains {'all' if explained == count else f'{explained:,} of'} {count:,})"
+        some = "all" if explained == count else f"{explained:,} of"
+        share = "" if count == 1 else f" (explains {some} {count:,} wrong spans)"
         words = "; or ".join(cause.words for cause in causes)
         return f"{reason}; likely cause: {words}{share}", _fix_of(causes)
     place = claim.text.find(claim.mention)
@@ -229,7 +230,7 @@ def _cuts_word(text: str, start: int, end: int, counting: Counting) -> bool:
 
 
 def _is_at_words(text: str, start: int, end: int, counting: Counting | None) -> bool:
-    """Whether a span, counted in another way, is in the text and begins and ends with words."""
+    """Whether a span whose offsets are counted in this way is in the text, and begins and ends with words."""
     try:
         start, end = to_characters(text, start, end, counting or "characters")
     except ValueError:
@@ -240,7 +241,7 @@ def _is_at_words(text: str, start: int, end: int, counting: Counting | None) -> 
 
 
 def _is_inside_word(text: str, place: int) -> bool:
-    """Whether both characters at a place are letters or digits of one word.
+    """Whether the characters before and after a place are letters or digits of one word.
 
     False for scripts without spaces, and for Korean, whose particles follow a word without a space.
     """

@@ -83,7 +83,7 @@ def open_tagging(
         left: counts what is not read.
 
     Raises:
-        CorpusError: a file cannot be read, or a split has no texts or no entities.
+        CorpusError: a file cannot be read, a split has no texts or no entities, or types differ only in spelling.
         RecordError: a record is bad, and `on_bad_record` is "stop".
     """
     reasons = Counter[str]()
@@ -126,7 +126,7 @@ def open_tagging(
     notes += _type_notes(texts, types)
     notes += _contradiction_notes(texts)
     if len(set(schemes.values())) > 1:
-        spelled = ", ".join(f"{names[s]}: {SPELLED[k] if k else 'spans of characters'}" for s, k in schemes.items())
+        spelled = ", ".join(f"{names[s]}: {SPELLED[k] if k else 'character spans'}" for s, k in schemes.items())
         notes.append(f"the files use different tagging schemes; all of them are read ({spelled})")
     scheme = schemes["train"]
     return TaggingData(
@@ -193,7 +193,7 @@ def as_task(data: TaggingData) -> TaskData:
 
 
 def without(data: TaggingData, removals: Mapping[str, npt.NDArray[np.int64]]) -> TaggingData:
-    """The task without some texts: their indices by split, as in `Leaks.removals`.
+    """The task without some texts. `removals` has their indices by split, as `Leaks.removals` does.
 
     Raises:
         CorpusError: a split has no entities left.
@@ -245,7 +245,7 @@ def _file(path: str) -> Path:
     if not file.is_file() and not (file.is_dir() and is_brat(file)):
         what = "is a folder without BRAT's .ann files" if file.is_dir() else "does not exist"
         raise CorpusError(
-            f"'{path}' {what}", fix="give a CoNLL file, or JSON lines of words and tags or text and spans"
+            f"'{path}' {what}", fix="give a CoNLL file, or JSON lines of words and tags or of text and spans"
         )
     return file
 
@@ -292,7 +292,8 @@ def _complete(
         held_out = [text.id in test_ids for text in texts["train"]]
         if not any(held_out):
             raise CorpusError(
-                f"none of the {len(test_ids):,} ids is the id of a training text, such as '{texts['train'][0].id}'",
+                f"none of the {len(test_ids):,} ids is the id of a training text; the first training text has the id "
+                f"'{texts['train'][0].id}'",
                 where=str(source.test_ids),
                 fix="name the field of the ids: --id-field F",
             )
@@ -332,15 +333,15 @@ def _held_out(
 ) -> tuple[list[bool], str, bool]:
     """Which texts are held out, drawn in whole groups.
 
-    If the drawn texts have no entities, the group with entities whose size is nearest to `fraction` is added, if
-    another group with entities is left for training.
+    If the drawn texts have no entities, the group with entities whose size is nearest to `fraction` is added, provided
+    that another group with entities is left for training.
 
     Returns:
         (texts,) True for those that are held out; which copies were kept together; and whether these are fewer than all
         copies and near copies.
 
     Raises:
-        CorpusError: all texts belong together, so none can be held out.
+        CorpusError: fewer than two groups have entities, so none of them can be held out.
     """
     types = [tuple(sorted({span.label for span in text.spans})) for text in texts]
     has_entities = np.array([bool(text.spans) for text in texts])
@@ -366,11 +367,11 @@ def _held_out(
 
 
 def _groupings(texts: Sequence[TaggedText]) -> Iterator[tuple[str, Integers, npt.NDArray[np.uint64]]]:
-    """Ways to group the texts, those with the largest groups first.
+    """Ways to group the texts, the one with the largest groups first.
 
-    Each is a description of the copies that are joined, and the group and hash of each text (texts,). Documents are
-    never split. First, documents that share a copy or near copy of a text are joined too. But nearly all of them may
-    share a line such as "Methods", so the later ways compare whole documents.
+    Each gives a description of the copies that are kept together, the group of each text, and its hash (texts,).
+    Documents are never split. The first way also joins documents that share a copy or near copy of a text. But nearly
+    all documents may share a line such as "Methods", so the later ways compare whole documents.
     """
     signed = len(texts) <= MOST_COMPARED
     documents = [text.group if text.group != text.id else "" for text in texts]
@@ -400,6 +401,8 @@ def _inseparable(texts: Sequence[TaggedText], split: str, notes: Sequence[str]) 
         why = f"all {len(texts):,} texts are from one document ('{texts[0].group}')"
     elif len({text_key(text) for text in texts}) == 1:
         why = f"all {len(texts):,} texts are equal except for case and white space"
+    elif not any(text.spans for text in texts):
+        why = "no text has an entity"
     else:
         why = "all texts with entities are from one document, or copies of each other"
     return f"no text can be held out for the {split} split: {why}" + "".join(f"; {note}" for note in notes)
@@ -420,7 +423,11 @@ def _read_ids(path: Path) -> Collection[str]:
 
 
 def _checked_types(texts: Mapping[str, Sequence[TaggedText]], names: Mapping[str, str]) -> tuple[str, ...]:
-    """The types of the training texts, sorted."""
+    """The types of the training texts, sorted.
+
+    Raises:
+        CorpusError: a split has no entities.
+    """
     counts = {split: type_counts(texts[split]) for split in SPLITS}
     for split in ("train", "validation", "test"):
         if not counts[split]:
@@ -444,12 +451,12 @@ def _reading_notes(texts: Mapping[str, Sequence[TaggedText]]) -> list[str]:
     overlapping, joined = sum(text.overlapping for text in every), sum(text.joined for text in every)
     notes = []
     if overlapping:
-        notes.append(f"entities that overlap a longer one, or have the span of another, are left out: {overlapping:,}")
+        notes.append(f"entities that overlap a longer or equally long one are left out: {overlapping:,}")
     unlabelled = sum(text.unlabelled for text in every)
     if unlabelled:
-        notes.append(f"spans whose label means that they have none, such as O or N/A, are no entities: {unlabelled:,}")
+        notes.append(f"spans whose label means no entity, such as O or N/A, are left out: {unlabelled:,}")
     if joined:
-        notes.append(f"entities with several parts are read as one span from the first to the last: {joined:,}")
+        notes.append(f"entities with several parts are read as one span, from the first part to the last: {joined:,}")
     return notes
 
 
@@ -459,20 +466,21 @@ def _type_notes(texts: Mapping[str, Sequence[TaggedText]], types: Sequence[str])
     tags = [name for name in types if is_tag(name) and "-" in name]
     if len(tags) == len(types):
         notes.append(
-            f"the types look like tags: {_listed(tags)}. They are learned as they are; write the type without the "
-            "prefix, and one span or one B- and its I- for each entity"
+            f"the types look like tags: {_listed(tags)}. They are learned as they are; if they are tags, write each "
+            "entity as one span, and its type without the prefix"
         )
     notes += [
-        f"'{name}' is read as a type ({train[name]:,}). If it means no entity, leave these entities out"
+        f"'{name}' is read as a type (entities: {train[name]:,}). If it means no entity, leave these spans out"
         for name in filter(may_mean_no_label, types)
     ]
     once = [name for name in types if train[name] == 1]
     if once:
-        notes.append(f"too rare to learn, with only one entity in the training texts: {_listed(once)}")
+        notes.append(f"types with only one entity in the training texts, too rare to learn: {_listed(once)}")
     for split in ("validation", "test"):
         unseen = sorted(set(type_counts(texts[split])) - set(types))
         if unseen:
-            notes.append(f"in the {split} texts but not in training, so the model misses them all: {_listed(unseen)}")
+            where = f"types in the {split} texts but not in training"
+            notes.append(f"{where}, whose entities the model will miss: {_listed(unseen)}")
     return notes
 
 
@@ -489,9 +497,9 @@ def _contradiction_notes(texts: Mapping[str, Sequence[TaggedText]]) -> list[str]
     one, other = next(iter(differing.values()))[:2]
     records = sum(counts[text] for text in differing)
     return [
-        f"given several times with different entities, which contradict each other: {len(differing):,} "
-        f"{'text' if len(differing) == 1 else 'texts'} in {records:,} records, such as {_place(one)} and "
-        f"{_place(other)}. If annotators disagree, keep one record of each text"
+        "texts that are given several times, with entities that contradict each other: "
+        f"{len(differing):,} {'text' if len(differing) == 1 else 'texts'} in {records:,} records, such as "
+        f"{_place(one)} and {_place(other)}. If annotators disagree, keep one record of each text"
     ]
 
 

@@ -199,10 +199,10 @@ def resolve_fields(path: Path, name: str, fields: TagFields, bad: BadRecords) ->
 
 
 def _table(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iterator[tuple[int, Outcome]]:
-    """The rows of a table with a column of JSON lists of spans, such as Label Studio's CSV.
+    """The rows of a table with JSON lists of spans, as in Label Studio's CSV, or with lists of words and of tags.
 
     Raises:
-        CorpusError: no column holds spans, or several do.
+        CorpusError: the table has neither, or several columns hold spans.
     """
     records = raw_records(path, name, ENDINGS[ending(path)], bad)
     first = list(itertools.islice(records, LOOKED_AT))
@@ -245,7 +245,7 @@ def _table(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iterato
 
 
 def _columns_of_lists(rows: Sequence[Mapping[str, Any]], fields: TagFields) -> tuple[str, ...]:
-    """The columns of words and of tags if both hold lists written as text; empty otherwise."""
+    """The columns of words and of tags, if both hold a list as text in the first row; otherwise empty."""
     if not rows:
         return ()
     names = fields.name("tokens", rows[0]), fields.name("tags", rows[0])
@@ -334,7 +334,7 @@ def tagged_values(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int,
 
 
 def _records_in(value: Any) -> list[Any] | None:
-    """The records in a parsed value; None if it is a record itself."""
+    """The records in a parsed value; None if it is a record itself, or holds something other than records."""
     if isinstance(value, Mapping) and isinstance(value.get("text"), str):
         return None
     records = records_of(value)

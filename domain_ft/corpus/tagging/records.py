@@ -1,4 +1,4 @@
-"""Converts plain records to texts with entities: words with tags, text with spans, and passages.
+"""Converts plain records to texts with entities. A record has words with tags, text with spans, or passages.
 
 Tags and spans are checked after the whole file is read: the scheme depends on all tags, and one cause may explain all
 wrong offsets. Offsets count Unicode characters (code points), unless `TagFields.offsets` says otherwise.
@@ -105,8 +105,8 @@ def read_tagged_records(
         notes += unread.verdict_notes()
     if sentences and texts:
         raise CorpusError(
-            "some records have words with tags, others text with spans",
-            where=f"{name}: {len(sentences)} with words, {len(texts)} without, such as in line {texts[0].line}",
+            "some records have words with tags, and others have text with spans",
+            where=f"{name}: {len(sentences)} with words, {len(texts)} with spans, such as on line {texts[0].line}",
             fix="write all records in the same way, or give two files",
         )
     return (texts, None) if texts else with_scheme(sentences, name, scheme, bad, without)
@@ -138,9 +138,9 @@ def _check_tags(sentences: Sequence[Sentence], name: str, scheme: Scheme, bad: B
 
 
 def _fix_of(tag: str, word: str, line: int) -> str:
-    """What to do about an invalid tag. Another scheme helps only with tags that are known in some scheme."""
+    """What to do about an invalid tag. Naming another scheme helps only if the tag is known in some scheme."""
     if is_tag(tag):
-        return "fix the tag; or, if the wrong scheme was detected, name it: --scheme iob1|iob2|bioes|bilou"
+        return "fix the tag; or, if the wrong scheme was detected, name the right one: --scheme iob1|iob2|bioes|bilou"
     if {tag.casefold(), word.casefold()} <= _HEADINGS:
         return f"line {line} looks like a header of the columns: remove it"
     if found := _SUFFIX.fullmatch(tag):
@@ -182,7 +182,7 @@ class _Record:
         return self.fields.name(role, self.values)
 
     def has(self, role: Role) -> bool:
-        """Whether the record has such a field."""
+        """Whether the record has the field of a role."""
         return self.name(role) in self.values
 
     def find(self, role: Role, kind: type, expected: str) -> Any:
@@ -205,7 +205,7 @@ class _Record:
         self.bad.add(reason, file=self.file, line=line, field=field, fix=fix)
 
     def leave_out_if_rejected(self) -> bool:
-        """Leave out the record if its annotation was rejected; whether it was."""
+        """Leave out the record if its annotation was rejected. Returns whether it was."""
         named = (self.fields.text, self.fields.tokens, self.fields.tags, self.fields.spans, self.fields.group)
         rejected = annotation_rejected(self.values, [name for name in named if name])
         if rejected is None:
@@ -218,8 +218,8 @@ class _Record:
         """Count the fields of the record and of its spans that are not read.
 
         Args:
-            mention_keys: the keys of the spans' texts, which are compared.
-            values: receives the values of the record's fields.
+            mention_keys: the keys under which spans hold their text. They count as read, because it is checked.
+            values: receives the values of the fields that are not read.
         """
         if not self.fields.has_words(self.values):
             spans = self.values.get(self.name("spans"))
@@ -273,7 +273,7 @@ def _tagged_words(record: _Record) -> Sentence | None:
     elif empty := [place for place, word in enumerate(words) if not isinstance(word, str) or not word.strip()]:
         record.reject(f"word {empty[0] + 1} is empty or not a text", tokens_field)
     elif other := [tag for tag in tags if not isinstance(tag, str)]:
-        fix = "write tag names such as B-Disease; numbers need a list of names"
+        fix = "write tag names such as B-Disease; numbers are read only if a Parquet file or data set names their tags"
         record.reject(f"the tags hold {kind_of(other[0])}, where names are expected", tags_field, fix)
     else:
         return Sentence(words, tags, [record.line] * len(words), record.id, record.group)
@@ -287,8 +287,9 @@ class _Claims:
     Attributes:
         keys: the keys under which spans hold their text.
         fitting: correct claims.
-        without: (text, start, end) of spans that do not give their text, as in the file.
-        contradicted: (record, path of its first wrong span, key, wrong claims) of each record with wrong claims.
+        without: (text, start, end) of spans that do not give their text, with the offsets in the file.
+        contradicted: (record, path of its first wrong span, key of this span's text, wrong claims) of each record with
+            wrong claims.
     """
 
     keys: Collection[str] = ()
@@ -297,7 +298,7 @@ class _Claims:
     contradicted: list[tuple[_Record, str, str, list[Claim]]] = field(default_factory=list)
 
     def reject(self) -> None:
-        """Report each record with a wrong claim, and the cause that explains most of them."""
+        """Report each record with a wrong claim, with the causes that explain the most wrong claims."""
         claims = [claim for *_, wrong in self.contradicted for claim in wrong]
         causes, explained = likely_causes(claims, self.fitting)
         for record, place, key, wrong in self.contradicted:

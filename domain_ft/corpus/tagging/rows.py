@@ -7,8 +7,8 @@ the model learns from "U.S." in a CoNLL file applies to "U.S." in plain text.
 
 If a file gives words, predictions are read word by word: the tag of a word is that of its first token.
 
-A text that is too long for the model is cut between units into windows of about equal length, without loss. Each row
-is a window; a short text has one.
+A text that is too long for the model is cut into windows of about equal length, without loss, and if possible between
+units. Each row is a window; a short text has one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TOKEN = np.dtype([("id", "<i4"), ("target", "<i4")])
 
 @dataclass(frozen=True)
 class Unit:
-    """The characters [start, end) of a text. The text's token with index `token` carries their tag."""
+    """The characters [start, end) of a text. Their tag belongs to the text's token with index `token`."""
 
     start: int
     end: int
@@ -81,8 +81,8 @@ class EncodedText:
 class TextEncoder:
     """Splits texts into tokens and units.
 
-    Each window has the special tokens that `adapt` puts around the sequences of a document; for a decoder, each window
-    begins with the token that begins a document. Text that spells a special token is tokenised as plain text.
+    Each window has the special tokens that `adapt` puts around a sequence, but for a decoder only the start token. Text
+    that spells a special token is tokenised as plain text.
 
     Args:
         tokenizer: any fast tokenizer. It is copied; its truncation and padding are ignored.
@@ -126,7 +126,7 @@ class TaggingRows(SequenceRows):
         texts: the texts.
         tags: the classes, in the order of the model's outputs.
         lengths: (rows,) int32, tokens of each window, special tokens included.
-        documents: (rows,) int64, the index in `texts` of each window's text; non-decreasing.
+        documents: (rows,) int64, the index in `texts` of each window's text; sorted, except in a view.
         targets: (rows,) int64, 1 where an entity begins in the window, else 0. Subsets for --train-sizes keep the share
             of each value; `--balance sampling` draws both equally often.
         cut: (texts,) bool, which texts have more than one window.
@@ -140,7 +140,7 @@ class TaggingRows(SequenceRows):
     ) -> None:
         self.texts, self.tags = texts, tuple(tags)
         numbers = {tag: number for number, tag in enumerate(self.tags)}
-        unknown = numbers[OUTSIDE]  # a type that does not occur in training has no tags
+        unknown = numbers[OUTSIDE]  # the class of tags whose type does not occur in training
         windows: list[npt.NDArray[np.void]] = []
         words: list[tuple[Unit, ...]] = []
         owners: list[int] = []
@@ -155,7 +155,7 @@ class TaggingRows(SequenceRows):
             labels = np.full(len(encoded.ids), IGNORED, dtype=np.int64)  # (tokens of the text,)
             for unit, tag in zip(encoded.units, tags_of_units, strict=True):
                 labels[unit.token] = numbers.get(tag, unknown)
-            where = np.zeros(len(encoded.ids), dtype=np.int64)  # (tokens of the text,) index among those of all rows
+            where = np.zeros(len(encoded.ids), dtype=np.int64)  # (tokens of the text,) indices among tokens of all rows
             for number, (first, last) in enumerate(itertools.pairwise(encoded.cuts)):
                 ids = encoder.window(encoded, number)
                 window = np.empty(len(ids), dtype=_TOKEN)

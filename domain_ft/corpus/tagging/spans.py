@@ -1,8 +1,8 @@
-"""Reads the spans of a record: their offsets, labels, and own copies of the text that they mark.
+"""Reads the spans of a record: their offsets, their labels, and their copies of the text that they mark.
 
 Spans often repeat the text that they mark, under a key whose name depends on the tool. `mention_keys` recognises the
-key by its values: in most spans of the file, the value is the text at the offsets under one of the usual ways to count.
-Comparing the values with the text reveals wrong offsets.
+key by a usual name (`NAMED`) or by its values: in most spans of the file, the value is the text at the offsets, under
+one of the usual ways to count. Comparing the values with the text reveals wrong offsets.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ NAMED = (
 
 A_SPAN = 'write {"start", "end", "label"} or [start, end, label]'
 _LONGEST_SPAN = 300  # characters of a span in a message
-_MOST = 0.5  # a key holds the spans' text if more than this share of its values does
-_SAMPLE = 1_000  # values of a key that are tried with every way to count
+_MOST = 0.5  # a key holds the spans' text if more than this share of its values fit
+_SAMPLE = 1_000  # the most values of a key that are tried with every way to count
 
 
 class NotASpanError(ValueError):
-    """A value is no span: its start, end or label is missing."""
+    """A value is not a span: its start, end or label is missing."""
 
 
 def mention_keys(spans: Iterable[tuple[str, Any]], counting: Counting) -> frozenset[str]:
@@ -51,7 +51,7 @@ def mention_keys(spans: Iterable[tuple[str, Any]], counting: Counting) -> frozen
 
 
 def _are_mentions(claims: Sequence[tuple[Claim, bool]]) -> bool:
-    """Whether most values of a key are the text at the span's offsets, with one way to count for all of them."""
+    """Whether most values of a key are the text of their spans, with one way to count for all of them."""
     if sum(fits for _, fits in claims) > _MOST * len(claims):
         return True
     sample = [claim for claim, _ in claims[:: len(claims) // _SAMPLE + 1]]
@@ -87,7 +87,7 @@ def claims_of(span: Any, keys: Iterable[str], text: str) -> Iterator[tuple[str, 
 
 
 def claim_of(span: Mapping[str, Any], key: str, text: str) -> Claim | None:
-    """The claim of a span under a key; None if the value is no text, or the offsets are invalid."""
+    """The claim of a span under a key; None if the value is blank or not text, or if the offsets are not numbers."""
     mention = span.get(key)
     if isinstance(mention, list) and mention and all(isinstance(part, str) for part in mention):
         mention = " ".join(mention)  # several parts, in BigBIO's format
@@ -129,8 +129,8 @@ def read_span(value: Any, text: str, counting: Counting = "characters") -> tuple
     [start, end, label].
 
     Raises:
-        NotASpanError: a part of a span is missing.
-        ValueError: it is not a span of the text.
+        NotASpanError: the start, the end or the label is missing.
+        ValueError: the offsets or the label are invalid, or the span holds no text.
     """
     shown = _span_in_words(value)
     if isinstance(value, str):

@@ -45,10 +45,10 @@ def brat_pairs(path: Path) -> list[tuple[Path, Path]]:
 
 
 def is_brat(path: Path) -> bool:
-    """Whether a file or folder is BRAT's. In a folder, at least half of the texts must have annotations.
+    """Whether a file or folder is BRAT's. In a folder, at least half of the texts and of the .ann files must be paired.
 
     Raises:
-        CorpusError: a folder has .ann files, but for less than half of its texts.
+        CorpusError: a folder has .ann files, but fewer pairs than that.
     """
     pairs = brat_pairs(path)
     if not path.is_dir() or not pairs:
@@ -90,7 +90,10 @@ def read_brat(path: Path, bad: BadRecords, left: LeftOut) -> Iterator[tuple[int,
 
 
 def _whole(path: Path, name: str, bad: BadRecords) -> str | None:
-    """The text of a file with unchanged newlines, because offsets count them. An empty file is an empty text."""
+    """The text of a file with unchanged newlines, because offsets count them; None if it was rejected.
+
+    An empty file is an empty text.
+    """
     data = read_bytes(path, name, bad, "split it into several files")
     return None if data is None or is_foreign(data, name, bad) else decode(data, name, bad)
 
@@ -195,7 +198,7 @@ def read_bioc_xml(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int,
     documents = list(root.iter("document"))
     if not any(document.find("passage") is not None for document in documents):
         raise CorpusError(
-            f"the XML is not BioC: it has no <document> with a <passage>, its root is <{root.tag}>",
+            f"the XML is not BioC: it has no <document> with a <passage>, and its root is <{root.tag}>",
             where=name,
             fix="export BioC, BRAT, PubTator, CoNLL columns or JSON lines of text and entities",
         )

@@ -1,8 +1,9 @@
 """Labelled examples exported from annotation tools: Label Studio, Prodigy and Argilla.
 
 Their records are converted to plain ones, with the label in one field. The choices of an annotator become
-`{"choices": [...]}`, Label Studio's format for several of them, even if there is only one: whether the task is
-multi-label is known only after all records (`labels.LabelSurvey`). Files from doccano and tables are plain already.
+`{"choices": [...]}`, Label Studio's format for several choices, even if there is only one: whether the task is
+multi-label is known only after all records are read (`labels.LabelSurvey`). Files from doccano and tables are plain
+already.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def plain_records(
     Args:
         records: as they are in the file.
         label, text: the fields that the user named; None otherwise.
-        file: its name in messages.
+        file: the file's name in messages.
         bad: receives records that are skipped or cannot be read.
     """
     for record in records:
@@ -142,7 +143,7 @@ def _label_studio(task: Mapping[str, Any], label: str | None, text: str | None) 
     data = task["data"]
     texts = [field for field, value in data.items() if isinstance(value, str)]
     shown_in = [name for name in _objects(read, question) if name in texts]
-    # `text` may also be the usual name, to which the fields were resolved: then the object of the choices comes first.
+    # "text" may also be the usual name, not one that the user gave: then the object of the choices takes precedence.
     named = text in data and (text != "text" or len(shown_in) != 1)
     if not named and len(shown_in) > 1:
         fix = "name the one to learn from: --text-field F"

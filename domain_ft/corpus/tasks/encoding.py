@@ -1,12 +1,12 @@
 """Tokenises examples: adds special tokens, and shortens or splits long texts.
 
 Special tokens are those of the tokenizer's post-processor, for a single text or a pair. If it adds none between the
-texts of a pair, as with most decoders, they are separated by a newline. Text that spells a special token is tokenised
-as plain text. Long texts are handled in one of three ways:
+texts of a pair, as with most decoders, a newline separates the texts. Text that spells a special token is tokenised as
+plain text. Long texts are handled in one of three ways:
 
-    truncate    keep the first tokens; of a pair, the longer text is cut until both fit (longest first)
+    truncate    keep the first tokens; in a pair, the longer text is cut until both fit (longest first)
     head-tail   keep the same number of tokens, half from the beginning and half from the end
-    windows     split into windows of about equal length without overlap, at most MOST_WINDOWS; of a pair, the longer
+    windows     split into windows of about equal length without overlap, at most MOST_WINDOWS; in a pair, the longer
                 text is split, and each window also has the shorter one
 
 Windows do not overlap, because each gets its own prediction, and shared tokens would count twice.
@@ -94,7 +94,7 @@ class Templates:
 
     Attributes:
         single, pair: for one text, and for two.
-        empty: the tokens for an empty text if the layout adds none: a decoder's start token, or else the token 0.
+        empty: the tokens for an empty text if the layout adds none (a decoder's start token, or else the token 0).
     """
 
     single: Template
@@ -149,7 +149,7 @@ def _template(encoding: Encoding, texts: int) -> Template:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Tokenises examples to sequences. It can be pickled for worker processes.
+    """Tokenises examples into sequences. It can be pickled for worker processes.
 
     Attributes:
         backend: of the tokenizer, without truncation and padding.
@@ -167,7 +167,7 @@ class Encoder:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast, labels: Labels, *, max_length: int, long_text: LongText) -> Encoder:
-        """For a fast tokenizer. It is copied; its truncation and padding are ignored.
+        """The encoder for a fast tokenizer. The tokenizer is copied; its truncation and padding are ignored.
 
         Raises:
             SettingsError: `max_length` leaves no room for a pair of texts.
@@ -252,7 +252,7 @@ class Encoder:
         unknown = [name for name in example.labels if name not in index_of]
         if unknown:
             raise CorpusError(
-                f"'{shown(unknown[0])}' is none of the {len(index_of)} classes",
+                f"'{shown(unknown[0])}' is not one of the {len(index_of)} classes",
                 where=f"example {example.id}",
                 fix=nearest(unknown[0], index_of) if len(index_of) <= 50 else "see the labels of the training examples",
             )
@@ -300,7 +300,7 @@ class Encoded:
         lengths: (sequences,) tokens of each sequence.
         numbers: (examples,) sequences of each example.
         cut: (examples,) whether tokens of an example were dropped.
-        labels: (labels,) int32, the classes of all examples, end to end.
+        labels: (labels,) int32, the class numbers of all examples, end to end.
         label_counts: (examples,) labels of each example.
         names: the examples' ids in UTF-8.
     """

@@ -68,7 +68,7 @@ class ExampleFields:
 
     Args:
         names: the fields that the user named.
-        labelled: whether records need labels. Those of records to predict are ignored.
+        labelled: whether records need labels. The labels of records to predict are ignored.
         multi_label: whether the task is multi-label, if known.
         classes: by field, the class names of whole numbers, from a data set on the hub or a Parquet file.
         rules: the options on how labels are written.
@@ -121,7 +121,10 @@ class ExampleFields:
         return frozenset(name for name in names if name)
 
     def columns(self, file: str) -> Callable[[Mapping[str, int]], list[str]]:
-        """A function that gives the columns to read from a file's header. It raises CorpusError if one is missing."""
+        """A function that takes a file's header and returns the columns to read.
+
+        The function raises CorpusError if a column is missing.
+        """
 
         def choose(fields: Mapping[str, int]) -> list[str]:
             self._resolve(fields, file)
@@ -161,7 +164,7 @@ class ExampleFields:
             bad.add("the text is empty", file=file, line=record.line, field=self.names.text, fix=fix)
             return None
         if self.labelled and text.casefold() in _EMPTIES:
-            reason = f"the text is '{text}', a placeholder where a cell is empty or wrong"
+            reason = f"the text is '{text}', a placeholder for an empty or wrong cell"
             fix = "leave the record out or give it a text"
             bad.add(reason, file=file, line=record.line, field=self.names.text, fix=fix)
             return None
@@ -193,18 +196,18 @@ class ExampleFields:
         return FieldSurvey(self)
 
     def unread_in(self, record: RawRecord) -> list[str]:
-        """The non-empty fields of a record that are not read."""
+        """The fields of a record that are not read: those that are not empty, and the columns that were not loaded."""
         held = [str(name) for name, value in record.fields.items() if value is not None and value != ""]
         absent = [name for name in self._absent if name not in record.fields]
         read = self.read | accepting_fields(record.fields)
         return [name for name in (*held, *absent) if name not in read]
 
     def look(self, records: Sequence[RawRecord], file: str) -> None:
-        """Determine the fields that were not named from the first records of a file."""
+        """Determine, from the first records of a file, the fields that the user did not name."""
         self._resolve(fields_of(records), file)
 
     def _resolve(self, fields: Mapping[str, int], file: str) -> None:
-        """Determine the fields that were not named. `fields` has those of the first records and what each `Holds`."""
+        """Determine the fields that the user did not name. `fields`: what each field of the first records `Holds`."""
         self._text.name = self._pair.name = file
         if self._resolved:
             return
@@ -323,7 +326,7 @@ class ExampleFields:
             self.kinds["bool"] += 1
             return "true" if value else "false"
         if isinstance(value, str):
-            if self.rules.label_names and value.strip().isdecimal():  # a CSV file has no numbers
+            if self.rules.label_names and value.strip().isdecimal():  # in a CSV file, numbers are text
                 return self._class(int(value), field)
             self.kinds["text"] += 1
             return clean(value)
@@ -353,7 +356,7 @@ class ExampleFields:
         key = as_id(record.fields.get(field)) if field else None
         if key is None and "id" in self.required:
             reason = "the field is missing" if field not in record.fields else "the field holds no name"
-            fix = "name the right one with --id-field, or leave out that option to have FILE:LINE as ids"
+            fix = "name the right one with --id-field, or leave out that option to use FILE:LINE as ids"
             bad.add(f"{reason}, where a name is expected", file=file, line=record.line, field=field, fix=fix)
             return None
         return key if key is not None else record.key or f"{file}:{record.line}"
@@ -421,7 +424,7 @@ class FieldSurvey(ExampleFields):
             return []
         text = self.names.text
         if self.unread:
-            return [f"Only '{text}' is read: for pairs, name the second text: --pair-field {self.unread}."]
+            return [f"Only '{text}' is read. To read pairs, name the second text: --pair-field {self.unread}."]
         others = self._unread_values.long_texts(least_share=0.5)
         if not others:
             return []

@@ -1,4 +1,4 @@
-"""Fingerprints of labelled examples, kept in the cache, by which copies are found: see `near_copies`."""
+"""Fingerprints of labelled examples, by which copies are found: see `near_copies`."""
 
 from __future__ import annotations
 

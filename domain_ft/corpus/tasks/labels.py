@@ -26,19 +26,21 @@ from domain_ft.quoting import is_invisible, made_visible, shown
 LabelKind = Literal["auto", "names"]
 
 _MISSING_NUMBERS = frozenset({9.0, 99.0, 999.0, 9999.0})
-"""Numbers that statistics packages use for a missing value, also negative. Noted beside names and smaller numbers."""
+"""Numbers that statistics packages use for a missing value, also negative. A label among them gets a note if the other
+labels are names or much smaller numbers.
+"""
 
 SEPARATORS = ("|", ";", "#", ",", "+", "\n", "/")
 _BETWEEN = (*SEPARATORS, "&", "\t", " and ", " - ", "_", "-", ":", " ")
-"""Separators that count only if each part is the label of another record."""
+"""Separators to look for. Those not in SEPARATORS count only if each part is the label of another record."""
 
 _TREES = ("/",)  # these also separate the levels of one name, such as law/civil
 _LISTED = 8  # the most names in a message
-_RECURRING = 0.8  # labels are taken to be joined if this share of their parts recurs
-_MOST = 0.5  # the share from which "most" of something is meant
+_RECURRING = 0.8  # labels are taken to be joined if at least this share of their parts recurs
+_MOST = 0.5  # the share that counts as "most"
 _FEW_SCORES = 20  # up to this many different whole numbers are always taken for classes
-_FEW_OF_EACH = 5  # numbers with fewer records each look like scores
-_WITHOUT_GAPS = 0.9  # numbers of classes cover at least this share of the range from the lowest to the highest
+_FEW_OF_EACH = 5  # numbers with fewer records each, on average, look like scores
+_WITHOUT_GAPS = 0.9  # class numbers cover at least this share of the range from the lowest to the highest
 _UNIQUE_FROM = 20  # if at least this many records all have different labels, the field is not a label
 _KEPT = 100_000  # the most different labels that are counted
 _WRITTEN = {r"\n": "\n", r"\t": "\t"}
@@ -194,7 +196,7 @@ class LabelSurvey:
         self._most_chosen: int | None = None  # the most choices of a record, if an annotation tool wrote them
 
     def add(self, value: Any, file: str, line: int | None, *, from_tool: bool = False) -> None:
-        """Add a label. `from_tool`: whether an annotation tool wrote it, so that a single choice is just a name."""
+        """Add a label. `from_tool`: whether it is from an annotation tool's table, where a single choice is a name."""
         if from_tool and self.rules.label_separator is None:
             self._most_chosen = max(self._most_chosen or 0, 1)
         choices = chosen(value)
@@ -281,7 +283,7 @@ class LabelSurvey:
             if len(self.names) == length:
                 return self.names, []
             if self.names and not self.rules.label_names:
-                return (), []  # the file names more classes: these are lists of class numbers
+                return (), []  # the file names another number of classes: these are lists of class numbers
             names = f"{len(self.names)} names are given" if self.names else "the classes have no names"
             return (), [
                 self._problem(
@@ -297,8 +299,8 @@ class LabelSurvey:
                 return (), [
                     self._problem(
                         "probabilities",
-                        "the field holds lists of numbers that are neither 0 nor 1: class probabilities are not "
-                        "supported yet",
+                        "the field holds lists with numbers other than 0 and 1: class probabilities are not supported "
+                        "yet",
                         "write the names of the example's classes in each list",
                         key,
                     )
@@ -308,7 +310,7 @@ class LabelSurvey:
     def _minus_one(self, values: Mapping[Any, int]) -> bool:
         """Whether -1 means a missing label: if all other labels are whole numbers from 0 on, or if there are no others.
 
-        If the labels are only -1 and 1, it is a class.
+        If the labels are only -1 and 1, -1 is a class.
         """
         numbers = {number_in(value) for _, value in values}
         if -1.0 not in numbers or None in numbers or "-1" in self.known:
@@ -410,7 +412,7 @@ class LabelSurvey:
         return recurring >= _RECURRING or (often and recurring >= _MOST)
 
     def _notes(self, values: Mapping[Any, int], lists: Sequence[tuple[list[Any], Any]], is_certain: bool) -> list[str]:
-        """Notes on labels that may mean something else than how they are read."""
+        """Notes on labels that may mean something other than what they are read as."""
         notes = []
         for key, count in values.items():
             name = str(key[1]).strip()
@@ -429,7 +431,7 @@ class LabelSurvey:
         return notes
 
     def _may_be_missing(self, value: Any, values: Mapping[Any, int]) -> bool:
-        """Whether a label may mean that there is none, beside the other labels `values`."""
+        """Whether a label may mean a missing label, given all labels `values`."""
         if isinstance(value, bool) or len(values) < 2:
             return False
         number = number_in(value)
@@ -443,7 +445,7 @@ class LabelSurvey:
         return may_mean_no_label(name) or all(unicodedata.category(one) == "Pd" for one in name)
 
     def _sharing(self, values: Mapping[Any, int]) -> list[str]:
-        """Notes on names with a separator that share a part with another name, so that they may be several labels."""
+        """A note on a name that may be several labels: it has a separator, and shares a part with another name."""
         texts = [key[1] for key in values if key[0] == "str"]
         for separator in SEPARATORS:
             split = {text: _parts(text, separator) for text in texts if separator in text.strip(separator)}

@@ -1,8 +1,8 @@
-"""Finds leaks: test examples with a copy in the training data, and copies with different labels.
+"""Finds leaks: examples with a copy in an earlier split or in a training corpus, and copies with different labels.
 
 Copies are exact if they differ only in case, white space and Unicode form, and near if their MinHash similarity is 0.85
-or more. Documents of the corpus that a model was adapted to are much longer than test texts. So for these, the measure
-is containment: the share of a test text that is in one document.
+or more. Documents of the corpus that a model was adapted to are much longer than test texts. So the measure for them is
+containment: the share of a test text that is in one document.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ _BATCH = 1_000_000  # characters of a corpus compared at a time
 
 @dataclass(frozen=True)
 class Leak:
-    """An example and its copy. It has no text, so the list of leaks can be shared even if the data cannot.
+    """An example and its copy. A leak has no text, so the list of leaks can be shared even if the data cannot.
 
     Attributes:
         kind: one of `KINDS`.
-        ids, files, lines: of the copy (in training, or a document of a corpus), then of the example.
-        similarity: 1 for exact copies, MinHash's estimate for near ones; for `corpus_test` the share of the example
-            that is in the document.
-        labels: of both, if they differ.
+        ids, files, lines: of the copy (in an earlier split, or a document of a corpus), then of the example.
+        similarity: 1 for exact copies, MinHash's estimate for near ones; for `corpus_test` the estimated share of the
+            example that is in the document.
+        labels: of both, for label conflicts; otherwise None.
     """
 
     kind: str
@@ -83,9 +83,9 @@ class Leaks:
     """The result of `find_leaks`.
 
     Attributes:
-        found: all leaks, in the order of `KINDS`.
-        counts: by kind, test or validation examples with a copy, where `near` excludes those with an exact copy; for
-            label conflicts, texts or pairs of near copies with different labels.
+        found: leaks, in the order of `KINDS`. An example with several copies may be listed with only one of them.
+        counts: by kind, the number of test or validation examples with a copy. Near kinds do not count examples with
+            an exact copy. For label conflicts, the number of texts, or of pairs of near copies, with different labels.
         removals: by split, the indices of the examples that `remove_leaks` removes.
         notes: sentences about what was not searched for.
     """
@@ -94,6 +94,11 @@ class Leaks:
     counts: Mapping[str, int]
     removals: Mapping[str, Integers]
     notes: Sequence[str] = ()
+
+    @property
+    def test_examples_read(self) -> frozenset[str]:
+        """The ids of the test examples that are in a corpus that the model was adapted to."""
+        return frozenset(leak.ids[1] for leak in self.found if leak.kind == "corpus_test")
 
     def write(self, path: Path) -> None:
         """Write the list as JSON lines."""
@@ -116,7 +121,7 @@ def find_leaks(task: TaskData, corpora: Sequence[PreparedCorpus] = (), progress:
 
 
 def remove_leaks(task: TaskData, leaks: Leaks) -> TaskData:
-    """The task without examples that have a copy or near copy in a later split: training, validation, test.
+    """The task without examples that have a copy or near copy in a later split (training, validation, test).
 
     Test examples in a corpus that the model was adapted to are kept, and so are examples with conflicting labels.
 
@@ -239,7 +244,7 @@ class _Search:
                 self._add(kind, copy, example, share)
 
     def _corpus(self, corpus: PreparedCorpus) -> None:
-        """Add the test texts of which at least the share `CONTAINED` is in one document of a corpus."""
+        """Add the test texts that are contained in one document of a corpus: at least the share `CONTAINED` of each."""
         test = self.splits[SPLITS.index("test")]
         start = int(self.starts[SPLITS.index("test")])
         best: dict[int, tuple[float, str]] = {}
@@ -300,7 +305,7 @@ def _keep_nearest(nearest: dict[int, tuple[float, int]], examples: Iterable[int]
 
 
 def _texts(documents: Iterable[Document], ids: deque[str]) -> Iterator[list[str]]:
-    """The texts in batches. Appends the document ids to `ids`."""
+    """The texts of documents, in batches. Appends the document ids to `ids`."""
     batch: list[str] = []
     waiting = 0
     for document in documents:

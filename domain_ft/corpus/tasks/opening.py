@@ -68,7 +68,7 @@ class _Opening:
         self.source, self.progress = source, progress
         self.left_out = LeftOut()
         self._rejects = rejects
-        self._verdict: str | None = None  # the field by which the first rejected record was left out
+        self._verdict: str | None = None  # the verdict field of the first record that was left out for its verdict
         self.notes: list[str] = []
         self.facts: dict[str, Any] = {}
 
@@ -128,7 +128,7 @@ class _Opening:
         )
         if not len(table):
             left_out = table.facts.rejects
-            unusable = f"; {counted(left_out, 'record')} could not be read" if left_out else ""
+            unusable = f"; {counted(left_out, 'record was', 'records were')} left out" if left_out else ""
             raise CorpusError(
                 f"there is no usable example{unusable}",
                 where=place.name,
@@ -137,7 +137,7 @@ class _Opening:
         return table
 
     def _name(self) -> str:
-        """The task's name for reports: that in the recipe, or one made from the training file."""
+        """The task's name for reports: `RECIPE/TASK`, or a name made from that of the training file."""
         if self.source.task:
             return self.source.task
         return name_of(str(self.source.train))
@@ -209,14 +209,15 @@ class _Opening:
         matching = int(held.sum())
         if not matching:
             raise CorpusError(
-                f"none of the {len(wanted):,} ids is the id of a training example, such as '{train[0].id}'",
+                f"none of the {len(wanted):,} ids is the id of a training example; the first training example has the "
+                f"id '{train[0].id}'",
                 where=str(path),
                 fix="name the field of the ids: --id-field F",
             )
         if matching == len(held):
             raise CorpusError("the ids are those of all training examples", where=str(path), fix="give fewer ids")
-        if matching < len(wanted):
-            unknown = len(wanted) - matching
+        unknown = len(wanted.difference(train.ids()))
+        if unknown:
             self.notes.append(f"{unknown:,} of the {len(wanted):,} ids in {path.name} belong to no example.")
 
     # --- classes ---
@@ -243,7 +244,11 @@ class _Opening:
         return Labels(tuple(names), multi_label)
 
     def _known_only(self, splits: dict[str, ExampleTable], labels: Labels) -> dict[str, ExampleTable]:
-        """The splits without examples whose labels are not all in training. Raises unless bad records are skipped."""
+        """The splits without examples whose labels are not all in training.
+
+        Raises:
+            CorpusError: there are such examples and bad records are not skipped, or no other example is left.
+        """
         known = set(labels.names)
         for split in SPLITS[1:]:
             table = splits[split]
@@ -264,7 +269,7 @@ class _Opening:
                 raise self._unseen(split, table, unknown, known)
             splits[split] = table.take(kept)
             self.notes.append(
-                f"{len(unknown):,} {split} examples with labels that no training example has are left out."
+                f"{len(unknown):,} {split} examples are left out because no training example has their labels."
             )
         return splits
 
@@ -329,8 +334,8 @@ class _Opening:
             repeated = len(table) - len(set(table.ids()))
             if repeated:
                 self.notes.append(
-                    f"{repeated:,} of the {len(table):,} {split} examples repeat the id of another one in "
-                    f"'{self.source.id_field}': ids in that field are not unique."
+                    f"{repeated:,} of the {len(table):,} {split} examples repeat the id of an earlier one: the ids in "
+                    f"'{self.source.id_field}' are not unique."
                 )
 
 

@@ -1,4 +1,4 @@
-"""Locates and reads labelled examples in files, folders of class folders, hubs and assets; reads inputs of `predict`.
+"""Locates and reads labelled examples in files, folders, hubs and assets; reads the inputs of `predict`.
 
 `places` lists the splits of a source. Their examples are read only when `Place.read` is called.
 """
@@ -65,7 +65,7 @@ class RowReader:
 
 
 def flat_record(row: RawRecord, name: str, bad: BadRecords) -> Iterator[RawRecord]:
-    """The row as one `flat` record: the default for `RowReader.records`."""
+    """The row as one `flat` record: the default conversion of `hub_places`."""
     del name, bad
     yield row._replace(fields=flat(row.fields))
 
@@ -89,7 +89,7 @@ def places(spec: str) -> dict[str, Place]:
     """The splits of a file, a folder or `hf:ID[:config]`, by the names in `SPLITS`. A source without splits is `train`.
 
     Raises:
-        CorpusError: the file, folder or data set does not exist, or has no examples.
+        CorpusError: the file, folder or data set does not exist, cannot be read as examples, or has no training split.
     """
     if spec.startswith("hf:"):
         identifier, _, config = spec.removeprefix("hf:").partition(":")
@@ -175,7 +175,7 @@ def hub_places(
 
 
 def _folder_places(path: Path) -> dict[str, Place]:
-    """The splits of a folder with a folder for each class, or for each split with a folder for each class in it."""
+    """The splits of a folder that has a folder for each class, or a folder for each split with class folders in it."""
     inside = {folder.name.lower(): folder for folder in path.iterdir() if folder.is_dir()}
     folders = {
         split: next((inside[name] for name in names if name in inside), None) for split, names in SPLIT_NAMES.items()
@@ -252,15 +252,15 @@ def iterate_inputs(
     *,
     text_required: bool = False,
 ) -> Iterator[Input]:
-    """The texts to predict, one at a time and in the order of the file, with constant memory. Labels are ignored.
+    """The texts to predict, one at a time and in the order of the file. Labels are ignored.
 
     Args:
         spec: a file of records; a file with another ending, which has one text per line; or a stream, which is JSON
             lines if it begins with a brace, and otherwise has one text per line.
-        fields: the names of the fields in training. If the file does not have this text field, another is determined as
-            in training.
-        id_field: the field of ids. If None, the field used in training if present, or one with a usual name, or
-            `file:line`.
+        fields: the names of the fields in training. If the file lacks the text field, another one is determined as in
+            training.
+        id_field: the field of ids. If None, ids are read from the field used in training, or from one with a usual
+            name; if there is neither, an id is `file:line`.
         bad: receives each record that cannot be read.
         left_out: counts the fields that are not read.
         text_required: whether the text must be in the field that `fields` names.

@@ -39,8 +39,8 @@ COMMIT_BATCHES = 64
 UNLABELLED = IGNORED
 """The target of an example without a label, such as an input of `predict`."""
 
-# The records of the files: where a sequence begins in tokens.bin, and its length; where the sequences
-# (sequences.bin), labels (labels.bin) and id (names.txt) of an example end.
+# A sequence: where it begins in tokens.bin, and its length. An example: where its sequences end in sequences.bin, its
+# labels in labels.bin, and its id in names.txt.
 SEQUENCE = np.dtype([("start", "<i8"), ("length", "<i4")])
 EXAMPLE = np.dtype([("sequence_end", "<i8"), ("label_end", "<i8"), ("name_end", "<i8")])
 _FILES = ("tokens.bin", "sequences.bin", "lengths.bin", "cut.bin", "examples.bin", "labels.bin", "names.txt")
@@ -89,7 +89,7 @@ class _Stored:
     def read(self, file: Records, field: str, places: Indices) -> tuple[npt.NDArray[Any], Indices]:
         """The records of the examples at `places` in a file, end to end, and how many each example has.
 
-        `field` is that of the ends in EXAMPLE.
+        `field` is the field of EXAMPLE that says where the records of each example end in this file.
         """
         ends = self.examples[field][places]
         starts = np.where(places > 0, self.examples[field][np.maximum(places - 1, 0)], 0)
@@ -235,7 +235,7 @@ def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
 
 
 def _file_parts(encoded: Encoded, before: dict[str, int]) -> tuple[dict[str, npt.NDArray[Any]], dict[str, int]]:
-    """The data to append to each file, and the counts after that. `before` has the counts before."""
+    """The data to append to each file, and the counts of all records after that. `before`: the counts before."""
     sequences = np.empty(len(encoded.lengths), dtype=SEQUENCE)
     sequences["start"] = before["tokens"] + np.cumsum(encoded.lengths) - encoded.lengths
     sequences["length"] = encoded.lengths

@@ -55,7 +55,7 @@ class TaskSource:
 
     @classmethod
     def of(cls, settings: Any) -> TaskSource:
-        """The source in a verb's settings."""
+        """The source that the settings of a verb, such as `classify`, name."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: getattr(settings, name) for name in names if hasattr(settings, name)})
 
@@ -69,7 +69,7 @@ def find_task(name: str) -> tuple[Recipe, Task]:
     """The task `RECIPE/TASK` of a recipe in this package, or `FILE.toml/TASK`.
 
     Raises:
-        CorpusError: the recipe or task does not exist. The message has similar names.
+        CorpusError: the recipe or task does not exist. The message lists the names that exist.
     """
     corpus, _, wanted = name.rpartition("/")
     path = user_path(corpus)
@@ -90,7 +90,7 @@ def find_task(name: str) -> tuple[Recipe, Task]:
     raise CorpusError(
         f"corpus '{recipe.name}' has no task '{wanted}'",
         where=str(path) if path.suffix else None,
-        fix=nearest(wanted, [task.name for task in recipe.tasks]) if recipe.tasks else "it has none",
+        fix=nearest(wanted, [task.name for task in recipe.tasks]) if recipe.tasks else "add [[tasks]] to the recipe",
     )
 
 
@@ -107,7 +107,8 @@ def find_places(source: TaskSource, progress: Progress | None) -> tuple[TaskSour
         facts: the recipe's description of the task; empty for files.
 
     Raises:
-        CorpusError: no examples are given, both a task and files are given, or they do not exist.
+        CorpusError: a task and files are both given, neither a task nor a training file is, they do not exist, or an
+            option contradicts the task.
         AssetError: an asset cannot be fetched.
     """
     if source.task and (source.train or source.validation or source.test):
@@ -117,12 +118,12 @@ def find_places(source: TaskSource, progress: Progress | None) -> tuple[TaskSour
         return _places_of_task(source, source.task, progress)
     if not source.train:
         fix = "name a task (--task legal/license-category) or a file (--train FILE)"
-        raise CorpusError("no examples are given", fix=fix)
+        raise CorpusError("no training examples are given", fix=fix)
     return source, _file_places(source, Path()), {}
 
 
 def _file_places(files: TaskSource | Task, folder: Path) -> dict[str, Place]:
-    """The splits in the training source, and those with sources of their own. Relative paths start at `folder`."""
+    """The splits in the training source, and those with a separate source. Relative paths start at `folder`."""
     by_split: dict[str, Place] = {}
     for split in SPLITS:
         spec = getattr(files, split)
@@ -140,6 +141,8 @@ def _places_of_task(
     if wrong:
         option = f"--{wrong[0].replace('_', '-')}"
         raise CorpusError(f"{option} has no effect: the task '{name}' defines its fields", fix="leave it out")
+    if source.test_ids and task.test_ids:
+        raise CorpusError(f"--test-ids has no effect: the task '{name}' has its own test ids", fix="leave it out")
     source = dataclasses.replace(source, **{field: getattr(task, field) for field in _FIELDS})
     facts = {
         "description": task.description,

@@ -54,8 +54,8 @@ class TableFacts:
         kinds: as `ExampleFields.kinds`.
         counts: examples by label, in the order of first occurrence.
         examples: the number of examples.
-        rejects: records that were left out.
-        characters: of all texts.
+        rejects: the number of records that were left out.
+        characters: the number of characters in all texts.
         unread_fields: by field that is not read, the number of records with it.
         notes: remarks for the user on how labels are written, and on text that is not read.
     """

@@ -18,7 +18,8 @@ class AdaptReport:
         base: the base model.
         corpus: the corpus that the model was adapted to.
         control: the corpus that forgetting was measured on, if any.
-        differences: from `evaluation.bootstrap`: `domain`, and with a control also `control` and `beyond_control`.
+        differences: from `evaluation.bootstrap`: `domain`, and with a control also `control` and `beyond_control`; from
+            `evaluation.retrieval` for contrastive training: `retrieval`.
         settings: with every default resolved.
         provenance: versions, device, hashes.
         metrics: the lines of metrics.jsonl.
@@ -36,13 +37,23 @@ class AdaptReport:
     samples: Sequence[Mapping[str, Any]] = ()
 
     @property
+    def encoder(self) -> bool:
+        """Whether the model predicts masked words."""
+        return bool(self.result.get("language_model", self.result["objective"]) == "mlm")
+
+    @property
+    def retrieval(self) -> Mapping[str, Any] | None:
+        """The differences in retrieval, if sentence vectors were trained."""
+        return self.differences.get("retrieval")
+
+    @property
     def full(self) -> bool:
         """Whether every weight was trained, so that the run holds a model instead of an adapter."""
         return self.settings.get("method") == "full"
 
     @property
     def roles(self) -> tuple[tuple[str, CorpusFacts], ...]:
-        """(`domain` or `control`, its corpus) of everything that was measured."""
+        """The corpora that losses were measured on, as (`domain` or `control`, corpus)."""
         measured = [("domain", self.corpus)]
         if self.control is not None:
             measured.append(("control", self.control))

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from domain_ft.report.numbers import bounds, level, number, signed
+from domain_ft.evaluation.retrieval import METRICS, NAMES
+from domain_ft.report.numbers import bounds, difference_span, level, number, points, signed, signed_points
 from domain_ft.verbs.adapt.report import AdaptReport
 from domain_ft.verbs.shared import loading_code as code
+from domain_ft.verbs.shared import task_words
 from domain_ft.verbs.shared.loss_words import (
     change,
     control_finding,
@@ -51,8 +53,12 @@ def headline(report: AdaptReport) -> str:
 
 
 def findings(report: AdaptReport) -> list[str]:
-    """The evidence: results on domain and control, the gain specific to the field, and caveats."""
+    """The evidence: results on task, retrieval, domain and control, the gain specific to the field, and caveats."""
     sentences = [_domain_finding(report)]
+    if report.retrieval:
+        sentences.insert(0, _retrieval_finding(report, report.retrieval))
+    if report.result.get("probe"):
+        sentences.insert(0, _task_finding(report))
     if report.control is None:
         sentences.append("What the model forgot was not measured: there was no control corpus.")
     else:
@@ -60,6 +66,45 @@ def findings(report: AdaptReport) -> list[str]:
         if "beyond_control" in report.differences:
             sentences.append(_field_finding(report))
     return sentences + few_held_out(report, "document")
+
+
+def _task_finding(report: AdaptReport) -> str:
+    probe = report.result["probe"]
+    before, after = (points(report.result[when]["probe"]["macro_f1"]) for when in ("before", "after"))
+    difference = probe["difference"]["macro_f1"]
+    shown = {
+        "better": "The adapted model is",
+        "worse": "The adapted model is",
+        "not shown": "A difference is",
+    }[difference["verdict"]]
+    svm = probe["tfidf_svm"].get("macro_f1")
+    against = "" if svm is None else f" TF-IDF with a linear SVM reaches {points(svm)}."
+    if probe["left_out_test_examples"]:
+        left_out = counted(probe["left_out_test_examples"], "test example that is", "test examples that are")
+        against += f" Left out of the test: {left_out} in the training text."
+    return (
+        f"On the task {probe['task']}, a linear probe fitted to {counted(probe['train_examples'], 'example')} reaches "
+        f"a macro F1 of {before} with the base model's features, and {after} with the adapted model's. {shown} "
+        f"{task_words.verdict(difference, 'macro_f1')}.{against}"
+    )
+
+
+def _retrieval_finding(report: AdaptReport, differences: Mapping[str, Any]) -> str:
+    before, after, bm25 = _retrieval_scores(report, "ndcg@10")
+    queries = report.result["after"]["retrieval"]["queries"]
+    gain = differences["ndcg@10"]
+    interval = gain["interval"]
+    if interval is None:
+        shown = "too few documents were held out for an interval"
+    else:
+        shown = f"{level(differences)} of the change {difference_span(interval)} points"
+        if differences["few"]:
+            shown += f", which is weak: only {differences['groups']} documents"
+    return (
+        f"With {queries:,} held-out {report.corpus.name} headings and first sentences as queries, retrieval of the "
+        f"text that follows reaches an nDCG@10 of {points(before)} before training and {points(after)} after it "
+        f"({shown}). BM25, which compares tokens, reaches {points(bm25)}."
+    )
 
 
 def _domain_finding(report: AdaptReport) -> str:
@@ -88,6 +133,26 @@ def _field_finding(report: AdaptReport) -> str:
     )
 
 
+def retrieval_rows(report: AdaptReport) -> list[tuple[str, str, str, str, str, str]]:
+    """(metric, before, after, change, interval, BM25) of each retrieval metric, in percent."""
+    assert report.retrieval is not None
+    rows = []
+    for name in METRICS:
+        before, after, bm25 = _retrieval_scores(report, name)
+        gain = report.retrieval[name]
+        moved = signed_points(gain["difference"])
+        interval = "" if gain["interval"] is None else difference_span(gain["interval"])
+        rows.append((NAMES[name], points(before), points(after), moved, interval, points(bm25)))
+    return rows
+
+
+def _retrieval_scores(report: AdaptReport, metric: str) -> tuple[float, float, float]:
+    """The scores before and after training, and of BM25."""
+    scores = (report.result["before"]["retrieval"], report.result["after"]["retrieval"], report.result["bm25"])
+    before, after, bm25 = (float(one[metric]) for one in scores)
+    return before, after, bm25
+
+
 def limits(report: AdaptReport) -> list[str]:
     """What the numbers do not show."""
     held_out = report.differences["domain"]["documents"]
@@ -96,11 +161,12 @@ def limits(report: AdaptReport) -> list[str]:
         "documents from the same source, but not another source or another seed.",
         "A lower loss means that the model predicts the field's language better, not that a classifier or a tagger "
         "based on it is better: measure that on the task.",
-        "Losses can be compared only between models with the same tokenizer, bits per byte between all models.",
+        "Losses can be compared only between models with the same tokenizer; bits per byte can be compared across "
+        "tokenizers, too.",
         "The model may repeat its training text, including mistakes and bias. Do not rely on it for legal or medical "
         "advice.",
     ]
-    if report.result["objective"] == "mlm":
+    if report.encoder:
         sentences.append(
             "Losses are measured on masked tokens, with the same masks before and after. They cannot be compared with "
             "a decoder's."
@@ -113,7 +179,7 @@ def limits(report: AdaptReport) -> list[str]:
 
 
 def statistics(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(name, count) of a corpus's counts; shares are in percent."""
+    """(name, value) of a corpus's statistics; shares are in percent."""
     return [
         (label, f"{counts[name]:,}" if isinstance(counts[name], int) else f"{100 * counts[name]:.0f}%")
         for name, label in STATISTICS.items()
@@ -130,12 +196,12 @@ def packages(report: AdaptReport) -> str:
     """The packages that `loading_code` needs, as pip takes them."""
     if report.full:
         return "transformers"
-    if report.base.is_run:  # the adapter is merged first
+    if report.base.is_run:  # domain-ft merges the adapter first
         return "domain-ft transformers"
     return "peft transformers domain-ft" if report.base.embedded else "peft transformers"
 
 
 def loading_code(report: AdaptReport) -> str:
     """Python code that loads the run, from inside the run folder."""
-    auto = "AutoModelForMaskedLM" if report.result["objective"] == "mlm" else "AutoModelForCausalLM"
+    auto = "AutoModelForMaskedLM" if report.encoder else "AutoModelForCausalLM"
     return code.loading_code(report.base, auto, full=report.full)

@@ -1,4 +1,4 @@
-"""`domain-ft bench`: run a benchmark from the top of the repository or, in a wheel, from inside the package."""
+"""`domain-ft bench`: run a benchmark from the repository or, in an installed wheel, from inside the package."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def run(settings: BenchSettings) -> None:
     if program is None:
         raise SettingsError(
             f"the program of the benchmark '{settings.what}' is missing from this installation",
-            fix="install domain-ft again, or run it in a clone of its repository",
+            fix="install domain-ft again, or run the benchmark in a clone of the repository",
         )
     done = subprocess.run([sys.executable, str(program), *settings.arguments], check=False)
     if done.returncode:
         raise UserError(
             f"the benchmark '{settings.what}' ended with status {done.returncode}",
-            fix="see its output above; the libraries it compares with need the dev extra: pip install 'domain-ft[dev]'",
+            fix="see its output above; pip install 'domain-ft[dev]' adds the libraries that it compares with",
         )

@@ -12,7 +12,7 @@ from domain_ft.checking import REQUIRED, Settings
 class BenchSettings(Settings, group="Benchmark"):
     """Run a benchmark.
 
-    Options after its name are passed to it: `domain-ft bench kernels -- --help` shows them.
+    Options after -- are passed to the benchmark: `domain-ft bench kernels -- --help` shows them.
     """
 
     positional: ClassVar[tuple[str, ...]] = ("what",)

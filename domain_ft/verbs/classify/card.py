@@ -24,7 +24,7 @@ def classify_card_data(report: ClassifyReport) -> ModelCardData:
     return ModelCardData(
         model_name=f"{report.base.short_name}-{report.task.name}",
         base_model=report.base.source if report.base.on_hub else None,
-        library_name={"full": "transformers", "head": "domain-ft"}.get(method, "peft"),
+        library_name={"full": "transformers", "lora": "peft", "dora": "peft"}.get(method, "domain-ft"),
         pipeline_tag="text-classification",
         language=report.task.facts.get("language") or None,
         license=licence_of(report.base.licence, report.task.facts.get("licence")),

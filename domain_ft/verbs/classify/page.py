@@ -25,14 +25,14 @@ def render_classify(report: ClassifyReport) -> str:
 def _classify_figures(report: ClassifyReport) -> list[tuple[str, str]]:
     scored = sum(bool(scores["interval"]) for scores in report.test["per_class"].values())
     shown = (
-        f"The {task_plots.MOST_CLASSES_DRAWN} weakest of {scored:,} classes"
+        f"the {task_plots.MOST_CLASSES_DRAWN} weakest of {scored:,} classes"
         if scored > task_plots.MOST_CLASSES_DRAWN
-        else "Classes"
+        else "each class"
     )
     figures = [
         (
-            f"{shown}, each with its {numbers.level(report.test)}, and in brackets its number of test examples; grey "
-            f"if fewer than {task_words.FEW}.",
+            f"F1 of {shown}, with its {numbers.level(report.test)}; the number of test examples is in brackets. Grey "
+            f"classes have fewer than {task_words.FEW}.",
             task_plots.class_bars(report),
         )
     ]
@@ -49,7 +49,7 @@ def _classify_figures(report: ClassifyReport) -> list[tuple[str, str]]:
 
 def _calibration_caption(report: ClassifyReport) -> str:
     found = report.test.get("calibration")
-    caption = "On the dashed line, probabilities are right; larger points hold more predictions."
+    caption = "On the dashed line, probabilities are right; larger points stand for more predictions."
     if not found:
         return caption
     before, after = (numbers.points(found[name]) for name in ("ece_before", "ece_after"))

@@ -32,13 +32,13 @@ def calibration(report: ClassifyReport) -> str:
         axes.set_ylim(0, 102)
         axes.set_aspect("equal")
         axes.set_xlabel("predicted probability (%)")
-        axes.set_ylabel("share of such predictions that are right (%)")
+        axes.set_ylabel("share of these predictions that are right (%)")
         axes.legend(loc="upper left")
     return rendered[0]
 
 
 def _draw_bins(axes: Axes, bins: Sequence[Mapping[str, Any]], colour: str, marker: str, label: str) -> None:
-    """A point for each bin; larger points hold more predictions."""
+    """A point for each bin; larger points stand for more predictions."""
     confidence, accuracy = ([100 * one[name] for one in bins] for name in ("confidence", "accuracy"))
     share = np.array([one["count"] for one in bins]) / sum(one["count"] for one in bins)
     axes.plot(confidence, accuracy, color=colour, linewidth=1, alpha=0.6)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LARGEST_MATRIX = 30
 """The most classes of a readable confusion matrix; with more, only the most frequent confusions are shown."""
 
-CONFUSIONS = 20  # of the most frequent confusions, kept in a report
+CONFUSIONS = 20  # the number of confusions in a report
 _SHOWN = 600  # characters of a text that a report shows
 
 
@@ -32,13 +32,13 @@ class ClassifyReport:
         provenance: versions, device, hashes.
         metrics: the lines of metrics.jsonl; a held-out point has `evaluation` with `macro_f1`.
         notes: what the user should know about the run, in sentences.
-        confusion: (L, L) counts, true by predicted; empty for multi-label tasks and for more than `LARGEST_MATRIX`
-            classes.
+        confusion: (L, L) counts, with a row for each true class and a column for each predicted one; empty for
+            multi-label tasks and for more than `LARGEST_MATRIX` classes.
         confusions: (truth, predicted, count) of the most frequent mistakes; empty for multi-label tasks.
         reliability: the bins of `calibration.reliability`, `before` and `after` the temperature.
         errors: the most confident mistakes with their texts: `id`, `text`, `pair`, `truth`, `predicted`, `confidence`;
             empty if no example may be shown.
-        leaks: copies by kind.
+        leaks: the number of copies by kind.
     """
 
     result: Mapping[str, Any]
@@ -74,11 +74,11 @@ class ClassifyReport:
             result: the content of result.json.
             base: the base model.
             task: the task.
-            test: with the temperature and threshold fitted on the validation examples.
+            test: predictions with the temperature and threshold that were fitted to the validation examples.
             settings: with every default resolved.
             provenance: versions, device, hashes.
             metrics: the lines of metrics.jsonl.
-            notes: on the run, in sentences.
+            notes: what the user should know about the run, in sentences.
             examples: whether texts may be shown.
         """
         from domain_ft.evaluation.calibration import reliability

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+from domain_ft.checking import Settings
 from domain_ft.verbs.groups import (
     MachineOptions,
     ModelOptions,
+    ReadFirstOptions,
     ReadingOptions,
     RunOptions,
     ScreenOptions,
@@ -17,11 +20,23 @@ from domain_ft.verbs.groups import (
 
 
 @dataclass(frozen=True, kw_only=True)
+class FeatureOptions(Settings, group="Model"):
+    """Which features a linear probe reads."""
+
+    features: Literal["auto", "adapted"] = "auto"
+    """The features of --method head, if --model is a run of `adapt`: those of the adapted model or those of its base
+    model, whichever have the lower log-loss in cross-validation on the training examples (auto); or those of the
+    adapted model in any case (adapted)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClassifySettings(
     TaskOptions,
     ReadingOptions,
     ModelOptions,
     TaskMethodOptions,
+    FeatureOptions,
+    ReadFirstOptions,
     TaskTrainingOptions,
     MachineOptions,
     RunOptions,
@@ -36,7 +51,9 @@ class ClassifySettings(
     """
 
     calibrate: bool = True
-    """Calibrate probabilities with a temperature that is fitted on the validation examples."""
+    """Calibrate probabilities with a temperature fitted to the validation examples, if it helps in cross-validation."""
 
     baselines: bool = True
-    """Score two baselines on the same test examples: the majority class, and TF-IDF with a linear SVM."""
+    """Score two baselines on the same test examples: the majority class, and TF-IDF with a linear SVM. If --model is
+    a run of `adapt`, also compare linear probes on its features and on those of its base model, which shows whether
+    adaptation helped."""

@@ -13,7 +13,7 @@ from domain_ft.verbs.classify.report import ClassifyReport
 
 
 def print_classify(report: ClassifyReport, console: Console | None = None) -> None:
-    """Print the scores on the test examples beside the baselines', and the findings."""
+    """Print the scores of the model and of the baselines on the test examples, and the findings."""
     console = console or Console()
     table = new_table(report.task.name, "macro F1", numbers.level(report.test), "accuracy", "MCC", "AUROC")
     baselines = report.result.get("baselines") or {}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from domain_ft.report.numbers import level, listed, points, span
 from domain_ft.verbs.classify.report import ClassifyReport
 from domain_ft.verbs.shared import loading_code as code
-from domain_ft.verbs.shared.task_words import FEW, few_units, verdict
+from domain_ft.verbs.shared.task_words import FEW, few_units, reading, verdict
 from domain_ft.wording import counted
 
 BASELINES = {"majority": "majority class", "tfidf_svm": "TF-IDF + linear SVM"}
@@ -30,6 +34,11 @@ def findings(report: ClassifyReport) -> list[str]:
         f"The accuracy is {points(test['accuracy'])} ({span(test['interval']['accuracy'])})."
     ]
     sentences += _against_baselines(report)
+    sentences += reading(report.result)
+    if report.result.get("features"):
+        sentences.append(_choice_of_features(report.result["features"]))
+    if report.result.get("adaptation"):
+        sentences.append(_effect_of_adaptation(report.result["adaptation"]))
     seeds = report.result.get("seeds") or {}
     if seeds.get("n", 1) > 1:
         of_seeds = seeds["macro_f1"]
@@ -50,7 +59,7 @@ def doubts(report: ClassifyReport) -> list[str]:
         sentences.append(few_units(test["units"], "test examples"))
     absent = [name for name, scores in classes.items() if not scores["support"]]
     if absent:
-        sentences.append(f"Not in the test examples, so not measured: {listed(absent)}.")
+        sentences.append(f"Classes without test examples, and so not measured: {listed(absent)}.")
     silent = [name for name, scores in classes.items() if scores["support"] and not scores["predicted"]]
     if silent:
         sentences.append(f"Never predicted: {listed(silent)}.")
@@ -73,7 +82,8 @@ def limits(report: ClassifyReport) -> list[str]:
     """What the run does not show."""
     task = report.task
     return [
-        f"The scores hold for texts like those of {task.name}. Expect lower ones on texts from another source or time.",
+        f"The scores hold for texts like those of {task.name}. Expect lower scores on texts from another source or "
+        "time.",
         "The model chooses a class for any text: it cannot answer 'none of these'."
         if not task.multi_label
         else "The model knows only these classes: it cannot find anything else in a text.",
@@ -84,24 +94,24 @@ def limits(report: ClassifyReport) -> list[str]:
 
 
 def probabilities(report: ClassifyReport) -> str:
-    """How the probabilities were calibrated, and whether it helped."""
+    """How the probabilities were calibrated, and whether that helped."""
     calibration, chosen = report.test.get("calibration") or {}, report.result.get("calibration")
     temperature = calibration.get("temperature", 1.0)
     if temperature == 1.0:
         if not chosen:
             return "Probabilities are not calibrated."
         return (
-            f"Probabilities are not calibrated: a temperature of {chosen['fitted']:.2f} was fitted on the validation "
-            "examples, but did not clearly help on examples that it was not fitted on, so it is not used."
+            f"Probabilities are not calibrated: a temperature of {chosen['fitted']:.2f}, fitted to the validation "
+            "examples, did not clearly help in cross-validation, so it is not used."
         )
     before, after = (points(calibration[name]) for name in ("ece_before", "ece_after"))
     calibrated = f"Probabilities are calibrated on the validation examples, with a temperature of {temperature:.2f}."
     if calibration["ece_after"] > calibration["ece_before"]:
         return (
             f"{calibrated} On the test examples this did not help: the expected calibration error went from {before} "
-            f"to {after} points. Do not rely on them."
+            f"to {after} points. Do not rely on the probabilities."
         )
-    return f"{calibrated} They are wrong where classes are more or less frequent than in these examples."
+    return f"{calibrated} They do not hold for texts with other class frequencies."
 
 
 def _against_baselines(report: ClassifyReport) -> list[str]:
@@ -124,11 +134,46 @@ def _against_baselines(report: ClassifyReport) -> list[str]:
     return sentences
 
 
+def _choice_of_features(features: Mapping[str, Any]) -> str:
+    """Which features the probe reads, and why."""
+    base, adapted = (f"{features[f'{kind}_loss']:.3f}" for kind in ("base", "adapted"))
+    name = Path(features["base"]).name
+    if features["chosen"] == "base":
+        return (
+            f"The probe reads the features of the base model, {name}, not those of the adapted model: their log-loss "
+            f"in cross-validation on the training examples is lower ({base} against {adapted}). --features adapted "
+            "keeps the adapted model."
+        )
+    return (
+        f"The probe reads the features of the adapted model, not those of its base model, {name}: their log-loss in "
+        f"cross-validation on the training examples is lower ({adapted} against {base})."
+    )
+
+
+def _effect_of_adaptation(effect: Mapping[str, Any]) -> str:
+    """Whether adaptation helped, by the linear probe."""
+    difference, left_out = effect["difference"], effect["left_out_test_examples"]
+    shown = {
+        "better": "adaptation helped this task: the adapted model is",
+        "worse": "adaptation did not help this task: the adapted model is",
+        "not shown": "a difference is",
+    }[difference["verdict"]]
+    untested = f" Left out of the test: {counted(left_out, 'test example')} that the adapted model has read."
+    return (
+        f"A linear probe fitted to {counted(effect['examples'], 'example')} reaches a macro F1 of "
+        f"{points(effect['adapted_macro_f1'])} with the features of the adapted model, and "
+        f"{points(effect['base_macro_f1'])} with those of its base model, {Path(effect['base']).name}; {shown} "
+        f"{verdict(difference, 'macro_f1')}." + (untested if left_out else "")
+    )
+
+
 def loading_code(report: ClassifyReport) -> str:
-    """Python code that loads the run and classifies a text, from inside the run folder; empty for a probe, which only
-    `predict` can use."""
+    """Python code that loads the run and classifies a text, from inside the run folder.
+
+    Empty for a probe, which only domain-ft can use.
+    """
     method = report.settings.get("method")
-    if method == "head":
+    if method in ("head", "contrastive"):
         return ""
     return code.loading_code(
         report.base,

@@ -2,8 +2,8 @@
 
 report = domain_ft.compare(CompareSettings(runs=("runs/base", "runs/adapted")))
 
-No model is run: each run has saved its predictions for every test example, or its losses on every held-out document,
-and differences are computed on those that the runs share.
+No model is run: each run has saved its predictions for the test examples, or its losses on the held-out documents.
+Predictions must be for the same test examples; losses are compared on the documents that the runs share.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from domain_ft.verbs.shared.task_words import few_units
 _MOST_DISAGREEMENTS = 20
 
 
-Kept = TypeVar("Kept")
+Saved = TypeVar("Saved")
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A finished run: the folder as it was given, and its result.json."""
+    """A finished run: its name as the user gave it, its folder, and its result.json."""
 
     name: str
     folder: RunFolder
@@ -50,7 +50,7 @@ def compare(settings: CompareSettings) -> CompareReport:
     Raises:
         SettingsError: fewer than two runs, a folder without a finished run, runs of different kinds, or runs that were
             measured on different texts.
-        CheckpointError: the saved predictions of a run cannot be read.
+        CheckpointError: the saved predictions or losses of a run are missing or cannot be read.
     """
     if len(settings.runs) < 2:
         raise SettingsError(
@@ -71,7 +71,7 @@ def run(settings: CompareSettings) -> dict[str, Any]:
 
 
 def _run(settings: CompareSettings, folder: RunFolder | None) -> dict[str, Any]:
-    """`run`, with the folder to write to, if any."""
+    """The work of `run`; `folder` is that of --output, or None."""
     report = compare(settings)
     result = {
         "command": "compare",
@@ -159,7 +159,7 @@ def _kept(run: _Run, seeds: Mapping[int, Predictions]) -> Predictions:
 
 
 def _answers(first: Predictions, other: Predictions) -> tuple[dict[str, int], list[Disagreement]]:
-    """Counts of examples by which of the two models got them right, and the examples that only one got right."""
+    """How many examples both models, one or neither got right; and the examples that only one got right."""
     predicted = [_names(one, one.predicted()) for one in (first, other)]
     truth = _names(first, first.targets)
     right = [[answer == true for answer, true in zip(one, truth, strict=True)] for one in predicted]
@@ -199,7 +199,7 @@ def _compare_tag(runs: Sequence[_Run], settings: CompareSettings) -> CompareRepo
             differences = entity_difference(counts[0], seeds, seed=settings.seed) if run is not runs[0] else {}
         except ValueError as error:
             raise SettingsError(
-                "the runs were tested on different texts, or on other entities of the same ones",
+                "the runs were tested on different texts, or on the same texts with other entities",
                 where=f"{runs[0].name}, {run.name}",
                 fix="train both with the same --test, or with the same --train and --test-fraction",
             ) from error
@@ -227,8 +227,8 @@ def _compare_tag(runs: Sequence[_Run], settings: CompareSettings) -> CompareRepo
 
 def _compare_adapt(runs: Sequence[_Run], settings: CompareSettings) -> CompareReport:
     fix = (
-        "compare runs with the same --corpus and --seed, or score them together: domain-ft evaluate --model RUN "
-        "--model RUN --corpus C"
+        "compare runs with the same --corpus and --evaluation-fraction, or score them together: domain-ft "
+        "evaluate --model RUN --model RUN --corpus C"
     )
     return _compare_losses(runs, settings, "domain", "held-out text", fix)
 
@@ -248,7 +248,7 @@ def _compare_losses(
         subject: the text of the main role, for the report.
         fix: what to do if the runs share no documents.
     """
-    objectives = {run.name: run.result.get("objective") for run in runs}
+    objectives = {run.name: run.result.get("language_model", run.result.get("objective")) for run in runs}
     if len(set(objectives.values())) > 1:
         made = ", ".join(f"'{name}' has {objective}" for name, objective in objectives.items())
         raise SettingsError(
@@ -277,11 +277,16 @@ def _compare_losses(
         for place, run in enumerate(runs)
     ]
     notes = []
-    if runs[0].result["objective"] == "mlm" and len({_seed(run) for run in runs}) > 1:
-        notes.append("The runs have different --seed: they masked different words, so differences are less precise.")
+    if (
+        runs[0].result.get("language_model", runs[0].result["objective"]) == "mlm"
+        and len({_seed(run) for run in runs}) > 1
+    ):
+        notes.append("The runs have different seeds and masked different words, so the differences are less precise.")
     whole = [len(Scores.load(run.folder.scores("after", main))) for run in runs]
     if len(scores[main][0]) < max(whole):
-        notes.append(f"Compared on the {len(scores[main][0]):,} held-out documents that all runs were scored on.")
+        notes.append(
+            f"The losses are compared on the {len(scores[main][0]):,} held-out documents that all runs were scored on."
+        )
     return CompareReport(str(runs[0].result["command"]), subject, compared, roles, notes)
 
 
@@ -293,8 +298,8 @@ def _seed(run: _Run) -> int | None:
         return None
 
 
-def _of_seeds(run: _Run, load: Callable[[Path], Kept]) -> dict[int, Kept]:
-    """A run's saved predictions for the test examples by seed, in order."""
+def _of_seeds(run: _Run, load: Callable[[Path], Saved]) -> dict[int, Saved]:
+    """A run's saved predictions for the test examples by seed, in rising order."""
     folder = run.folder.path / "predictions"
     numbered = {}
     for path in folder.glob("test-seed-*.npz"):
@@ -332,7 +337,7 @@ def _notes(runs: Sequence[ComparedRun]) -> list[str]:
             + (
                 "The intervals do not cover other seeds."
                 if all(run.seeds == 1 for run in runs)
-                else "The spread over seeds is taken from the runs with several."
+                else "The spread over seeds is taken from the runs with several seeds."
             )
         )
     few = [found["units"] for run in runs for found in run.differences.values() if found.get("few_units")]

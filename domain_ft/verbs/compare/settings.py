@@ -17,14 +17,14 @@ class CompareSettings(ScreenOptions, group="Runs"):
     positional: ClassVar[tuple[str, ...]] = ("runs",)
 
     runs: tuple[str, ...] = REQUIRED
-    """The run folders. The first is the one that the others are compared with."""
+    """The run folders. The others are compared with the first."""
 
     output: Path | None = None
     """A folder for result.json and report.html."""
 
     examples: bool = True
-    """List test examples that only one of the two models got right, by id with their labels; --no-examples leaves them
-    out."""
+    """List test examples, by id with their labels, that only one of two compared runs got right; --no-examples leaves
+    them out."""
 
     seed: Seed = 0
     """The seed of the bootstrap intervals."""

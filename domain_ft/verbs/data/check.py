@@ -1,4 +1,4 @@
-"""`domain-ft data check`: find everything that is wrong with a file, before training on it.
+"""`domain-ft data check`: find what is wrong with a file before training on it.
 
 checked = check(DataCheckSettings(data="chat.jsonl"))
 checked.result.errors, checked.result.statistics["answer_characters"]["p95"]
@@ -43,7 +43,7 @@ from domain_ft.verbs.tag.settings import TagSettings
 from domain_ft.wording import counted
 
 SHOWN = 3
-"""Findings of each kind on the screen; --json has all."""
+"""The most findings of each kind on the screen; --json lists all of them."""
 
 _SETTINGS: dict[str, type[Settings]] = {
     "conversations": InstructSettings,
@@ -51,7 +51,7 @@ _SETTINGS: dict[str, type[Settings]] = {
     "tags": TagSettings,
     "text": TokenOptions,
 }
-"""For each kind of file, the settings whose --max-length is the default."""
+"""For each kind of file, the settings class from which --max-length takes its default."""
 
 _EVERY = 500  # records between updates of progress
 _MEASURES = {
@@ -73,7 +73,7 @@ class Checked:
     Attributes:
         file: the file, and how it was read.
         result: the findings.
-        repaired: the copy of --fix, if any.
+        repaired: the copy that --fix wrote; None without --fix.
     """
 
     file: CheckedFile
@@ -98,7 +98,8 @@ def check(settings: DataCheckSettings, progress: Progress | None = None) -> Chec
     """Check every record of a file, and with --fix write a cleaned copy.
 
     Raises:
-        UserError: the file cannot be found, its kind is unclear, or options contradict each other.
+        UserError: the file cannot be found, its kind is unclear, options contradict each other, or --fix cannot write
+            its copy.
     """
     if settings.max_length and not settings.model:
         raise SettingsError("--max-length counts tokens, which needs --model", fix="give --model M")
@@ -198,16 +199,16 @@ def _about(checked: Checked) -> str:
 
 def _distributions(numbers: Mapping[str, Any]) -> Table | None:
     """A row for each measure; characters are left out if tokens were counted."""
-    counted = [name for name in _MEASURES if numbers.get(name, {}).get("count")]
-    if any(name.endswith("_tokens") for name in counted):
-        counted = [name for name in counted if not name.endswith("_characters")]
-    if not counted:
+    measured = [name for name in _MEASURES if numbers.get(name, {}).get("count")]
+    if any(name.endswith("_tokens") for name in measured):
+        measured = [name for name in measured if not name.endswith("_characters")]
+    if not measured:
         return None
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     table.add_column("")
     for column in _COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
-    for name in counted:
+    for name in measured:
         table.add_row(_MEASURES[name], *(_short(numbers[name][column]) for column in _COLUMNS))
     return table
 
@@ -240,7 +241,8 @@ def _first_of(findings: Sequence[Finding]) -> RenderableType:
     if len(findings) <= SHOWN:
         return table
     lines = [str(finding.line) for finding in findings[SHOWN : SHOWN + 10] if finding.line is not None]
-    more = f"and {len(findings) - SHOWN:,} more" + (f", in lines {', '.join(lines)}" if lines else "")
+    places = f", on line{'' if len(lines) == 1 else 's'} {', '.join(lines)}" if lines else ""
+    more = f"and {len(findings) - SHOWN:,} more{places}"
     return Group(table, plain(more + (" …" if len(findings) > SHOWN + 10 else ""), style="dim"))
 
 

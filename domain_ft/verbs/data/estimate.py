@@ -38,7 +38,7 @@ from domain_ft.verbs.data.settings import EstimateSettings
 from domain_ft.verbs.instruct.settings import InstructSettings
 from domain_ft.verbs.shared.language_model import score_held_out
 from domain_ft.verbs.shared.machine import Machine, choose_machine
-from domain_ft.verbs.shared.text_runs import curve_tokens
+from domain_ft.verbs.shared.text_runs import curve_tokens, step_tokens
 from domain_ft.verbs.shared.training import make_trainable, micro_batch_limits, micro_batch_memory
 from domain_ft.wording import counted
 
@@ -51,7 +51,8 @@ TextJob: TypeAlias = "adapt_prepare.AdaptJob | instruct_prepare.InstructJob"
 
 
 PROBE_STEPS = 4
-"""Optimiser steps to measure the setting that the verb would use. The first one warms up and is not counted."""
+"""Optimiser steps to measure the activation checkpointing setting that the verb would use. The first step is a warm-up
+and is not counted."""
 
 COMPARED_STEPS = 2
 """Optimiser steps to measure the other setting of activation checkpointing."""
@@ -67,10 +68,11 @@ class Way:
     Attributes:
         activation_checkpointing: whether it is on.
         tokens_per_micro_batch: the given size, or the one that the verb would choose with this setting.
-        tokens_per_second: measured; None if it probably does not fit into memory, so that it was not tried.
-        training_minutes: at that speed.
-        peak_memory_bytes: on a GPU the measured peak allocation. On a CPU, or if not tried, the resident memory plus
-            what a micro-batch needs by the sizes of its tensors: a CPU process has one peak for both settings.
+        tokens_per_second: measured; None if this setting was not tried because it would probably run out of memory.
+        training_minutes: at that speed; None if this setting was not tried.
+        peak_memory_bytes: on a GPU, the measured peak of allocated memory. On a CPU, or if this setting was not tried,
+            an estimate: the memory in use before training, plus the gradients, the optimiser's moments and the tensors
+            of a micro-batch. It is not measured on a CPU, where a process has only one peak for both settings.
     """
 
     activation_checkpointing: bool
@@ -99,7 +101,8 @@ class Estimate:
         tokens_per_micro_batch: the size that the verb would choose.
         activation_checkpointing: whether the verb would use it.
         reason: why the verb would use this size and setting.
-        ways: without and with activation checkpointing; only without if the model has no layers for it.
+        ways: the costs without and with activation checkpointing; only those without it if the model does not
+            support it.
         examples: the conversations, for `instruct`.
         machine_cost: of the whole run at --price-per-hour; None if that is not given.
         service_cost: of the training tokens at --price-per-token; None if that is not given.
@@ -130,7 +133,7 @@ class Estimate:
 
     @property
     def minutes(self) -> float:
-        """Minutes of training and evaluation, without reading and tokenising. For `adapt` these are now cached."""
+        """Minutes of training and evaluation. Reading and tokenising are left out; for `adapt`, both are now cached."""
         return self.training_minutes + self.evaluation_minutes
 
 
@@ -144,7 +147,7 @@ def estimate(settings: EstimateSettings) -> Estimate:
         scoring_rate = _scoring_rate(job)
         tokens = round(job.train_rows.tokens / job.steps_per_epoch * job.loop.total_steps)
         kinds = (False, True) if ActivationCheckpointing(job.base.model).possible else (False,)
-        limits = micro_batch_limits(job.base, job.train_rows, machine, step_tokens=job.settings.tokens_per_step)
+        limits = micro_batch_limits(job.base, job.train_rows, machine, step_tokens=step_tokens(job.settings))
         release_free_memory()
         resident = memory_bytes()
         ways = tuple(_way(job, on, limits, resident, tokens, display) for on in kinds)
@@ -158,7 +161,7 @@ def estimate(settings: EstimateSettings) -> Estimate:
     hours = (chosen.training_minutes + evaluation_minutes) / 60
     return Estimate(
         verb="adapt" if isinstance(job, adapt_prepare.AdaptJob) else "instruct",
-        corpus_tokens=job.train_rows.tokens,
+        corpus_tokens=(job.text_rows if isinstance(job, adapt_prepare.AdaptJob) else job.train_rows).tokens,
         epochs=job.loop.total_steps / job.steps_per_epoch,
         tokens=tokens,
         steps=job.loop.total_steps,
@@ -198,7 +201,7 @@ def run(settings: EstimateSettings) -> dict[str, Any]:
         console.print(plain(f"warning: {warning}", style="yellow"))
     for sentence in (*fields_read(text["text_fields"]), *sentences(text)) if (text := found.text) else ():
         console.print(plain(f"note: {sentence}", style="yellow"))
-    former = {"tokens_per_pass": found.tokens_per_micro_batch}  # the key's name in 0.1, for one version
+    former = {"tokens_per_pass": found.tokens_per_micro_batch}  # the key's name in 0.1, kept for one more version
     return {"command": "data estimate"} | dataclasses.asdict(found) | {"minutes": found.minutes} | former
 
 
@@ -236,7 +239,7 @@ def _fit(fit: Mapping[str, Any]) -> str:
 
 
 def _costs(found: Estimate) -> str:
-    """The cost of the run at the given prices; sums below 1 with two significant digits."""
+    """The costs of the run at the given prices; those below 1 have two significant digits."""
     costs = {"here": found.machine_cost, "for the same tokens at the service": found.service_cost}
     return ", ".join(
         f"{f'{cost:,.2f}' if cost >= 1 else f'{cost:.2g}'} {where}" for where, cost in costs.items() if cost
@@ -244,7 +247,7 @@ def _costs(found: Estimate) -> str:
 
 
 def _comparison(found: Estimate) -> Table:
-    """A table of both settings of activation checkpointing."""
+    """A table with a row for each setting of activation checkpointing."""
     table = Table(box=None, pad_edge=False)
     table.add_column("activation checkpointing")
     for heading in ("tokens/micro-batch", "tokens/s", "training", "memory"):
@@ -256,7 +259,7 @@ def _comparison(found: Estimate) -> Table:
             speed = (f"{way.tokens_per_second:,.0f}", f"{way.training_minutes:.1f} min")
         name = "on" if way.activation_checkpointing else "off"
         table.add_row(
-            f"{name}, as {found.verb} would" if chosen else name,
+            f"{name} (chosen by {found.verb})" if chosen else name,
             f"{way.tokens_per_micro_batch:,}",
             *speed,
             gib(way.peak_memory_bytes),
@@ -276,13 +279,13 @@ def _set_up(settings: EstimateSettings, machine: Machine, display: ProgressDispl
 
 
 def _given(settings: EstimateSettings, verb: type[Settings]) -> dict[str, Any]:
-    """The settings that the verb has too. Unset ones are left to its defaults."""
+    """The settings that the verb has too, except those that are None: for these the verb uses its defaults."""
     known = {option.name for option in options(verb)}
     return {name: value for name, value in settings.to_dict().items() if name in known and value is not None}
 
 
 def _way(job: TextJob, on: bool, limits: MicroBatchLimits, resident: int, tokens: int, display: ProgressDisplay) -> Way:
-    """Measure training with or without activation checkpointing, unless it would probably run out of memory."""
+    """Measure training with activation checkpointing on or off. It is not tried if memory would probably run out."""
     chosen, device = on == job.micro_batches.activation_checkpointing, job.machine.device
     memory = micro_batch_memory(
         job.base, job.objective, job.train_rows, job.settings, job.machine, activation_checkpointing=on
@@ -325,10 +328,11 @@ def _training_rate(job: TextJob, on: bool, tokens_per_micro_batch: int, steps: i
 
 
 def _scoring_rate(job: TextJob) -> float:
-    """Tokens per second in scoring, over one micro-batch."""
+    """Tokens per second in scoring, measured on about one micro-batch."""
     held_out = job.in_domain
     tokens_per_micro_batch = job.loop.tokens_per_micro_batch
     probe = dataclasses.replace(held_out, selected=held_out.rows.select_documents(tokens_per_micro_batch))
     began = time.perf_counter()
-    score_held_out(job.base, job.objective, probe, job.machine, tokens_per_micro_batch=tokens_per_micro_batch)
+    objective = job.objective_of(held_out.role)
+    score_held_out(job.base, objective, probe, job.machine, tokens_per_micro_batch=tokens_per_micro_batch)
     return int(probe.rows.lengths[probe.selected].sum()) / (time.perf_counter() - began)

@@ -26,7 +26,7 @@ FEW_EXAMPLES = 50
 PROBED_TOKENS = 9
 """Tokens of an answer that are generated to measure the time per token."""
 
-_SHOWN = 60  # characters of an answer or a phrase that dominates
+_SHOWN = 60  # the most characters of a dominant answer or phrase in a warning
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Examples:
         format: their format.
         train: training rows: one per conversation, or more if the template cannot render it in one.
         test: held-out rows.
-        dropped: conversations without an answer within --max-length.
-        cut: training rows of conversations whose end is cut.
+        dropped: conversations of both splits that have no token to train on within --max-length.
+        cut: training rows of conversations that lose tokens to train on at the cut.
         trained_tokens: the tokens of `train` that are trained on: answers, and the ends of their turns.
-        run_trained_tokens: the same over the whole run, counted once per epoch.
+        run_trained_tokens: those of the whole run, where a token counts once for each epoch.
         rejected: records that are left out: unusable, marked as excluded, or without an answer within --max-length.
         unread_fields: for each field that is not read, the number of records that have it.
     """
@@ -57,10 +57,13 @@ class Examples:
 
 
 def holds_conversations(settings: EstimateSettings) -> bool:
-    """Whether to estimate `instruct`: by --kind, by options that only one verb has, or by the file's first record."""
+    """Whether the corpus holds conversations, so that `instruct` is estimated.
+
+    Decided by --kind, by options that only one of the two verbs has, or by the first record of the file.
+    """
     if settings.kind != "auto":
         return settings.kind == "conversations"
-    if settings.text_field:
+    if settings.text_field or settings.objective != "auto":
         return False
     if settings.format != "auto" or settings.prompt_field or settings.answer_field:
         return True
@@ -92,7 +95,8 @@ def warnings_of(job: InstructJob) -> Iterator[str]:
     """What the user should fix or know before training on these conversations."""
     rows, length = job.train_rows, job.settings.max_length
     if len(rows) < FEW_EXAMPLES:
-        yield f"{len(rows)} examples are few to train on; {FEW_EXAMPLES} or more are usual"
+        few = counted(len(rows), "example is", "examples are")
+        yield f"{few} few to train on; {FEW_EXAMPLES} or more are usual"
     if cut := int(rows.cut.sum()):
         longer = f" (--max-length; this model reads up to {job.base.max_length:,})"
         hint = longer if job.base.max_length > length else ""
@@ -110,11 +114,11 @@ def warnings_of(job: InstructJob) -> Iterator[str]:
             "that"
         )
     if phrase := dominant_phrase(job.data.train):
-        yield f"{phrase.share:.0%} of the prompts contain {_shown(phrase.text)}: a model may do worse on others"
+        yield f"{phrase.share:.0%} of the prompts contain {_shown(phrase.text)}: a model may do worse on other prompts"
 
 
 def answering_minutes(job: InstructJob) -> float:
-    """The time to answer the test prompts before and after training, if every answer has the maximum length."""
+    """Minutes to answer the test prompts before and after training, if every answer has the maximum length."""
     from domain_ft.models.generation import Sampling, generate
     from domain_ft.verbs.instruct.prepare import ANSWERED_AT_ONCE
 
@@ -122,20 +126,20 @@ def answering_minutes(job: InstructJob) -> float:
         return 0.0
     prompts = [question.prompt for question in job.questions[:ANSWERED_AT_ONCE]]
 
-    def write(tokens: int) -> tuple[float, int]:
+    def timed(tokens: int) -> tuple[float, int]:
         """The seconds to generate at most `tokens` tokens per prompt, and the length of the longest answer."""
         began = time.perf_counter()
         with job.machine.accelerator.autocast():
             sampling = Sampling(max_new_tokens=tokens)
-            said = generate(job.base, prompts, sampling, stop_tokens=(), batch_size=ANSWERED_AT_ONCE)
-        return time.perf_counter() - began, max(answer.tokens for answer in said)
+            answers = generate(job.base, prompts, sampling, stop_tokens=(), batch_size=ANSWERED_AT_ONCE)
+        return time.perf_counter() - began, max(answer.tokens for answer in answers)
 
-    write(1)  # the first call warms up
-    reading, _ = write(1)
-    seconds, tokens = write(PROBED_TOKENS)
-    a_token = max(0.0, seconds - reading) / max(1, tokens - 1)
+    timed(1)  # a warm-up
+    first_token, _ = timed(1)
+    seconds, tokens = timed(PROBED_TOKENS)
+    per_token = max(0.0, seconds - first_token) / max(1, tokens - 1)
     batches = math.ceil(len(job.questions) / ANSWERED_AT_ONCE)
-    return 2 * batches * (reading + (job.settings.max_new_tokens - 1) * a_token) / 60
+    return 2 * batches * (first_token + (job.settings.max_new_tokens - 1) * per_token) / 60
 
 
 def _shown(text: str) -> str:

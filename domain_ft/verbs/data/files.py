@@ -38,7 +38,7 @@ def record_file(given: str) -> tuple[Path, str]:
     """The path of a file of records, and the key of its reader in `readers.RECORDS`.
 
     Raises:
-        CorpusError: there is no such file, or its format has no records.
+        CorpusError: the file does not exist or cannot be read, or its format has no records.
     """
     path = user_path(given)
     check_file(path)
@@ -68,10 +68,10 @@ def refuse_existing(output: Path, option: str = "--output") -> None:
 
 
 def json_line(record: Mapping[str, Any], place: str) -> bytes:
-    """A record as a line of JSON in UTF-8. Dates and decimals, which Parquet has but JSON lacks, become text.
+    """A record as a line of JSON in UTF-8. Dates, times and decimals, which Parquet has but JSON lacks, become text.
 
     Raises:
-        CorpusError: a value cannot be written as JSON, such as bytes. The error has `place`.
+        CorpusError: a value, such as bytes, cannot be written as JSON. The error names `place`.
     """
     try:
         text = json.dumps(record, ensure_ascii=False, default=_as_text)
@@ -79,7 +79,7 @@ def json_line(record: Mapping[str, Any], place: str) -> bytes:
         raise CorpusError(f"the record cannot be written as JSON: {error}", where=place) from error
     try:
         return text.encode("utf-8") + b"\n"
-    except UnicodeEncodeError:  # a lone surrogate, such as a truncated JSON escape, is written as an escape
+    except UnicodeEncodeError:  # a lone surrogate, as from a truncated JSON escape: keep it as an escape
         return json.dumps(record, default=_as_text).encode("ascii") + b"\n"
 
 

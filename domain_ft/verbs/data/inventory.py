@@ -19,7 +19,7 @@ class SourceEntry:
     Attributes:
         kind: `asset`, `files` or `hub`.
         name: the asset and its version, the path, or `hf:` and the id on the Hub.
-        bytes: of the download; None if unknown.
+        bytes: the size of the download; None if unknown.
         cached: whether it is on this machine; None if unknown.
     """
 
@@ -35,7 +35,8 @@ class TaskEntry:
 
     Attributes:
         name: the value for --task.
-        description, licence, citation, split, weaknesses, scores: from its card in the recipe.
+        description, licence, citation, split, weaknesses, scores: from the recipe; licence and citation are those of
+            the corpus if the task has none.
         classes: the number of classes; None if the recipe does not say.
         source: where the examples come from.
     """
@@ -104,7 +105,7 @@ def corpus_entry(recipe: Recipe) -> CorpusEntry:
 
 
 def _task_entry(recipe: Recipe, task: Task) -> TaskEntry:
-    place = Source(kind=task.kind, asset=task.asset, path=task.train or task.path, id=task.id, config=task.config)
+    source = Source(kind=task.kind, asset=task.asset, path=task.train or task.path, id=task.id, config=task.config)
     return TaskEntry(
         f"{recipe.name}/{task.name}",
         task.description,
@@ -114,7 +115,7 @@ def _task_entry(recipe: Recipe, task: Task) -> TaskEntry:
         task.split or "as given",
         task.weaknesses,
         task.scores,
-        _source_entry(place, recipe.folder),
+        _source_entry(source, recipe.folder),
     )
 
 

@@ -32,7 +32,7 @@ from domain_ft.verbs.data.settings import DataMixSettings
 from domain_ft.wording import counted
 
 SMALLEST, LARGEST = 1e-6, 1e6
-"""The limits of a weight. Only the ratios of weights matter, so no others are needed."""
+"""The limits of a weight. Only the ratios of weights matter, so no wider range is needed."""
 
 MOST = 10_000_000
 """The maximum number of conversations in a mixture with repeats: all are held in memory."""
@@ -47,7 +47,7 @@ class Taken:
         weight: the requested share of the mixture.
         conversations: the number in the file.
         taken: the number in the mixture; more than in the file if some were repeated.
-        share: their actual share of the mixture.
+        share: the actual share of the mixture.
     """
 
     file: str
@@ -75,19 +75,20 @@ class Mixture:
 
 
 def mix(settings: DataMixSettings) -> Mixture:
-    """Write all conversations of the first file, and of each other file as many as its weight relative to the first.
+    """Write all conversations of the first file, and a share of each other file.
 
-    Which conversations are drawn from a file depends on the seed and the position of the file. A larger weight adds
-    conversations to those that a smaller one draws.
+    The number taken from another file is that of the first file, times the ratio of their weights. Without --repeat it
+    is at most the number in the file. Which conversations are drawn depends on the seed and on the position of the file
+    in the list. A larger weight adds conversations to those that a smaller one draws.
 
     Raises:
         SettingsError: a weight is missing or outside its limits, or the output exists already or is not .jsonl.
-        RecordError: a line is not a conversation.
+        RecordError: a record is not a conversation.
         CorpusError: a file is missing, or holds no conversations.
     """
     weights = _weights(settings.data)
     if settings.output.suffix.lower() != ".jsonl":
-        raise SettingsError(f"--output {settings.output} does not end in .jsonl", fix="the mixture is JSON lines")
+        raise SettingsError(f"--output {settings.output} does not end in .jsonl", fix="give a name that ends in .jsonl")
     refuse_existing(settings.output)
     left_out = {file: LeftOut() for file in weights}
     lines = [list(_chat_lines(file, settings, left_out[file])) for file in weights]
@@ -173,14 +174,14 @@ def _chat_lines(file: str, settings: DataMixSettings, left_out: LeftOut) -> Iter
         raise CorpusError(
             f"the file holds no conversation: {why}",
             where=file,
-            fix="leave the file out, or give one with conversations; domain-ft data check lists what is in it",
+            fix="leave the file out, or give a file with conversations; domain-ft data check lists what is in it",
         )
 
 
 def _draw(count: int, size: int, settings: DataMixSettings, number: int) -> npt.NDArray[np.int64]:
-    """The indices of the conversations to take from a file with `count`: `size` of them, or all without --repeat.
+    """The indices of `size` conversations to take from a file with `count`; without --repeat, at most `count`.
 
-    Each pass over the file has its own order; the last pass ends early.
+    Each pass over the file has its own order; the last pass may end early.
     """
     passes = -(-size // count) if settings.repeat else 1
     orders = [generator(settings.seed, "mixture", number, one).permutation(count) for one in range(passes)]
@@ -188,11 +189,12 @@ def _draw(count: int, size: int, settings: DataMixSettings, number: int) -> npt.
 
 
 def _left_out_notes(left_out: Mapping[str, LeftOut]) -> Iterator[str]:
-    """What is in the files but not in the mixture."""
+    """Sentences about what is in the files but not in the mixture."""
     for file, own in left_out.items():
         if own.records:
-            marked = counted(own.records, "record is", "records are")
-            yield f"of {file}, {marked} marked as excluded from training, and not in the mixture"
+            are = "is" if own.records == 1 else "are"
+            marked = f"{counted(own.records, 'record')} marked as excluded from training"
+            yield f"{file}: {marked} {are} not in the mixture"
         for sentence in sentences({"unread_fields": own.to_result()["unread_fields"]}):
             yield f"{file}: {sentence}; they are not in the mixture"
 
@@ -202,9 +204,9 @@ def _notes(taken: Sequence[Taken], sizes: Sequence[int]) -> Iterator[str]:
         if own.taken < count:
             yield (
                 f"{own.file} holds {counted(own.conversations, 'conversation')}, and its weight asks for {count:,}; "
-                "with --repeat it is read again"
+                "with --repeat, conversations are used again"
             )
         elif own.taken > own.conversations:
-            yield f"{own.file} is read {own.taken / own.conversations:.1f} times"
+            yield f"{own.file}: each conversation is used {own.taken / own.conversations:.1f} times on average"
         elif count == 0:
-            yield f"{own.file} is not in it: its weight asks for less than one conversation"
+            yield f"{own.file} is not in the mixture: its weight asks for less than one conversation"

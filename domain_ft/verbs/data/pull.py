@@ -48,7 +48,7 @@ def _assets_of(names: Sequence[str]) -> list[str]:
 
 
 def print_pulled(folders: Mapping[str, Path], console: Console) -> None:
-    """Print a line for each asset, and where they are."""
+    """Print a line for each asset, and the folders that hold them."""
     table = Table.grid(padding=(0, 2))
     for name in folders:
         table.add_row(plain("✓", style="green"), f"{name} {ASSETS[name].version}", ASSETS[name].about)

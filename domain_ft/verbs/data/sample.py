@@ -45,13 +45,13 @@ class Sample:
     """A conversation as a model reads it, or a part of it if the template renders it in several texts.
 
     Attributes:
-        id, file, line: the conversation's.
+        id, file, line: of the conversation.
         text: including the template's special tokens.
-        spans: (first, end) in characters of each part that is trained on.
+        spans: (first, end) of each part that is trained on, as indices of characters in `text`.
         cut_at: the index of the first character that is cut; None if none is.
-        tokens: the number that is read.
-        trained_tokens: the number that is trained on.
-        cut_tokens: the number that is cut.
+        tokens: the number of tokens in the training row, which ends with the last token that is trained on.
+        trained_tokens: the number of tokens that are trained on.
+        cut_tokens: the number of tokens beyond the maximum length, up to the last one to train on.
     """
 
     id: str
@@ -84,7 +84,7 @@ class Samples:
     Attributes:
         template: `model` for the model's own chat template, `plain` if it has none.
         conversations: the number in the file.
-        drawn: the number that the samples come from, each in one or several texts.
+        drawn: the number of conversations that were drawn; each gives one or more samples.
         rejects: records that are not conversations, or that are marked as excluded from training.
         samples: in the order of the file.
         unread_fields: for each field that is not read, the number of records that have it.
@@ -102,7 +102,8 @@ def sample(settings: DataSampleSettings, progress: Progress | None = None) -> Sa
     """Render a few conversations of a file, drawn by the seed. Records that cannot be read are skipped.
 
     Raises:
-        CorpusError: there is no such file, it holds no conversation, or the template cannot render one.
+        CorpusError: there is no such file, it holds no conversation, or the template cannot render a
+            conversation.
         ModelError: there is no such model.
     """
     rejects: list[Reject] = []
@@ -120,7 +121,7 @@ def sample(settings: DataSampleSettings, progress: Progress | None = None) -> Sa
         )
     tokenizer = load_tokenizer(find(settings.model, progress=progress), settings.model)
     template, backend = ChatTemplate.of(tokenizer), plain_backend(tokenizer)
-    backend.encode_special_tokens = False  # the template's special tokens are special
+    backend.encode_special_tokens = False  # the template's special tokens are tokens, not text
     max_length = min(settings.max_length, tokenizer.model_max_length)
     chosen = sorted(beginning(settings.count, len(conversations), settings.seed, "sample").tolist())
     samples = tuple(
@@ -129,8 +130,8 @@ def sample(settings: DataSampleSettings, progress: Progress | None = None) -> Sa
         for rendered in template.render(conversations[place])
     )
     unread = left_out.to_result()["unread_fields"]
-    whose = "plain" if template.is_plain else "model"
-    return Samples(whose, len(conversations), len(chosen), tuple(rejects), samples, unread)
+    template_name = "plain" if template.is_plain else "model"
+    return Samples(template_name, len(conversations), len(chosen), tuple(rejects), samples, unread)
 
 
 def run(settings: DataSampleSettings) -> dict[str, Any]:
@@ -146,14 +147,16 @@ def run(settings: DataSampleSettings) -> dict[str, Any]:
     console.print(_legend(found, settings, coloured))
     if found.rejects:
         first, records = found.rejects[0], counted(len(found.rejects), "record is", "records are")
-        console.print(plain(f"note: {records} left out, such as line {first.line}: {first.reason}", style="yellow"))
+        console.print(
+            plain(f"note: {records} left out, the first on line {first.line}: {first.reason}", style="yellow")
+        )
     for sentence in sentences({"unread_fields": found.unread_fields}):
         console.print(plain(f"note: {sentence}", style="yellow"))
     return {"command": "data sample", "model": settings.model} | dataclasses.asdict(found)
 
 
 def _sample(conversation: Conversation, rendered: Rendered, backend: Tokenizer, max_length: int) -> Sample:
-    """A rendered conversation, with its tokens counted as in `instruct`: only those up to the last trained one."""
+    """A rendered conversation. As in `instruct`, tokens are counted only up to the last one that is trained on."""
     encoding = backend.encode(rendered.text, add_special_tokens=False)
     learned = np.flatnonzero(trained_mask(rendered, encoding))
     kept = learned[learned < max_length]
@@ -196,10 +199,10 @@ def _shown(one: Sample, coloured: bool) -> Text:
 
 
 def _legend(found: Samples, settings: DataSampleSettings, coloured: bool) -> Text:
-    """What the colours or marks mean, and whose template was used."""
-    whose = f"the chat template of {settings.model}" if found.template == "model" else "the plain chat template"
+    """What the colours or marks mean, and which template was used."""
+    template = f"the chat template of {settings.model}" if found.template == "model" else "the plain chat template"
     texts = f" in {len(found.samples)} texts" if len(found.samples) > found.drawn else ""
-    legend = plain(f"{found.drawn} of {counted(found.conversations, 'conversation')}{texts} by {whose}: ")
+    legend = plain(f"{found.drawn} of {counted(found.conversations, 'conversation')}{texts}, rendered by {template}: ")
     for kind, words in (("trained", "trained on"), ("read", "read"), ("cut", "cut off")):
         _append(legend, kind, words, coloured)
         legend.append(", " if kind != "cut" else "")

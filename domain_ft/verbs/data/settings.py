@@ -19,6 +19,7 @@ from domain_ft.verbs.groups import (
     MeasureOptions,
     MethodOptions,
     ModelOptions,
+    ObjectiveOptions,
     PositiveFloat,
     PositiveInt,
     ScreenOptions,
@@ -43,7 +44,7 @@ class DataShowSettings(CorpusOptions, ModelOptions, ScreenOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DataPullSettings(ScreenOptions, group="Assets"):
-    """Download embedded models and text in advance, for a machine without network."""
+    """Download embedded models and text in advance, for a machine without network access."""
 
     positional: ClassVar[tuple[str, ...]] = ("names",)
 
@@ -61,6 +62,7 @@ class EstimateSettings(
     TokenOptions,
     ModelOptions,
     MethodOptions,
+    ObjectiveOptions,
     TrainingOptions,
     MeasureOptions,
     AnswerOptions,
@@ -82,13 +84,13 @@ class EstimateSettings(
     """The model. By default minilm for text and smollm2 for conversations."""
 
     max_length: Length | None = None  # type: ignore[assignment]
-    """The maximum number of tokens in a sequence or an example. By default that of the verb."""
+    """The maximum number of tokens in a sequence or an example. By default as in `adapt` or `instruct`."""
 
     tokens_per_step: PositiveInt | None = None  # type: ignore[assignment]
-    """Tokens in an optimiser step. By default that of the verb."""
+    """Tokens in an optimiser step. By default as in `adapt` or `instruct`."""
 
     test: str | None = None
-    """The conversations to measure before and after training. By default a part of the data."""
+    """The conversations to measure the model on before and after training. By default a part of the data."""
 
     test_fraction: HeldOutShare = 0.1
     """The fraction of the conversations to hold out if --test is not given."""
@@ -102,30 +104,30 @@ class EstimateSettings(
 
 @dataclass(frozen=True, kw_only=True)
 class DataCheckSettings(ConversationOptions, LabelOptions, JsonOptions, group="Checks"):
-    """Find everything that is wrong with a file of conversations, labelled examples, entities or text.
+    """Find what is wrong with a file of conversations, labelled examples, entities or text.
 
-    Errors are what a verb would refuse or learn wrongly; warnings should be reviewed. The exit status is 1 if there are
-    errors. No text of the file is printed in full.
+    Errors are what a verb would refuse or learn wrongly from; warnings should be reviewed. The exit status is 1 if
+    there are errors. No text of the file is printed in full.
     """
 
     positional: ClassVar[tuple[str, ...]] = ("data",)
 
     data: str = REQUIRED
-    """The file: JSONL, JSON, CSV, TSV, Parquet, CoNLL or text, also compressed with gzip."""
+    """The file: JSONL, JSON, CSV, TSV, Parquet, CoNLL or text, also compressed (.gz, .zst, .xz or .bz2)."""
 
     kind: Literal["auto", "conversations", "examples", "tags", "text"] = "auto"
     """What the file is for: instruct (conversations), classify (examples), tag (tags) or adapt (text). auto detects it
-    from the fields of the first record."""
+    from the first records."""
 
     model: str | None = None
     """A model. Its tokenizer counts tokens, and its chat template is checked to render every conversation."""
 
     max_length: Length | None = None
-    """The maximum number of tokens in an example. Longer ones are listed, with how much would be cut. By default that
-    of the verb. Needs --model."""
+    """The maximum number of tokens in an example. Longer conversations and labelled examples are listed, with how much
+    would be cut. By default that of the verb for this kind of file. Needs --model."""
 
     test: str | None = None
-    """A file of test records. Records of the data that are also in it are errors."""
+    """A file of test records. Records of the data that are copies or near copies of one of them are errors."""
 
     language: tuple[str, ...] = ()
     """A language that texts may be in, such as en or ja (ISO 639-1); texts in other languages are listed. Can be given
@@ -161,7 +163,7 @@ class DataCheckSettings(ConversationOptions, LabelOptions, JsonOptions, group="C
     """The field with the entities of a text as character spans, as for `tag`."""
 
     span_offsets: SpanOffsets = "characters"
-    """How span offsets count, as for `tag`. The copy that --fix writes uses characters."""
+    """How span offsets are counted, as for `tag`. The copy that --fix writes uses characters."""
 
     fix: Path | None = None
     """Write a cleaned copy to this file (.jsonl, or for plain text and CoNLL columns the same ending), and a list of
@@ -170,15 +172,16 @@ class DataCheckSettings(ConversationOptions, LabelOptions, JsonOptions, group="C
 
 @dataclass(frozen=True, kw_only=True)
 class DataSplitSettings(ConversationOptions, JsonOptions, group="Parts"):
-    """Split a file into training, validation and test files. Copies and near copies stay together.
+    """Split a file into training, validation and test files, with copies and near copies in the same part.
 
-    The parts depend on the content alone, so the same file always gives the same parts.
+    If most records are similar, only closer copies are kept together. No seed is used: the same file and options always
+    give the same parts.
     """
 
     positional: ClassVar[tuple[str, ...]] = ("data",)
 
     data: str = REQUIRED
-    """The file: JSONL, JSON, CSV, TSV or Parquet, also compressed with gzip."""
+    """The file: JSONL, JSON, CSV, TSV or Parquet, also compressed (.gz, .zst, .xz or .bz2)."""
 
     output: Path = REQUIRED
     """The folder for train.jsonl, validation.jsonl and test.jsonl. It must be new or empty."""
@@ -201,9 +204,9 @@ class DataSplitSettings(ConversationOptions, JsonOptions, group="Parts"):
 class DataMixSettings(ConversationOptions, JsonOptions, group="Mixture"):
     """Mix files of conversations by weight, for example your own with some general ones to reduce forgetting.
 
-    The first file is used once in full, and sets the size of the mixture; the others are sampled by their weights, and
-    repeated only with --repeat. A single file is converted to OpenAI's chat format: use this first for files that need
-    options of their own, such as --prompt-field.
+    The first file is used once in full, and sets the size of the mixture. The others are sampled by their weights, and
+    repeated only with --repeat. Options such as --prompt-field apply to all files. If only one file needs them, first
+    convert this file alone: a mixture of a single file is that file in OpenAI's chat format.
     """
 
     positional: ClassVar[tuple[str, ...]] = ("data",)
@@ -215,7 +218,7 @@ class DataMixSettings(ConversationOptions, JsonOptions, group="Mixture"):
     """The output file, in OpenAI's chat format (.jsonl)."""
 
     repeat: bool = False
-    """Use records of a file again if it has too few for its weight."""
+    """Use the records of a file more than once if it has too few for its weight."""
 
     seed: Seed = 0
     """The seed of the sampling and of the order."""

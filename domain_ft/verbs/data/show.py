@@ -65,10 +65,10 @@ class CorpusView:
     Attributes:
         name, description, licence, citation, language, sources, tasks: from its recipe.
         statistics: of reading, cleaning and splitting; the fields of `CorpusStatistics`.
-        tokens: None if the tokenizer is not available.
+        tokens: the size in tokens; None if the tokenizer is not available.
         notes: what the user should know, in sentences.
         samples: the beginnings of a few documents, as (id, text).
-        rejects: the file that lists the records left out; None without such records.
+        rejects: the file that lists the records that were left out; None if there are none.
         tokenizer: how well the tokenizer's vocabulary fits the text; None if it is not available.
         rejected, unread_fields, unread_files: what was not read, as from `LeftOut.to_result`.
     """
@@ -99,7 +99,7 @@ def show(settings: DataShowSettings, progress: Progress | None = None) -> Corpus
         AssetError: its text cannot be downloaded.
         ModelError: the model of the tokenizer cannot be found.
     """
-    from domain_ft.corpus.corpus import open_corpus  # slow to import, and `data list` does not need it
+    from domain_ft.corpus.corpus import open_corpus  # slow to import; `data check` needs only `find_tokenizer`
     from domain_ft.corpus.prepared import prepare
 
     corpus = open_corpus(
@@ -203,7 +203,7 @@ def _task_card(task: TaskEntry) -> RenderableType:
             "cite": task.citation,
             "from": source_line(task.source),
             "split": task.split,
-            "weak": task.weaknesses,
+            "weaknesses": task.weaknesses,
             "scores": task.scores,
         }
     )
@@ -223,7 +223,7 @@ def _reading(view: CorpusView) -> RenderableType:
             "read": f"{numbers['read']:,}",
             "left out": spell_counts(lost) or "none",
             "listed in": view.rejects or "",
-            "kept": f"{numbers['kept']:,} in {numbers['groups']:,} groups of similar ones, the largest of "
+            "kept": f"{numbers['kept']:,} in {numbers['groups']:,} groups of similar documents, the largest of "
             f"{numbers['largest_group']:,}; splits do not divide groups",
             "languages": spell_counts(numbers["languages"]),
         }

@@ -44,8 +44,8 @@ MOST_IN_LARGE = 0.5
 
 Integers = npt.NDArray[np.int64]
 
-# Changes the hashes by which other verbs hold text out. With the same hashes, a verb that holds out a part of the
-# training file would choose exactly the records that were split off here.
+# Changes the hashes by which `adapt` holds text out. With the same hashes, `adapt` on the training file would hold out
+# the records that were split off here, and would find none of them.
 _PURPOSE = np.uint64(0x5DA7A5B117)
 
 
@@ -59,15 +59,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Split:
-    """The result of a split. A family is a group of copies, or of records of one source.
+    """The result of a split.
+
+    A family is a group of copies, of conversations with the same first prompt, or of records of one source.
 
     Attributes:
         records: the number of all records.
-        compared_by: the text by which copies were found.
+        compared_by: what was compared to find copies, in words.
         joined: which copies form families: near copies, nearest copies or copies.
         families: the number of families of two or more records.
-        in_families: the records in these families.
-        parts: by the names in `PARTS`; only those that were requested.
+        in_families: the number of records in these families.
+        parts: by the names in `PARTS`: train, and those that were requested.
     """
 
     records: int
@@ -79,15 +81,15 @@ class Split:
 
 
 def split(settings: DataSplitSettings) -> Split:
-    """Write the parts of a file to a new folder: its JSON lines unchanged, other records as JSON lines.
+    """Write the parts of a file to a new folder. JSON lines in UTF-8 are copied; other records become JSON lines.
 
-    The part of a record depends on a hash of its family's content, so adding unrelated records usually does not move
-    it. So fractions are met on average, not exactly. A family larger than its part's fraction goes to training.
+    The part of a record depends on a hash of its family's content. So adding unrelated records usually does not move
+    it, and the fractions are met on average, not exactly. A family larger than its part's fraction goes to training.
 
     Raises:
         SettingsError: the fractions leave nothing to train on or split off nothing, or the folder is not empty.
         RecordError: a record cannot be read, is not a conversation although the first is, or lacks its text or group.
-        CorpusError: there is no such file, or it has too few records for a part.
+        CorpusError: the file does not exist, cannot be split, or has too few records for a part.
     """
     shares = _shares(settings)
     _refuse_taken(settings.output)
@@ -110,7 +112,7 @@ def split(settings: DataSplitSettings) -> Split:
                 f"the part '{part}' would be empty: the file has {counted(len(groups), 'record')}, and the "
                 f"largest group of {joined} holds {sizes.max():,}",
                 where=settings.data,
-                fix="give it another fraction, or choose its records by hand",
+                fix="give this part another fraction, or choose its records by hand",
             )
     _write(settings.output, part_of, _lines(path, kind, reading.lines, settings.encoding))
     parts = {part: Part(settings.output / f"{part}.jsonl", count) for part, count in counts.items() if count}
@@ -131,7 +133,7 @@ def run(settings: DataSplitSettings) -> dict[str, Any]:
         table.add_row(name, f"{part.records:,}", f"{part.records / found.records:.1%}", plain(str(part.file)))
     console.print(table)
     if found.families:
-        source = "" if settings.group_field is None else f" or of one {settings.group_field}"
+        source = "" if settings.group_field is None else f" or have the same {settings.group_field}"
         console.print(
             f"\n{found.in_families:,} of {counted(found.records, 'record')} are {found.joined}{source}, compared by "
             f"{found.compared_by}: {counted(found.families, 'family', 'families')}, each kept in one part."
@@ -172,8 +174,8 @@ def _families(reading: _Reading, prints: Fingerprints, share: float) -> tuple[st
 def _parts_of(groups: Integers, hashes: npt.ArrayLike, shares: Mapping[str, float]) -> Integers:
     """(records,) the index in `PARTS` of each record's part.
 
-    A family's position between 0 and 1 is not its smallest hash but a hash of that: the minimum of many hashes is
-    small, so large families would be held out too often.
+    A family's position between 0 and 1 is a hash of the smallest hash of its records. The smallest hash itself would be
+    lower in larger families, so they would be held out too often.
     """
     keys = scramble(lowest_hashes(groups, hashes) ^ _PURPOSE)
     places = np.array([PARTS.index(part) for part in ("train", *shares)])
@@ -194,7 +196,7 @@ class _Reading:
         lines: the line of each record.
         sources: the value of the group field of each record; empty strings without --group-field.
         asked: the first prompt of each conversation; empty strings for other records.
-        compared_by: what these texts are, for the user.
+        compared_by: what these texts are, in words for the user.
     """
 
     def __init__(self, path: Path, kind: str, settings: DataSplitSettings) -> None:
@@ -221,8 +223,8 @@ class _Reading:
     def _comparison_by(self, first: RawRecord) -> Callable[[RawRecord], _Compared]:
         """The function that gives the text of a record, chosen by the first record."""
         settings, name = self._settings, self._path.name
-        foreign = bool(settings.text_field) or is_preference(first.fields)
-        format_ = None if foreign else recognise(first.fields, FieldChoice.of(settings))
+        by_text = bool(settings.text_field) or is_preference(first.fields)
+        format_ = None if by_text else recognise(first.fields, FieldChoice.of(settings))
         if format_ is not None:
             self.compared_by = "what is asked and answered"
             return lambda record: self._conversation(record, format_)
@@ -266,7 +268,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _lines(path: Path, kind: str, numbers: Sequence[int | None], encoding: str | None) -> Iterator[bytes]:
-    """The records as lines: JSON lines in UTF-8 are copied byte for byte."""
+    """The records as lines. JSON lines in UTF-8 are copied, with a newline as their only line end."""
     if kind != "jsonl" or encoding is not None or not _has_an_object_per_line(path):
         for record in raw_records(path, path.name, kind, Refusing(encoding)):
             yield json_line(record.fields, f"{path.name}, line {record.line}")
@@ -278,7 +280,10 @@ def _lines(path: Path, kind: str, numbers: Sequence[int | None], encoding: str |
 
 
 def _has_an_object_per_line(path: Path) -> bool:
-    """Whether a .jsonl file has one object per line, by its first line; it may be a list or have multi-line objects."""
+    """Whether a .jsonl file has one object per line, judged by its first line that is not blank.
+
+    It may also hold a JSON list, or objects over several lines.
+    """
     for _, _, content in read_lines(path, path.name, Refusing()):
         if content.strip():
             with contextlib.suppress(ValueError, RecursionError):

@@ -16,11 +16,13 @@ class ModelScores:
         name: as the user gave it.
         scores: the losses by role (`domain`, `control`), as in result.json.
         differences: the differences from the first model by role; empty for the first.
+        retrieval: the scores of retrieval by role, with `difference` for all but the first; empty if not measured.
     """
 
     name: str
     scores: Mapping[str, Mapping[str, Any]]
     differences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    retrieval: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,9 @@ class EvaluationReport:
     Attributes:
         models: in the order given.
         corpora: the corpus's name by role.
-        text: the keys of result.json on what was not read from the corpus, and on the fields that were.
-        rejects: the file that lists the records left out, if any.
+        text: the keys of result.json about what was not read from the corpus, and about the text fields.
+        rejects: the file that lists the records that were left out, if any.
+        bm25: the scores of BM25 by role, if retrieval was measured.
         provenance: versions, device, hashes.
     """
 
@@ -39,4 +42,5 @@ class EvaluationReport:
     corpora: Mapping[str, str]
     text: Mapping[str, Any] = field(default_factory=dict)
     rejects: Path | None = None
+    bm25: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""`domain-ft evaluate`: compare models and runs on the same held-out text with the same masks.
+"""`domain-ft evaluate`: compare models and runs on the same held-out text, or runs of `classify` on a task.
 
 report = domain_ft.evaluate(EvaluateSettings(model=("minilm", "runs/legal-minilm"), corpus="legal"))
 """
@@ -22,7 +22,7 @@ from domain_ft.report.run_folder import RunFolder, report_folder
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.evaluate.page import render_evaluation
 from domain_ft.verbs.evaluate.report import EvaluationReport, ModelScores
-from domain_ft.verbs.evaluate.settings import EvaluateSettings
+from domain_ft.verbs.evaluate.settings import EvaluateSettings, no_list
 from domain_ft.verbs.evaluate.terminal import print_evaluation
 from domain_ft.verbs.shared.language_model import (
     build_objective,
@@ -32,6 +32,7 @@ from domain_ft.verbs.shared.language_model import (
     sequence_length,
 )
 from domain_ft.verbs.shared.machine import choose_machine, is_main_process, provenance
+from domain_ft.verbs.shared.retrieval import Retrieval
 
 if TYPE_CHECKING:
     from domain_ft.corpus.prepared import PreparedCorpus
@@ -45,16 +46,18 @@ def evaluate(settings: EvaluateSettings) -> EvaluationReport:
 
     Raises:
         ModelError: a model cannot be loaded, or encoders and decoders are mixed.
-        CorpusError: a corpus cannot be read.
+        CorpusError: a corpus cannot be read, or no document was read by all models.
+        SettingsError: an option cannot be used with these models or this machine.
     """
     machine = choose_machine(settings)
     with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
         with machine.main_first():
-            # Checked first, because reading text and loading weights can take long.
+            # Checked first, because reading text and loading weights can take a long time.
             _refuse_mixture({name: objective_of(name, progress=display.job) for name in settings.model})
             corpora = prepare_corpora(settings, display)
         scores: list[dict[str, Scores]] = []
         bases: list[Mapping[str, Any]] = []
+        retrieval = Retrieval()
         for name in settings.model:
             with machine.main_first():
                 base = load(name, device=machine.device, dtype=machine.weights_dtype("lora"), progress=display.job)
@@ -80,18 +83,28 @@ def evaluate(settings: EvaluateSettings) -> EvaluationReport:
                     for role, prepared in corpora.items()
                 }
             )
+            if settings.retrieval:
+                retrieval.add(base, corpora, held_out, machine, display)
             bases.append(_facts(base))
             del base, objective
             gc.collect()
     _keep_shared(scores, corpora)
     return EvaluationReport(
         models=[
-            ModelScores(name, _summaries(own), _differences(scores[0], own, settings.seed) if place else {})
+            ModelScores(
+                name,
+                _summaries(own),
+                _differences(scores[0], own, settings.seed) if place else {},
+                retrieval.of_model(place, settings.seed),
+            )
             for place, (name, own) in enumerate(zip(settings.model, scores, strict=True))
         ],
         corpora={role: prepared.name for role, prepared in corpora.items()},
-        text=corpora["domain"].statistics.left_out | {"text_fields": corpora["domain"].statistics.text_fields},
+        text=corpora["domain"].statistics.left_out
+        | {"text_fields": corpora["domain"].statistics.text_fields}
+        | no_list(settings),
         rejects=corpora["domain"].rejects_path,
+        bm25=retrieval.bm25(),
         provenance=provenance(machine) | {"models": bases},
     )
 
@@ -100,7 +113,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     """The verb: evaluate, print the table, and write the folder of --output.
 
     Raises:
-        SettingsError: not exactly one of --corpus, --task and --test was given.
+        SettingsError: not exactly one of --corpus, --task and --test was given, or --retrieval without --corpus.
     """
     given = [f"--{name}" for name in ("corpus", "task", "test") if getattr(settings, name)]
     if len(given) != 1:
@@ -108,6 +121,8 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
             f"{' and '.join(given)} were given" if given else "none of --corpus, --task and --test was given",
             fix="give --corpus for language models, or --task or --test for runs of `classify`",
         )
+    if settings.corpus is None and settings.retrieval:
+        raise SettingsError("--retrieval is measured on text, and no --corpus was given", fix="leave --retrieval out")
     if settings.corpus is None:
         from domain_ft.verbs.evaluate import tasks
 
@@ -117,7 +132,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
 
 
 def _run(settings: EvaluateSettings, folder: RunFolder | None) -> dict[str, Any]:
-    """`run`, with the folder to write to, if any."""
+    """The work of `run`; `folder` is that of --output, or None."""
     began = time.perf_counter()
     main = is_main_process()
     report = evaluate(settings)
@@ -128,8 +143,10 @@ def _run(settings: EvaluateSettings, folder: RunFolder | None) -> dict[str, Any]
         "wall_seconds": time.perf_counter() - began,
         "models": [
             {"model": model.name, "scores": dict(model.scores), "differences": dict(model.differences)}
+            | ({"retrieval": dict(model.retrieval)} if settings.retrieval else {})
             for model in report.models
         ],
+        **({"bm25": dict(report.bm25)} if settings.retrieval else {}),
     }
     print_evaluation(report, Console(quiet=settings.json or not main))
     if folder:
@@ -156,8 +173,10 @@ def _refuse_mixture(objectives: Mapping[str, str]) -> None:
 
 
 def _keep_shared(scores: Sequence[dict[str, Scores]], corpora: Mapping[str, PreparedCorpus]) -> None:
-    """Reduce all scores to the documents that every model was scored on: with another tokenizer, others fit into
-    --evaluation-tokens."""
+    """Reduce all scores to the documents that every model was scored on.
+
+    With different tokenizers, different documents fit into --evaluation-tokens.
+    """
     for role, prepared in corpora.items():
         common = shared(*(own[role] for own in scores))
         if not len(common[0]):
@@ -174,5 +193,5 @@ def _summaries(scores: Mapping[str, Scores]) -> dict[str, dict[str, float | int]
 
 
 def _differences(first: Mapping[str, Scores], other: Mapping[str, Scores], seed: int) -> dict[str, dict[str, Any]]:
-    """The other model's scores minus the first's, by role."""
+    """How much the other model's losses differ from the first model's, by role."""
     return {role: difference(first[role], other[role], seed=seed) for role in first}

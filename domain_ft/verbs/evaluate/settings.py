@@ -13,8 +13,8 @@ from domain_ft.verbs.groups import CorpusOptions, MachineOptions, MeasureOptions
 class EvaluateSettings(
     CorpusOptions, TokenOptions, MeasureOptions, MachineOptions, ScreenOptions, group="What to score"
 ):
-    """Score models and runs side by side: language models on the same held-out text with the same masks, or runs of
-    `classify` on the test examples of a task."""
+    """Score models and runs side by side: language models on the same held-out text, or runs of `classify` on the
+    same labelled examples."""
 
     corpus: str | None = None  # type: ignore[assignment]
     """The text to score language models on, as for `adapt --corpus`."""
@@ -28,5 +28,14 @@ class EvaluateSettings(
     model: tuple[str, ...] = REQUIRED
     """A model or a run folder. Can be given several times; the others are compared with the first."""
 
+    retrieval: bool = False
+    """Also measure retrieval: how well the models' sentence vectors, and BM25, find the held-out text that follows a
+    heading or first sentence. The models must have the same tokenizer."""
+
     output: Path | None = None
     """A folder for result.json and report.html."""
+
+
+def no_list(settings: EvaluateSettings) -> dict[str, str]:
+    """What tells `left_out.sentences` that no list of records is written: it is part of --output."""
+    return {} if settings.output else {"rejects": ""}

@@ -29,13 +29,15 @@ from domain_ft.evaluation.classification import METRICS, classification_metrics,
 from domain_ft.evaluation.logits import predict_logits
 from domain_ft.evaluation.predictions import Predictions
 from domain_ft.models.task_facts import TaskFacts
+from domain_ft.report.numbers import listed
 from domain_ft.report.run_folder import RunFolder, report_folder
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.classify.settings import ClassifySettings
-from domain_ft.verbs.evaluate.settings import EvaluateSettings
+from domain_ft.verbs.evaluate.settings import EvaluateSettings, no_list
 from domain_ft.verbs.shared.comparison import ComparedRun, CompareReport
 from domain_ft.verbs.shared.comparison_terminal import print_compare
 from domain_ft.verbs.shared.machine import Machine, choose_machine, is_main_process
+from domain_ft.wording import counted
 
 TOKENS_PER_MICRO_BATCH = 4096
 _LISTED = 5
@@ -46,8 +48,8 @@ def evaluate_task(settings: EvaluateSettings) -> tuple[CompareReport, list[Predi
 
     Raises:
         ModelError: a model is not a finished run of `classify`.
-        SettingsError: a run is of `tag`, or has other classes.
-        CorpusError: the examples cannot be read.
+        SettingsError: a run is of `tag`, or has other classes than the first.
+        CorpusError: the examples cannot be read, or have labels that are not classes of the runs.
     """
     machine = choose_machine(settings)
     runs = [Path(name) for name in settings.model]
@@ -71,8 +73,8 @@ def evaluate_task(settings: EvaluateSettings) -> tuple[CompareReport, list[Predi
         others = paired_difference(predicted[:1], [predictions], seed=settings.seed) if compared else {}
         compared.append(ComparedRun(name, own.base, seeds=int(scores.pop("n")), scores=scores, differences=others))
     shown = [metric for metric in METRICS if metric != "micro_f1" or facts[0].multi_label]
-    note = "Only each run's kept model, of a single seed, is scored: the intervals do not cover other seeds."
-    notes = [note, *sentences(left_out.to_result()), *_listed(rejects)]
+    note = "Only the kept model of each run is scored, from a single seed: the intervals do not cover other seeds."
+    notes = [note, *sentences(left_out.to_result() | no_list(settings)), *_listed(rejects)]
     return CompareReport("classify", subject, compared, shown, notes, left_out, rejects), predicted
 
 
@@ -83,7 +85,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
 
 
 def _run(settings: EvaluateSettings, folder: RunFolder | None) -> dict[str, Any]:
-    """`run`, with the folder to write to, if any."""
+    """The work of `run`; `folder` is that of --output, or None."""
     began = time.perf_counter()
     main = is_main_process()
     report, predicted = evaluate_task(settings)
@@ -113,7 +115,7 @@ def _run(settings: EvaluateSettings, folder: RunFolder | None) -> dict[str, Any]
 
 
 def _listed(rejects: Sequence[Reject]) -> list[str]:
-    """The first records that were left out: without --output there is no rejects.jsonl."""
+    """Notes on the first records that were left out, because without --output there is no rejects.jsonl."""
     notes = [
         f"Left out: {one.file}" + ("" if one.line is None else f", line {one.line}") + f": {one.reason}."
         for one in rejects[:_LISTED]
@@ -126,7 +128,7 @@ def _listed(rejects: Sequence[Reject]) -> list[str]:
 def _examples(
     settings: EvaluateSettings, first: Path, facts: TaskFacts, display: ProgressDisplay
 ) -> tuple[str, Examples, LeftOut, list[Reject]]:
-    """A task's test examples, split as in the first run, or those of a file.
+    """A task's test examples, split as in the first run, or the examples of a file.
 
     Returns:
         name: of the examples.
@@ -172,9 +174,9 @@ def _examples(
         raise CorpusError("there is no usable example", where=settings.task or settings.test)
     if unknown:
         raise CorpusError(
-            f"{len(unknown)} labels are not among the classes of '{first}': {', '.join(unknown[:5])}",
+            f"{counted(len(unknown), 'label is', 'labels are')} not among the classes of '{first}': {listed(unknown)}",
             where=settings.task or settings.test,
-            fix=f"its classes are {', '.join(facts.labels[:10])}",
+            fix=f"the classes of the run are {listed(facts.labels)}",
         )
     return str(settings.task or settings.test), examples, left_out, rejects
 

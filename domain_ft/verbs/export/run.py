@@ -9,13 +9,14 @@ from domain_ft.embedded.loading import load, load_task_run
 from domain_ft.errors import ModelError, SettingsError
 from domain_ft.locks import refuse_below_file, writing_beside
 from domain_ft.models.export import Exportable, export_model
+from domain_ft.models.sentence_facts import MODULES_NAME
 from domain_ft.models.task_facts import TASK_NAME
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.export.settings import ExportSettings
 
 
 def export(settings: ExportSettings) -> Path:
-    """Write the merged model to `settings.output` and return that folder, which appears once its logits are checked.
+    """Write the merged model to `settings.output` and return that folder, which appears once the model is checked.
 
     Raises:
         ModelError: the run cannot be loaded, or the merged model has other logits.
@@ -45,7 +46,7 @@ def _load(name: str, display: ProgressDisplay) -> Exportable:
     task = load_task_run(name, progress=display.job)
     if task.probe is not None:
         raise ModelError(
-            f"'{name}' has a linear probe (--method head), which transformers cannot load",
+            f"'{name}' has a linear probe (--method head or contrastive), which transformers cannot load",
             fix="use domain-ft predict with the run, or train with --method lora, dora or full",
         )
     return task
@@ -56,4 +57,6 @@ def run(settings: ExportSettings) -> dict[str, Any]:
     folder = export(settings)
     with ProgressDisplay(quiet=settings.quiet) as display:
         display.say(f"merged model written to {folder}; its logits match the run's")
+        if (folder / MODULES_NAME).is_file():
+            display.say("sentence-transformers loads it too: SentenceTransformer(folder)")
     return {"command": "export", "model": settings.model, "output": str(folder)}

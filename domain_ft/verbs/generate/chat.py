@@ -1,7 +1,7 @@
 """`domain-ft generate` in the terminal: an answer that appears as it is generated, and a chat.
 
-With a second model (--against) both answer side by side, and each sees only its own earlier answers. If the lines come
-from a pipe, only the answers are written.
+With a second model (--against), both models answer side by side, and each sees only its own earlier answers. If the
+answers of a single model go to a pipe or a file, only their text is written.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ WIDEST = 100
 """The maximum width of a line in cells: longer lines are hard to read."""
 
 _COMMAND = re.compile(r"/[a-z]+")
-_HELP = "/reset starts again, /system TEXT sets the system prompt, /exit ends the conversation"
+_HELP = "/reset starts again, /system TEXT starts again with a system prompt, /exit ends the conversation"
 
 
 class AnswerScreen:
-    """Shows answers: a single one as it is generated, two side by side.
+    """Shows one model's answer as it is generated, or two models' answers side by side.
 
     Args:
-        stdout: a terminal gets colour and word wrap, anything else plain text.
+        stdout: where answers go; a terminal gets colour and word wrap, anything else plain text.
         labelled: whether answers are indented under the name of their model, as in a chat.
     """
 
@@ -48,12 +48,18 @@ class AnswerScreen:
         self.console = Console(file=stdout, highlight=False)
         self.width = min(self.console.width, WIDEST)
         self.said = ""
-        """The part of the current answer that has appeared."""
+        """The part of a single model's current answer that has appeared on the terminal."""
         self._stdout = stdout
         self._labelled = labelled
 
     def show(self, chat_models: Sequence[ChatModel], prompts: Sequence[str], name: str) -> list[Generated]:
-        """Let each model answer its prompt, and show the answers; `name` is the prompt's, for messages."""
+        """Let each model answer its prompt, and show the answers.
+
+        Args:
+            chat_models: one model or two.
+            prompts: the rendered prompt of each model.
+            name: names the prompt in messages, and seeds its sampling.
+        """
         self.said = ""
         if len(chat_models) == 1:
             return [self._show_one(chat_models[0], prompts[0], name)]
@@ -130,8 +136,8 @@ class Talk:
         """Ask a question, show the answers and remember them. After an error, nothing is remembered.
 
         Raises:
-            UserError: a template refuses it, or it is too long.
-            KeyboardInterrupt: the answer was stopped; with a single model, its part so far is remembered.
+            UserError: a template refuses the question, or it is too long.
+            KeyboardInterrupt: the answer was stopped. What a single model has shown of it on a terminal is remembered.
         """
         self.asked += 1
         turns = [[*own, Turn("user", text)] for own in self.turns]
@@ -151,9 +157,10 @@ class Talk:
 
 
 def chat(chat_models: Sequence[ChatModel], system: str | None, stdin: BinaryIO | None, stdout: TextIO) -> int:
-    """Chat until the input ends; returns the number of questions.
+    """Chat until the input ends or a line is /exit; returns the number of questions.
 
-    On a terminal, ctrl-C stops an answer, and an error is shown and skipped. From a pipe, either ends the chat.
+    On a terminal, ctrl-C stops an answer, and an error is shown before the chat goes on. Without a terminal, either
+    ends the chat.
 
     Args:
         chat_models: the models that answer.
@@ -162,7 +169,7 @@ def chat(chat_models: Sequence[ChatModel], system: str | None, stdin: BinaryIO |
         stdout: where the answers go.
 
     Raises:
-        UserError: a line from a pipe is not UTF-8, or cannot be asked.
+        UserError: a line that does not come from a terminal is not UTF-8, or cannot be asked.
     """
     if stdin is None and sys.stdin.isatty() and stdout.isatty():
         with _killable():
@@ -231,7 +238,7 @@ def _typed(console: Console) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _killable() -> Iterator[None]:
-    """Let SIGTERM end the process: elsewhere it acts like ctrl-C, which here only stops an answer."""
+    """Let SIGTERM end the process. Elsewhere it acts like ctrl-C, but in a chat that only stops an answer."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

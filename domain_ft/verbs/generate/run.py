@@ -1,6 +1,7 @@
-"""`domain-ft generate`: a decoder answers a prompt, a chat in the terminal, or a file of prompts.
+"""`domain-ft generate`: a decoder answers a prompt or a file of prompts, or chats in the terminal.
 
-A file is answered in batches and written as JSON lines, in order. A stopped call continues with --resume.
+The prompts of a file are answered in batches, and the answers are written as JSON lines, in order. A stopped call
+continues with --resume.
 """
 
 from __future__ import annotations
@@ -53,14 +54,15 @@ BATCHES = 4
 
 
 def generate(settings: GenerateSettings, stdin: BinaryIO | None = None, stdout: TextIO | None = None) -> dict[str, Any]:
-    """Answer --prompt, every prompt of --input, or a chat; and return the counts.
+    """Answer --prompt or every prompt of --input, or chat, and return the result that --json prints.
 
     Args:
         stdin: what `--input -` and a chat read; sys.stdin by default.
         stdout: where answers go; sys.stdout by default.
 
     Raises:
-        UserError: the model, the input or the output cannot be used. Written lines stay, for --resume.
+        UserError: the model, the input or the output cannot be used. Lines already written are kept for
+            --resume.
     """
     began = time.perf_counter()
     _check(settings, stdin)
@@ -117,11 +119,13 @@ def _check(settings: GenerateSettings, stdin: BinaryIO | None) -> None:
         given = " and ".join(f"--{name.replace('_', '-')} {getattr(settings, name)}" for name in idle)
         raise SettingsError(f"{given} without --do-sample has no effect", fix="add --do-sample")
     if settings.raw and settings.system:
-        raise SettingsError("--raw with --system: without a template there is no system prompt", fix="leave one out")
+        raise SettingsError(
+            "--raw with --system: without a template there is no system prompt", fix="leave one of them out"
+        )
 
 
 def _answer_one(chat_models: Sequence[ChatModel], settings: GenerateSettings, stdout: TextIO) -> dict[str, Any]:
-    """Answer --prompt, on the screen unless with --json."""
+    """Answer --prompt, and show the answers unless --json is given."""
     assert settings.prompt is not None
     placeholders = Placeholders()
     placeholders.add(None, [settings.prompt])
@@ -155,7 +159,7 @@ class Question:
 
     Attributes:
         id: names it in messages, and seeds its sampling.
-        key: the id in the output, as in its record.
+        key: the id in the output, with its type in the record.
         prompts: the rendered prompt for each model.
         reference: the answer in the file, if any.
     """
@@ -167,7 +171,7 @@ class Question:
 
     @property
     def read(self) -> tuple[str, ...]:
-        """The texts that its answer depends on, and the id, which seeds sampling."""
+        """What the output line depends on: the id, which seeds sampling, the prompts and the reference."""
         return self.id, *self.prompts, self.reference or ""
 
 
@@ -234,10 +238,9 @@ def _day(settings: GenerateSettings) -> date:
 def _questions(
     conversations: Iterator[Conversation], chat_models: Sequence[ChatModel], bad: BadRecords, placeholders: Placeholders
 ) -> Iterator[Question]:
-    """The question of each conversation, with its last answer as the reference; those that cannot be asked are
-    reported.
+    """The question of each conversation, with its last answer as the reference.
 
-    Unfilled placeholders are added to `placeholders`; prompts with them are asked nevertheless.
+    Conversations that cannot be asked are reported to `bad`. `placeholders` counts the placeholders of the others.
     """
     for conversation in conversations:
         turns, reference = conversation.turns, None

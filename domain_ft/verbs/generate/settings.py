@@ -36,8 +36,8 @@ class GenerateSettings(ConversationOptions, MachineOptions, ScreenOptions, group
     first such prompt stops the run."""
 
     id_field: str | None = None
-    """The field that names a record of the input. By default one with a common name, such as id, or else its
-    position."""
+    """The field that names a record of the input. By default one with a common name, such as id, or else the
+    record's position."""
 
     raw: bool = False
     """Continue the prompt as it is, without a chat template."""
@@ -74,8 +74,8 @@ class GenerateSettings(ConversationOptions, MachineOptions, ScreenOptions, group
     """The number of beams in beam search."""
 
     batch_size: PositiveInt = 8
-    """Prompts of a file that are answered at once. In float32 the answers do not depend on it; in bfloat16, rounding
-    may swap two tokens that are about equally likely."""
+    """Prompts of a file that are answered at once. The answers do not depend on it, except that rounding may swap two
+    tokens that are about equally likely: seldom in float32, often in bfloat16."""
 
     resume: Annotated[bool, PASSING] = False
     """Continue after the last complete line of --output."""

@@ -36,7 +36,7 @@ EPOCHS = 3.0
 
 LEARNING_RATES = {"lora": 1e-3, "dora": 1e-3, "full": 5e-5}
 
-CONTROL_FRACTION = 0.05  # held out of the control corpus, as by default in `adapt`
+CONTROL_FRACTION = 0.05  # the share of the control corpus that is held out, as by default in `adapt`
 
 ANSWERED_AT_ONCE = 8
 
@@ -82,7 +82,7 @@ class InstructJob(TextJob):
     questions: Sequence[Question]
 
     def objective_of(self, role: str) -> LanguageModelObjective:
-        """Every token of the control corpus is scored, but only the answers of conversations."""
+        """The loss on held-out text: of all tokens in the control corpus, but only of answers in the test examples."""
         return CausalLM(kernels=self.machine.kernels) if role == "control" else self.objective
 
     def learned_tokens(self, steps: int) -> int:
@@ -96,14 +96,14 @@ class InstructJob(TextJob):
 
     @property
     def dropped(self) -> Sequence[Dropped]:
-        """Conversations whose answers are all beyond --max-length."""
+        """Conversations that have nothing to train on within --max-length."""
         held_out = self.held_out["test"].rows
         assert isinstance(held_out, ConversationRows)
         return (*self.train_rows.dropped, *held_out.dropped)
 
     @property
     def all_rejects(self) -> Sequence[Reject]:
-        """The lines of rejects.jsonl: each record that is neither trained on nor measured, with the reason."""
+        """The lines of rejects.jsonl: each record that is left out of training and measurement, with the reason."""
         return (*self.rejects, *(one.reject for one in self.dropped))
 
     @property
@@ -215,7 +215,7 @@ def day_of(settings: InstructSettings) -> date:
 
 
 def control_of(settings: InstructSettings) -> str | None:
-    """The control corpus: --control, or an embedded one of another field; None for `none`."""
+    """The control corpus: --control, or an embedded corpus of another field; None for `none`."""
     if settings.control:
         return None if settings.control == NO_CONTROL else settings.control
     return "medical" if any(run.corpus == "legal" for run in adapted_runs(settings.model)) else "legal"
@@ -224,7 +224,7 @@ def control_of(settings: InstructSettings) -> str | None:
 def questions_of(
     test: Sequence[Conversation], template: ChatTemplate, base: BaseModel, settings: InstructSettings
 ) -> list[Question]:
-    """Prompts for the last answer of some test conversations, drawn by seed and id.
+    """The prompts before the last answers of some test conversations, drawn by seed and id.
 
     Conversations whose prompts leave no room for an answer are skipped.
 

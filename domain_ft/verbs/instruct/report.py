@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ConversationFacts:
-    """The examples of a run, for the report. It holds none of their text.
+    """Facts about the examples of a run, for the report, without their texts.
 
     Attributes:
         name: such as `medquad`.
@@ -91,7 +91,7 @@ class InstructReport:
 
     @property
     def roles(self) -> tuple[tuple[str, ConversationFacts | CorpusFacts], ...]:
-        """(`test` or `control`, its data) of everything that a loss was measured on."""
+        """The data that losses were measured on, as (`test` or `control`, data)."""
         measured: list[tuple[str, ConversationFacts | CorpusFacts]] = [("test", self.data)]
         if self.control is not None:
             measured.append(("control", self.control))

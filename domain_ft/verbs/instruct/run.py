@@ -49,7 +49,7 @@ def instruct(settings: InstructSettings) -> InstructRun:
     """Train a model to answer, and measure it before and after; everything is in the run folder when this returns.
 
     Raises:
-        UserError: an error that the user can fix; nothing is lost.
+        UserError: an error that the user can fix.
         Interrupted: ctrl-C or SIGTERM. A checkpoint is written; `resume=True` continues from it.
     """
     began = time.perf_counter()
@@ -83,14 +83,14 @@ def log_notes(job: InstructJob, display: ProgressDisplay) -> None:
     dropped, cut = job.dropped, int(job.train_rows.cut.sum())
     if dropped:
         display.warn(
-            f"{counted(len(dropped), 'conversation is', 'conversations are')} neither trained on nor measured, such as "
-            f"{dropped[0].place}: {dropped[0].reason}"
+            f"{counted(len(dropped), 'conversation is', 'conversations are')} left out of training and measurement, "
+            f"such as {dropped[0].place}: {dropped[0].reason}"
         )
     if cut:
         share = cut / len(job.train_rows)
         display.say(
-            f"note: {counted(cut, 'conversation is', 'conversations are')} ({share:.0%}) longer than --max-length "
-            f"{job.settings.max_length}: the end is cut"
+            f"note: the end of {counted(cut, 'conversation')} ({share:.0%}) is cut at --max-length "
+            f"{job.settings.max_length}"
         )
     for sentence in sentences(job.left_out.to_result()):
         display.warn(sentence)
@@ -208,7 +208,7 @@ def _provenance(job: InstructJob) -> dict[str, Any]:
 
 
 def _write(job: InstructJob, folder: RunFolder, report: InstructReport) -> None:
-    """Write the adapter with the template, the answers, the card and the page, and result.json last."""
+    """Write the adapter or model with the template, the answers, the card and the page, and result.json last."""
     from domain_ft.verbs.instruct import card, page  # matplotlib is slow to import, so not before training
 
     base = job.base

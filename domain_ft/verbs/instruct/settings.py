@@ -35,9 +35,9 @@ class InstructSettings(
 ):
     """Teach a decoder to answer, from examples of prompts and answers, and measure what it gained and forgot.
 
-    Only the answers are trained on. Examples are rendered with the model's chat template, or with a plain one if it has
-    none. The run folder holds the adapter in PEFT's format, the template, the scores before and after, and a page of
-    prompts with both models' answers.
+    The model is trained on the answers only. Examples are rendered with the model's chat template, or with a plain one
+    if it has none. The run folder holds the adapter in PEFT's format, the template, the scores before and after, and a
+    page of prompts with both models' answers.
     """
 
     data: str = REQUIRED
@@ -77,4 +77,4 @@ class InstructSettings(
     legal, and legal for all others; none turns this measurement off."""
 
     evaluation_tokens: PositiveInt = 10_000
-    """The maximum number of held-out tokens to score, each in the test examples and in the control corpus."""
+    """The maximum number of held-out tokens to score in the test examples, and again in the control corpus."""

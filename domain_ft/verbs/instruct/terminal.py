@@ -15,8 +15,12 @@ from domain_ft.wording import counted
 
 
 def print_instruct(report: InstructReport, console: Console | None = None) -> None:
-    """Print the table of losses and answer scores before and after, and the findings; to standard output without
-    `console`."""
+    """Print the table of losses and answer scores before and after, and the findings.
+
+    Args:
+        report: the results.
+        console: where to print; standard output by default.
+    """
     console = console or Console()
     table = new_table("held out", "measure", "before", "after", "change", numbers.level(report.differences["test"]))
     add_losses(table, report)

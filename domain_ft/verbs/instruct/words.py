@@ -28,11 +28,10 @@ METRIC_WORDS = {
 
 
 SHORT = 10
-"""The median number of reference words up to which exact match and token F1 are meaningful: SQuAD's answers have
-three."""
+"""Exact match and token F1 are shown if the median reference has at most this many words; SQuAD's have three."""
 
 REPEATING = 0.1
-"""The report mentions repetition that exceeds that of the references by this much; theirs is about 0.02."""
+"""The report mentions repetition if it exceeds that of the references, which is about 0.02, by this much."""
 
 MOST_SHOWN = 50
 """The most prompts on the page."""
@@ -50,7 +49,7 @@ _FORMATS = {
 _TEMPLATES = {"model": "that of the model", "plain": "a plain one, because the model has none"}
 _FACTS = {
     "leaks": "test examples with a copy or near copy in training",
-    "split": "how they were split",
+    "split": "how the examples were split",
     "language": "language",
     "licence": "licence",
     "citation": "cite as",
@@ -91,7 +90,7 @@ def findings(report: InstructReport) -> list[str]:
 
 
 def similarity_metrics(report: InstructReport) -> tuple[str, ...]:
-    """The similarity scores that suit the length of the references; result.json has all."""
+    """The similarity scores that suit the length of the references; result.json has all of them."""
     short = report.result["after"]["answers"]["reference_words"]["p50"] <= SHORT
     return ("exact_match", "token_f1") if short else ("rouge_l", "chrf")
 
@@ -113,16 +112,17 @@ def answer_notes(report: InstructReport) -> str:
     """An explanation of the answer scores."""
     after = report.result["after"]["answers"]
     similarity = {
-        "exact_match": "exact match and token F1 as in SQuAD, ignoring case, punctuation and articles",
-        "rouge_l": "ROUGE-L by words and chrF by characters",
+        "exact_match": "exact match and token F1 as in SQuAD, which ignore case, punctuation and articles",
+        "rouge_l": "ROUGE-L on words and chrF on characters",
     }[similarity_metrics(report)[0]]
     return (
-        f"Similarity to the reference is {similarity}, in points (of 100), averaged over prompts, as is the share of "
-        f"answers that end their turn. The median reference has {number(after['reference_characters']['p50'], 0)} "
-        "characters. Repeated 4-grams are sequences of four words that occurred before in the same answer (in the "
-        f"references {points(after['reference_repetition']['mean'])}): many if an answer keeps repeating itself. "
-        "Distinct-1 and distinct-2 are the shares of different words and pairs of words over all answers: low if a "
-        "model repeats itself, but also if answers are long."
+        f"Similarity to the reference is measured by {similarity}. These scores and the share of answers that end "
+        "their turn are means over prompts, in points (of 100). The median length of the references is "
+        f"{number(after['reference_characters']['p50'], 0)} characters. Repeated 4-grams are sequences of four words "
+        "that have already occurred in the same answer; many of them mean that answers repeat themselves. Their share "
+        f"is {points(after['reference_repetition']['mean'])} in the references. Distinct-1 and distinct-2 are the "
+        "shares of distinct words and word pairs over all answers. They are low if a model repeats itself, but also "
+        "if answers are long."
     )
 
 
@@ -147,7 +147,10 @@ def _ends(report: InstructReport) -> str:
     cut = "" if all_ended or limit is None else f"; the rest were cut at {limit:,} tokens"
     within = report.result["references_within_limit"]
     fitting = f" ({within:,} of the references fit)" if cut and within < after["examples"] else ""
-    sentence = f"Of {after['examples']:,} answers {ended[0]} ended their turn before, {ended[1]} after{cut}{fitting}."
+    sentence = (
+        f"{ended[0]} of {after['examples']:,} answers ended their turn before training, and {ended[1]} after training"
+        f"{cut}{fitting}."
+    )
     repeated = after["answer_repetition"]["mean"]
     if not cut or repeated < after["reference_repetition"]["mean"] + REPEATING:
         return sentence
@@ -186,13 +189,13 @@ def limits(report: InstructReport) -> list[str]:
         f"Measured on {counted(report.differences['test']['documents'], 'held-out example')} of one data set, with one "
         "seed. The interval covers other examples from the same source, but not another source or another seed.",
         "A lower loss means that the model predicts the answers in the data better, not that what it writes is true.",
-        "Losses can be compared only between models with the same tokenizer and template, bits per byte between all "
-        "models.",
+        "Losses can be compared only between models with the same tokenizer and template; bits per byte can be "
+        "compared across tokenizers, too.",
     ]
     if report.answered:
         sentences.append(
             "Answer scores measure similarity to the wording of one reference. A correct answer in other words scores "
-            "low, a wrong one in similar words scores high. Read some answers before you rely on them."
+            "low, and a wrong answer in similar words scores high. Read some answers before you rely on them."
         )
     sentences.append(
         "The model may confidently state what is false, and may repeat mistakes and bias of its examples. Do not rely "

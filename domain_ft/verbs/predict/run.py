@@ -43,7 +43,7 @@ FORMS = {
     "sequence": (frozenset({"id", "label", "probabilities"}), frozenset({"id", "labels", "probabilities"})),
     "token": (frozenset({"id", "entities"}),),
 }
-"""The keys of a line, by kind of task."""
+"""The possible sets of keys of an output line, by kind of task."""
 
 
 Answer = Callable[[Sequence[Input]], Iterable[dict[str, Any]]]
@@ -51,14 +51,14 @@ Answer = Callable[[Sequence[Input]], Iterable[dict[str, Any]]]
 
 
 def predict(settings: PredictSettings, stdin: BinaryIO | None = None, stdout: TextIO | None = None) -> dict[str, Any]:
-    """Predict every text of --input, and return the counts.
+    """Predict the classes or entities of every text of --input, and return the counts.
 
     Args:
         stdin: what `--input -` reads; sys.stdin by default.
         stdout: where lines go without --output; sys.stdout by default.
 
     Raises:
-        UserError: the run, the input or the output cannot be used. Written lines stay, for --resume.
+        UserError: the run, the input or the output cannot be used. Lines already written are kept for --resume.
     """
     began = time.perf_counter()
     check_streams(settings, "predictions", stdin)
@@ -153,8 +153,7 @@ def _classes(model: TaskModel, facts: TaskFacts, settings: PredictSettings, mach
 
 
 def _entities(model: TaskModel, facts: TaskFacts, settings: PredictSettings, machine: Machine) -> Answer:
-    """Entities with character offsets in the original text, which may differ from the cleaned text that the model
-    reads."""
+    """Entities with character offsets in the original text; the model reads the cleaned text."""
     from domain_ft.evaluation.tagging import tag_texts
 
     def answer(batch: Sequence[Input]) -> Iterator[dict[str, Any]]:

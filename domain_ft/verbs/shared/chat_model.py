@@ -65,10 +65,10 @@ class ChatModel:
         return self.base.name
 
     def prompt(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """The text that the model continues after `turns`.
+        """The text of `turns` that the model continues with its answer.
 
         Raises:
-            CorpusError: the template refuses the turns; or there are several turns but no template.
+            CorpusError: the template refuses the turns, or there are several turns but no template.
         """
         if self.template:
             return self.template.prompt(turns, tools)
@@ -133,6 +133,6 @@ def trained_from(name: str) -> str:
     if (folder / "result.json").is_file():
         return str(read_result(folder, needed=("model",))["model"])
     raise ModelError(
-        f"--against base: '{name}' is not a run, so its base model is not known",
+        f"--against base: '{name}' is not a run or an adapter, so its base model is not known",
         fix="name the model to compare it with: --against M",
     )

@@ -17,7 +17,7 @@ class Disagreement:
     """A test example that only one of two models got right.
 
     Attributes:
-        id: the example's.
+        id: of the example.
         truth: the names of its classes.
         first: the first run's prediction.
         other: the other run's prediction.
@@ -37,8 +37,9 @@ class ComparedRun:
         name: as the user gave it.
         model: the base model.
         seeds: the number of seeds.
-        scores: by metric `mean`, `sd`, `values` and `interval`; for an `adapt` run the losses of result.json by role.
-        differences: by metric (or role) the difference from the first run; empty for the first run.
+        scores: by metric, with `mean`, `sd`, `values` and `interval`. For a run of `adapt` or `instruct`: by role, the
+            losses in its result.json.
+        differences: by metric (or role), the difference from the first run; empty for the first run.
         learning_curve: from the run's result.json; may be empty.
         answers: how many test examples the kept models of the first run and this one got right: `both_right`,
             `first_only`, `other_only`, `both_wrong`. `compare` fills it for runs of `classify` after the first.
@@ -63,7 +64,7 @@ class CompareReport:
         kind: the verb that made them: `classify`, `tag`, `adapt` or `instruct`.
         subject: the task or corpora that they were measured on.
         runs: in the order given.
-        metrics: the scores that are compared, the most important first.
+        metrics: the scores that are compared, the most important first; for losses, the roles.
         notes: what the user should know, in sentences.
         left_out: what was not read from the examples, if they were read for this comparison.
         rejects: the records that could not be read.
@@ -79,5 +80,5 @@ class CompareReport:
 
     @property
     def of_losses(self) -> bool:
-        """Whether language models are compared by held-out losses; otherwise tasks by their scores."""
+        """Whether the runs are compared by held-out losses; otherwise by scores on a task."""
         return self.kind in ("adapt", "instruct")

@@ -11,7 +11,9 @@ def render_compare(report: CompareReport) -> str:
     """The page of a comparison of runs."""
     figures = []
     if any(run.differences for run in report.runs):
-        figures.append(("A difference is shown if its line does not cross zero.", comparison_plots.differences(report)))
+        figures.append(
+            ("The data show a difference if its line does not cross zero.", comparison_plots.differences(report))
+        )
     if any(run.learning_curve for run in report.runs):
         figures.append(
             (

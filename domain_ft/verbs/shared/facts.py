@@ -21,9 +21,9 @@ class CorpusFacts:
         licence: an SPDX name if there is one; empty if unknown.
         citation: how to cite it; may be empty.
         language: a BCP 47 code such as `en`; empty if unknown.
-        statistics: counts by name; those in `words.STATISTICS` are shown.
+        statistics: counts by name; those in `adapt.words.STATISTICS` are shown.
         notes: anything unusual about how it was read, in sentences.
-        lengths: tokens of each training document, or of a sample, for the histogram; may be empty.
+        lengths: tokens of each training document, or of a sample of them, for the histogram; may be empty.
     """
 
     name: str
@@ -57,8 +57,8 @@ class BaseFacts:
 
     Attributes:
         name: as the user gave it.
-        source: what `from_pretrained` reads: a Hub id or a folder.
-        revision: the Hub's commit, or a hash of the content.
+        source: what an adapter records as its base: an embedded name, a Hub id, or an absolute path.
+        revision: the Hub's commit, or a hash of the weights.
         embedded: whether it is one of domain-ft's embedded models.
         licence: an SPDX name; empty if unknown.
     """
@@ -71,7 +71,7 @@ class BaseFacts:
 
     @property
     def short_name(self) -> str:
-        """The last part of a path or hub id."""
+        """The last part of a path or Hub id."""
         return self.name.rstrip("/").rsplit("/", 1)[-1]
 
     @property

@@ -47,10 +47,10 @@ class HeldOut:
     """Held-out text that a model is scored on.
 
     Attributes:
-        name: the corpus's.
+        name: of the corpus.
         role: `domain`, `control` or `test`.
         rows: the sequences of its evaluation split, or its conversations.
-        selected: the indices of the rows that are scored, which are whole documents.
+        selected: the indices of the rows that are scored.
     """
 
     name: str
@@ -87,7 +87,7 @@ def _control(
     """The control corpus: --control, or an embedded corpus with other text.
 
     Raises:
-        SettingsError: --control holds the text of --corpus.
+        SettingsError: --control shares text with --corpus.
     """
     if settings.control == NO_CONTROL:
         return None
@@ -95,7 +95,7 @@ def _control(
         control = ready(open_corpus(settings.control))
         if shared_text(control, domain) >= SAME_TEXT:
             raise SettingsError(
-                f"--control {settings.control} holds the same text as --corpus {settings.corpus}, so it cannot show "
+                f"--control {settings.control} shares text with --corpus {settings.corpus}, so it cannot show "
                 "forgetting",
                 fix="give a corpus of another field, or --control none",
             )
@@ -105,7 +105,7 @@ def _control(
         control = ready(open_corpus(name))
         if shared_text(control, domain) < SAME_TEXT:
             return control
-        display.say(f"note: '{domain.name}' holds the text of the corpus {name}, which therefore cannot be the control")
+        display.say(f"note: '{domain.name}' shares text with the corpus {name}, which therefore cannot be the control")
     return None
 
 

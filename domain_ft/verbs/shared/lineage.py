@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 from domain_ft.corpus.corpus import open_corpus
 from domain_ft.corpus.prepared import PreparedCorpus, prepare
@@ -13,11 +15,14 @@ from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.adapt.settings import AdaptSettings
 from domain_ft.verbs.instruct.settings import InstructSettings
 
+READ_FIRST_TEXTS = "read-first-texts.jsonl"
+"""The file of a run of `classify` or `tag` with the texts that were read first, by the run of `adapt` beside it."""
+
 
 def adapted_runs(model: str) -> Iterator[AdaptSettings]:
-    """The settings of the `adapt` runs behind `model`, newest first; none for a model that is not a run.
+    """The settings of the `adapt` runs behind `model`, newest first; none if it is not a run of `adapt` or `instruct`.
 
-    For a run of `instruct`, those behind the model that it was trained from.
+    For a run of `instruct`, these are the runs behind the model that it was trained from.
     """
     folder = user_path(model)
     if not (folder / "result.json").is_file():
@@ -25,6 +30,9 @@ def adapted_runs(model: str) -> Iterator[AdaptSettings]:
     command = read_result(folder).get("command")
     if command == "adapt":
         settings = AdaptSettings.from_toml(folder / "config.toml")
+        beside = folder.resolve().with_name(READ_FIRST_TEXTS)
+        if Path(settings.corpus).name == READ_FIRST_TEXTS and beside.is_file():  # also if the run has moved
+            settings = dataclasses.replace(settings, corpus=str(beside))
         yield settings
         yield from adapted_runs(settings.model)
     elif command == "instruct":

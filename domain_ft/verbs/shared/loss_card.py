@@ -6,7 +6,12 @@ from huggingface_hub import EvalResult
 
 from domain_ft.verbs.shared import loss_words
 
-TASKS = {"mlm": "fill-mask", "clm": "text-generation", "instructions": "text-generation"}
+TASKS = {
+    "mlm": "fill-mask",
+    "clm": "text-generation",
+    "contrastive": "sentence-similarity",
+    "instructions": "text-generation",
+}
 
 
 def loss_results(report: loss_words.LossReport) -> list[EvalResult]:

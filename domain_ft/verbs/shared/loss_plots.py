@@ -25,9 +25,10 @@ def loss_curve(report: loss_words.LossReport) -> str:
         axes = figure.subplots()
         tokens = np.array([line["tokens"] for line in report.metrics])
         losses = np.array([line["loss"] for line in report.metrics])
+        training = "training, pairs" if _of_pairs(report) else "training"
         if len(losses):
             axes.plot(tokens, losses, color="#b4bcc7", linewidth=0.8)
-            axes.plot(tokens, smoothed(losses), color=QUIET, linewidth=1.8, label="training")
+            axes.plot(tokens, smoothed(losses), color=QUIET, linewidth=1.8, label=training)
         for role, corpus in report.roles:
             points = _points(report, role)
             if points:
@@ -40,7 +41,7 @@ def loss_curve(report: loss_words.LossReport) -> str:
                     label=f"{short(corpus.name)}, {'control' if role == 'control' else 'held out'}",
                 )
         axes.set_xlabel("tokens read")
-        axes.set_ylabel("loss, nats per token")
+        axes.set_ylabel("loss, nats" if _of_pairs(report) else "loss, nats per token")
         axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlim(left=0)
@@ -102,6 +103,11 @@ def change_row(name: str, colour: str, marker: str, difference: Mapping[str, Any
     return Change(name, colour, marker, difference["loss"], difference["interval"], label)
 
 
+def _of_pairs(report: loss_words.LossReport) -> bool:
+    """Whether the training loss is per pair of texts, instead of per token."""
+    return bool(report.result["objective"] == "contrastive")
+
+
 def _points(report: loss_words.LossReport, role: str) -> list[tuple[int, float]]:
     """(tokens, loss) of the evaluations during training."""
     return [
@@ -139,6 +145,11 @@ def loss_figures(report: loss_words.LossReport, unit: str = "documents") -> list
 
 def _curve_caption(report: loss_words.LossReport) -> str:
     caption = "Training loss of single steps (pale) and their running mean (dark)."
+    if _of_pairs(report):
+        caption += (
+            " It is the loss of a pair and of its words together, so it cannot be compared with the held-out loss, "
+            "which covers words only."
+        )
     role = report.roles[0][0]
     scored = [line["evaluation"][role] for line in report.metrics if role in line.get("evaluation", {})]
     if scored and scored[0].get("tokens", 0) < report.result["after"][role]["tokens"]:

@@ -28,7 +28,7 @@ class LossReport(Protocol):
 
     @property
     def roles(self) -> Sequence[tuple[str, Measured]]:
-        """(`domain`, `test` or `control`, the data it was measured on)."""
+        """Pairs of a role (`domain`, `test` or `control`) and the data that it was measured on."""
 
     @property
     def control(self) -> Measured | None:
@@ -36,7 +36,7 @@ class LossReport(Protocol):
 
     @property
     def differences(self) -> Mapping[str, Mapping[str, Any]]:
-        """By role: `evaluation.bootstrap.difference`."""
+        """By role, the result of `evaluation.bootstrap.difference`."""
 
     @property
     def metrics(self) -> Sequence[Mapping[str, Any]]:

@@ -88,10 +88,10 @@ class Machine:
     def agree(self, facts: Mapping[str, Any], model: torch.nn.Module) -> None:
         """Check that all processes have the same `facts`, and broadcast the main process's weights.
 
-        Weights can differ in the last bits if each node has fitted a head of its own.
+        Weights can differ in the last bits if each node has fitted its own head.
 
         Raises:
-            SettingsError: it names the facts that differ.
+            SettingsError: some facts differ; the message names them.
         """
         if self.processes == 1:
             return
@@ -151,9 +151,10 @@ def choose_machine(
 
 
 def _launched_for_fsdp() -> bool:
-    """Whether `accelerate launch` was told to use FSDP. ACCELERATE_USE_FSDP is removed, because we shard ourselves.
+    """Whether `accelerate launch` was told to use FSDP. Removes ACCELERATE_USE_FSDP from the environment.
 
-    With it, transformers would load empty weights, and accelerate would shard in a way that rounds the loss.
+    With it, transformers would load empty weights, and accelerate would shard in a way that rounds the loss: domain-ft
+    does the sharding itself.
     """
     if os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() not in ("1", "true"):
         return False

@@ -172,7 +172,7 @@ def resolved(settings: TrainSettings, machine: Machine, max_length: int, loop: L
 
 
 def as_started(settings: S, folder: RunFolder) -> S:
-    """The settings of a resumed run. Defaults that may have changed since it started are taken from its config.toml.
+    """The settings. If the run is resumed, defaults that may have changed since it started come from its config.toml.
 
     The micro-batch size and activation checkpointing depend on free memory, and some chat templates write the date.
     """
@@ -199,6 +199,9 @@ def resolve_config(
 ) -> None:
     """Write config.toml; for a resumed run, check that settings, text and model are unchanged.
 
+    A run that was stopped while it read its texts first (--read-first) has a config.toml without provenance, with the
+    settings as they were given. It is replaced.
+
     Args:
         settings: with every default resolved.
         facts: the provenance of the run.
@@ -208,10 +211,31 @@ def resolve_config(
         SettingsError: a resumed run with other settings, another text or another model.
     """
     text = settings.to_toml(facts)
-    if not settings.resume:
+    if not settings.resume or not is_resolved(folder):
         if machine.is_main:
             folder.write_config(text)
         return
+    refuse_other_settings(settings, folder)
+    before, after = (tomllib.loads(one)[PROVENANCE] for one in (folder.config.read_text(encoding="utf-8"), text))
+    if any(before[name] != after[name] for name in sources):
+        raise SettingsError(
+            "--resume: the text or the model has changed since the run was started",
+            where=str(folder.config),
+            fix="restore the files, or start a new run with another --output",
+        )
+
+
+def is_resolved(folder: RunFolder) -> bool:
+    """Whether config.toml has the settings with every default resolved, as `resolve_config` writes it."""
+    return PROVENANCE in tomllib.loads(folder.config.read_text(encoding="utf-8"))
+
+
+def refuse_other_settings(settings: TrainSettings, folder: RunFolder) -> None:
+    """Check that a run is resumed with the settings in its config.toml.
+
+    Raises:
+        SettingsError: it lists those that differ.
+    """
     now = settings.to_dict()
     changed = [
         f"{name} was {before!r}, now {now[name]!r}"
@@ -220,16 +244,9 @@ def resolve_config(
     ]
     if changed:
         raise SettingsError(
-            f"--resume: the settings differ from those the run was started with: {'; '.join(changed)}",
+            f"--resume: the settings differ from those that the run was started with: {'; '.join(changed)}",
             where=str(folder.config),
             fix="resume with the same options (they are in config.toml), or start a new run with another --output",
-        )
-    before, after = (tomllib.loads(one)[PROVENANCE] for one in (folder.config.read_text(encoding="utf-8"), text))
-    if any(before[name] != after[name] for name in sources):
-        raise SettingsError(
-            "--resume: the text or the model has changed since the run was started",
-            where=str(folder.config),
-            fix="restore the files, or start a new run with another --output",
         )
 
 

@@ -1,8 +1,8 @@
 """OUTPUT.state.jsonl: the model, options and texts behind an output, so that --resume cannot mix two models' answers.
 
-The first line names the model and options. Each further line is the digest of a text, in the order of the output; it is
-on disk before the text's answer is written. The file is kept when the output is finished, because the input may
-grow and --resume then answers the rest.
+The first line names the model and options. Each further line is a digest of the texts behind an answer, in the order of
+the output; it is on disk before the answer is written. The file is kept when the output is finished, because the input
+may grow and --resume then answers the rest.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class State:
 
     def begin(self, done: int) -> None:
         """Open the file for writing: a new one if nothing is answered yet, else that of the earlier call, truncated to
-        `done` lines."""
+        its header and `done` digests."""
         if done:
             with self._path.open("rb") as file:
                 size = len(file.readline()) + done * (_DIGEST + 1)

@@ -1,7 +1,8 @@
-"""Output, rejects and resuming of `predict` and `generate` on files.
+"""Output, rejects and resuming of `predict`, `embed` and `generate` on files.
 
-Memory does not depend on the number of lines. A stopped call continues with --resume: the input is read again, which is
-cheap, and answered from the first line that the output does not have.
+Items are read and answered in batches, so memory does not grow with their number, except for JSON files that are read
+as a whole. A stopped call continues with --resume: it reads the input again, which is cheap, and answers the items that
+have no line in the output yet.
 
 No file is opened for writing, truncated or removed unless it is ours: a new file, the output of an earlier call that
 answers the same input with the same model and options (`stream_state`), or a list of rejects.
@@ -59,6 +60,20 @@ class StreamOptions(Protocol):
     def json(self) -> bool: ...
 
 
+class Resumable(Protocol):
+    """An output that an earlier call may have begun."""
+
+    @property
+    def done(self) -> int:
+        """The number of complete answers from an earlier call."""
+
+    def answered(self) -> Iterator[tuple[Any, str]]:
+        """(id, digest of the texts read) of each of these answers, in order."""
+
+    def begin(self) -> None:
+        """Prepare the files for writing; until then nothing is changed."""
+
+
 class Output:
     """The output file, with the lines of an earlier call. Nothing is changed before `begin`.
 
@@ -73,7 +88,7 @@ class Output:
         self._file, self._path, self._state, self._size = file, path, state, size
 
     def answered(self) -> Iterator[tuple[Any, str]]:
-        """(id, digest of the text read) of each complete line of an earlier call, in order."""
+        """(id, digest of the texts read) of each complete line of an earlier call, in order."""
         if self._path is not None and self._state is not None and self.done:
             with self._path.open("rb") as file:
                 for line, read in zip(itertools.islice(file, self.done), self._state.digests(), strict=False):
@@ -152,7 +167,7 @@ def check_streams(settings: StreamOptions, written: str, stdin: BinaryIO | None 
         raise _exists(settings.output)
     if settings.output and not state_is_ours(settings.output):
         raise SettingsError(
-            f"{state} exists already and is not the state file of an output; that of --output would be written there",
+            f"{state} exists already and is not the state file of an output; --output would write its state there",
             fix="move it, or give another --output; nothing was changed",
         )
     _check_rejects(settings)
@@ -178,7 +193,7 @@ def open_input(given: str, stdin: BinaryIO | None = None) -> Path | BinaryIO:
 def open_output(
     settings: StreamOptions, stdout: TextIO, forms: Collection[frozenset[str]], identity: Callable[[], Identity]
 ) -> Iterator[Output]:
-    """Standard output, a new file, or with --resume that of an earlier call, whose last line may be incomplete.
+    """Standard output, a new file, or with --resume the file of an earlier call, whose last line may be incomplete.
 
     Args:
         forms: the sets of keys that a line of ours may have.
@@ -269,7 +284,7 @@ def _begins_as_ours(line: bytes) -> bool:
     return line.startswith(begin) or begin.startswith(line)
 
 
-def pass_over(items: Iterator[Named], output: Output, rejects: Rejects | None, settings: StreamOptions) -> None:
+def pass_over(items: Iterator[Named], output: Resumable, rejects: Rejects | None, settings: StreamOptions) -> None:
     """Skip the items that an earlier call answered, check that they are the same, and prepare the files.
 
     Raises:
@@ -350,7 +365,7 @@ class Rejects:
 
 
 def _check_rejects(settings: StreamOptions) -> None:
-    """Check that the list of rejects would overwrite nothing but an earlier list.
+    """Check that the list of rejects would not overwrite anything except an earlier list.
 
     The list of an earlier call is replaced if it has the default name, or with --resume.
     """
@@ -368,7 +383,7 @@ def _check_rejects(settings: StreamOptions) -> None:
 
 
 def _lists_rejects(path: Path) -> bool:
-    """Whether a file is a list of rejects of ours; an empty file counts as one."""
+    """Whether a file is a list of rejects that domain-ft wrote; an empty file counts as one."""
     if path.is_symlink() or not path.is_file():
         return False
     form = frozenset(field.name for field in fields(Reject))
@@ -400,7 +415,7 @@ def open_rejects(settings: StreamOptions, left_out: LeftOut) -> Iterator[Rejects
 
 
 def bad_records(rejects: Rejects | None, encoding: str | None = None, advice: str | None = None) -> BadRecords:
-    """Handle records that cannot be read: list them, or stop if there is no list.
+    """The policy for records that cannot be read: list them, or stop if there is no list.
 
     Args:
         rejects: the list.

@@ -42,7 +42,7 @@ MOST_CLASSES_DRAWN = 40
 
 
 def class_bars(report: TaskReport) -> str:
-    """F1 of each class with its interval."""
+    """F1 of each class that has an interval."""
     classes = [(name, scores) for name, scores in report.test["per_class"].items() if scores["interval"]]
     classes = sorted(classes, key=lambda item: item[1]["f1"])[:MOST_CLASSES_DRAWN][::-1]
     description = "; ".join(f"{name}: {numbers.points(scores['f1'])}" for name, scores in classes)
@@ -63,7 +63,7 @@ def class_bars(report: TaskReport) -> str:
 
 
 def training(report: TaskReport) -> str:
-    """The training loss, and below it macro F1 on the validation examples; a ring marks the model that was kept."""
+    """The training loss, and below it macro F1 on the validation examples; a ring marks the best score."""
     held_out = [(line["tokens"], line["evaluation"]["macro_f1"]) for line in report.metrics if _held_out(line)]
     best = max(held_out, key=lambda point: point[1]) if held_out else None
     description = "The training loss over the tokens read."
@@ -98,7 +98,7 @@ def training(report: TaskReport) -> str:
 
 
 def learning_curve(report: TaskReport) -> str:
-    """Macro F1 on the test set by number of training examples; a line shows TF-IDF + SVM trained on all of them."""
+    """Macro F1 on the test set by number of training examples; a line shows TF-IDF + SVM trained on all examples."""
     curve = report.result["learning_curve"]
     with drawing("learning-curve", 3.2, "Learning curve. " + describe_curve(curve)) as (figure, rendered):
         axes = figure.subplots()
@@ -136,7 +136,7 @@ def finish_curve(axes: Axes, curves: Sequence[Sequence[Mapping[str, Any]]]) -> N
     sizes = sorted({point["examples"] for curve in curves for point in curve})
     axes.set_xscale("log")
     apart = [size for size, larger in zip(sizes, [*sizes[1:], math.inf], strict=True) if larger >= 1.6 * size]
-    axes.xaxis.set_major_locator(FixedLocator(apart))  # of two sizes whose labels would overlap, the larger
+    axes.xaxis.set_major_locator(FixedLocator(apart))  # if two labels would overlap, only the larger size has one
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.grid(axis="x", color=GRID)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.classify.settings import ClassifySettings
 from domain_ft.verbs.shared.lineage import training_corpora
 from domain_ft.verbs.shared.machine import Machine
+from domain_ft.verbs.shared.read_first import ReadableTask, Reading, free_models, plan_reading, read_first
 from domain_ft.verbs.shared.runs import (
     FinishedRun,
     HasResult,
@@ -53,6 +54,9 @@ from domain_ft.verbs.shared.trials import (
     trials_of,
 )
 from domain_ft.verbs.tag.settings import TagSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Task(Protocol):
@@ -97,11 +101,12 @@ class TaskJob:
         machine: device, precision and processes.
         data: the task.
         rows: by split.
-        leaks: copies between splits, or between the test and the text that the model was adapted to.
+        leaks: copies between splits, or between the test examples and the text that the model was adapted to.
         model: the task's model.
         trials: what the trials share; None for a probe, which has no training loop.
         left_out: what was not read from the files.
         rejected: the records that were skipped.
+        reading: what was read before the task, if anything.
     """
 
     command: ClassVar[str]
@@ -116,11 +121,33 @@ class TaskJob:
     trials: TrialSetup | None
     left_out: LeftOut
     rejected: Sequence[Reject]
+    reading: Reading | None = field(default=None, kw_only=True)
+
+    @property
+    def trained_from(self) -> str:
+        """The model that training starts from: --model, or what it became by reading first."""
+        return str(self.reading.folder) if self.reading else self.settings.model
+
+    @property
+    def readable(self) -> ReadableTask:
+        """The part of the task that --read-first reads."""
+        raise NotImplementedError
 
     @property
     def task_facts(self) -> dict[str, Any]:
         """The verb's keys about the task, in result.json and in the plan of --dry-run."""
         raise NotImplementedError
+
+    def after(self, reading: Reading, model: str) -> Self:
+        """The job of the model that `model` became by reading, under the name that the user gave."""
+        self.model.name = model
+        return dataclasses.replace(
+            self,
+            settings=dataclasses.replace(self.settings, model=model),
+            left_out=self.left_out.and_also(reading.gathered.unread),
+            rejected=[*self.rejected, *reading.gathered.rejects],
+            reading=reading,
+        )
 
     def to_result(self) -> dict[str, Any]:
         """The keys about model and data that result.json and the plan share."""
@@ -134,6 +161,7 @@ class TaskJob:
             "examples": {split: len(examples) for split, examples in self.data.splits.items()},
             "leaks": dict(self.leaks.counts),
             "cut_fraction": cut_fraction(self.rows),
+            **({"read_first": self.reading.to_result()} if self.reading else {}),
             **self.left_out.to_result(),
         }
 
@@ -146,7 +174,8 @@ class Outcome:
         trial: the trial.
         validation: predictions on the validation examples.
         test: predictions on the test examples.
-        score: the trial with the highest is kept: macro F1 on the validation examples, then their log-likelihood.
+        score: macro F1 on the validation examples; if equal, their log-likelihood decides. The trial with the highest
+            score is kept.
         state: the final training state; None for a probe.
     """
 
@@ -171,6 +200,7 @@ class TaskVerb(Generic[S, J, OutcomeT, R]):
         check: refuses options that do not go together.
         output_folder: chooses the run folder.
         set_up: reads the task, loads the model, and resolves the settings.
+        choose_model: replaces the model, if another one serves the task better. It may read all training examples.
         run_trials: trains and tests every trial.
         report: builds the report from (job, run folder, outcomes, kept outcome, provenance, start time, display).
         save: writes the kept model, and task.json for `predict`.
@@ -180,6 +210,7 @@ class TaskVerb(Generic[S, J, OutcomeT, R]):
     check: Callable[[S], None]
     output_folder: Callable[[S], Path]
     set_up: Callable[[S, Machine, ProgressDisplay], J]
+    choose_model: Callable[[J, ProgressDisplay], J]
     run_trials: Callable[[J, RunFolder, ProgressDisplay], list[OutcomeT]]
     report: Callable[[J, RunFolder, Sequence[OutcomeT], OutcomeT, Mapping[str, Any], float, ProgressDisplay], R]
     save: Callable[[J, RunFolder, OutcomeT], None]
@@ -196,11 +227,14 @@ def run_task(verb: TaskVerb[S, J, OutcomeT, R], settings: S) -> FinishedRun[R, T
     began = time.perf_counter()
     verb.check(settings)
     with started(settings, verb.output_folder(settings)) as (folder, machine, display):
-        job = verb.set_up(as_started(settings, folder), machine, display)
+        job = _set_up(verb, as_started(settings, folder), folder, machine, display)
         provenance = origin(machine, job.model, task={"name": job.data.name, "content": job.data.key})
+        if job.reading:
+            provenance["model"]["source"] = job.reading.folder.name  # in the run, which may be moved
         resolve_config(job.settings, provenance, folder, machine, sources=("model", "task"))
         if machine.is_main:
             _write_findings(folder, job.leaks, job.rejected)
+        job = verb.choose_model(job, display)
         outcomes = verb.run_trials(job, folder, display)
         kept = max(largest(outcomes), key=lambda outcome: outcome.score)
         if job.trials is not None:
@@ -216,16 +250,35 @@ def plan_task(verb: TaskVerb[S, J, OutcomeT, R], settings: S) -> dict[str, Any]:
     verb.check(settings)
     with planning(settings, verb.output_folder(settings)) as (machine, display):
         job = verb.set_up(settings, machine, display)
+        reading = plan_reading(job.readable, settings, machine, display) if settings.reads_first else None
     setup = job.trials
     return {
         "command": job.command,
         "dry_run": True,
         **job.to_result(),
+        **({"read_first": reading} if reading else {}),
         "trials": len(trials_of(settings, len(job.rows["train"].lengths))),
         "steps": sum(setup.loop(trial).total_steps for trial in setup.trials) if setup else 0,
         "settings": job.settings.to_dict(),
         "output": str(verb.output_folder(settings)),
     }
+
+
+def _set_up(
+    verb: TaskVerb[S, J, OutcomeT, R], settings: S, folder: RunFolder, machine: Machine, display: ProgressDisplay
+) -> J:
+    """Set the run up; with --read-first, the model reads in between.
+
+    The run is set up twice, so that whatever is wrong with the task is found before the model has read for long.
+    """
+    if not settings.reads_first:
+        return verb.set_up(settings, machine, display)
+    task = verb.set_up(settings, machine, display).readable
+    free_models()
+    reading = read_first(task, settings, folder, machine, display)
+    with display.without_repeats():
+        job = verb.set_up(dataclasses.replace(settings, model=str(reading.folder)), machine, display)
+    return job.after(reading, settings.model)
 
 
 def _write(
@@ -269,8 +322,14 @@ def check_options(settings: TaskSettings) -> None:
     """Refuse options that do not go together, or that tasks do not support.
 
     Raises:
-        SettingsError: --sharding full; --adapter continue without adapters to train.
+        SettingsError: --sharding full; --adapter continue without adapters to train; --read-first-tokens without
+            --read-first.
     """
+    if settings.read_first_tokens and not settings.reads_first:
+        raise SettingsError(
+            f"--read-first-tokens {settings.read_first_tokens} has no effect: nothing is read first",
+            fix="add --read-first, or leave it out",
+        )
     if settings.adapter == "continue" and settings.method not in ("lora", "dora"):
         raise SettingsError(
             f"--adapter continue needs --method lora or dora, not {settings.method}",
@@ -326,7 +385,7 @@ def plan_trials(
 
     Args:
         objective: None for a probe, which has no training loop.
-        max_length: tokens that the model reads at once.
+        max_length: the maximum number of tokens that the model reads at once.
     """
     if objective is None:
         return dataclasses.replace(settings, **resolved(settings, machine, max_length, None)), None

@@ -11,8 +11,10 @@ from typing import Any
 from domain_ft.corpus.left_out import sentences as unread_sentences
 from domain_ft.corpus.tasks.leaks import KIND_WORDS
 from domain_ft.evaluation.bootstrap import FEWEST_UNITS
-from domain_ft.report.numbers import difference_span, points
+from domain_ft.report.numbers import bounds, difference_span, level, number, points, signed
+from domain_ft.verbs.shared.loss_words import digits_for
 from domain_ft.verbs.shared.task_facts import TaskSummary
+from domain_ft.wording import counted
 
 Difference = Mapping[str, Any]
 """A score's difference, as `evaluation.counts.counts_difference` gives it."""
@@ -68,6 +70,29 @@ def few_units(units: int, what: str) -> str:
     if units < FEWEST_UNITS:
         return f"There are only {units:,} independent {what}: too few for an interval, so no difference can be shown."
     return f"There are only {units:,} independent {what}: the intervals are rough."
+
+
+def reading(result: Mapping[str, Any]) -> list[str]:
+    """What the model read before the task, and what it gained, in a sentence or two; none if it read nothing."""
+    found = result.get("read_first")
+    if not found:
+        return []
+    difference, before, after = found["difference"], found["before"]["loss"], found["after"]["loss"]
+    unlabelled, left_out, digits = found["unlabelled_texts"], found["left_out"], digits_for(difference)
+    more = f", and from {counted(unlabelled, 'unlabelled text')}" if unlabelled else ""
+    interval = f"; {level(difference)} {bounds(difference['interval'], digits)}" if difference["interval"] else ""
+    sentence = (
+        f"Before the task, the model read {counted(found['tokens'], 'token')} from "
+        f"{counted(found['texts'] - unlabelled, 'text')} of the examples, without their labels{more}: its loss on "
+        f"{counted(difference['documents'], 'held-out text')} went from {number(before, digits)} to "
+        f"{number(after, digits)} ({signed(difference['loss'], digits)}{interval})."
+    )
+    if left_out:
+        sentence += (
+            f" {counted(left_out, 'unlabelled text was', 'unlabelled texts were')} left out, because test examples "
+            "have the same text."
+        )
+    return [sentence]
 
 
 def facts(task: TaskSummary) -> list[tuple[str, str]]:

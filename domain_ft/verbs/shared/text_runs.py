@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from domain_ft.corpus.packing import StepPlan
-from domain_ft.corpus.rows import DocumentRows
+from domain_ft.corpus.rows import CountedRows
 from domain_ft.evaluation.scores import Scores
 from domain_ft.models.base import BaseModel
-from domain_ft.objectives.base import LanguageModelObjective
+from domain_ft.objectives.base import LanguageModelObjective, Objective
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.training.checkpoints import TrainingState
 from domain_ft.training.loop import LoopSettings, count_steps
@@ -45,7 +45,7 @@ class TextJob:
     Attributes:
         settings: with every default resolved.
         machine: device, precision and processes.
-        base: the model, without LoRA.
+        base: the model; LoRA is added by `add_trainable`.
         objective: the training loss.
         train_rows: the rows of training tokens.
         held_out: by role, the text that is scored before and after; the first role is like the training text.
@@ -56,8 +56,8 @@ class TextJob:
     settings: AdaptSettings | InstructSettings
     machine: Machine
     base: BaseModel
-    objective: LanguageModelObjective
-    train_rows: DocumentRows
+    objective: Objective
+    train_rows: CountedRows
     held_out: Mapping[str, HeldOut]
     loop: LoopSettings
     micro_batches: MicroBatchPlan
@@ -65,7 +65,7 @@ class TextJob:
     @property
     def plan(self) -> StepPlan:
         """Assigns rows to steps."""
-        return StepPlan(self.train_rows.lengths, self.settings.tokens_per_step, self.settings.seed)
+        return StepPlan(self.train_rows.lengths, step_tokens(self.settings), self.settings.seed)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -89,8 +89,7 @@ class TextJob:
 
     def objective_of(self, role: str) -> LanguageModelObjective:
         """The loss on the held-out text of a role."""
-        del role
-        return self.objective
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -112,12 +111,18 @@ class Measured(Generic[Samples]):
     state: TrainingState
 
 
+def step_tokens(settings: AdaptSettings | InstructSettings) -> int:
+    """--tokens-per-step, which `adapt` resolves first."""
+    assert settings.tokens_per_step is not None
+    return settings.tokens_per_step
+
+
 def plan_loop(
     settings: AdaptSettings | InstructSettings,
     machine: Machine,
     base: BaseModel,
-    objective: LanguageModelObjective,
-    rows: DocumentRows,
+    objective: Objective,
+    rows: CountedRows,
     display: ProgressDisplay,
     *,
     max_tokens: int | None,
@@ -127,10 +132,10 @@ def plan_loop(
     """Choose the micro-batch size, and compute the number of steps from `max_tokens`, --max-steps or `epochs`."""
     with trainable_for_now(base.model, settings, machine.kernels):
         micro_batches = choose_micro_batches(
-            base, objective, rows, settings, machine, display, step_tokens=settings.tokens_per_step
+            base, objective, rows, settings, machine, display, step_tokens=step_tokens(settings)
         )
     total_steps = count_steps(
-        StepPlan(rows.lengths, settings.tokens_per_step, settings.seed),
+        StepPlan(rows.lengths, step_tokens(settings), settings.seed),
         rows.tokens,
         max_tokens=max_tokens,
         max_steps=settings.max_steps,
@@ -234,7 +239,11 @@ def train_with_curve(job: TextJob, folder: RunFolder, display: ProgressDisplay) 
 
     def point() -> dict[str, Any]:
         scores = score_held_out(
-            job.base, job.objective, curve, job.machine, tokens_per_micro_batch=job.loop.tokens_per_micro_batch
+            job.base,
+            job.objective_of(held_out.role),
+            curve,
+            job.machine,
+            tokens_per_micro_batch=job.loop.tokens_per_micro_batch,
         )
         return {held_out.role: scores.summary()}
 

@@ -19,7 +19,7 @@ from domain_ft.models.modes import without_base_dropout
 from domain_ft.objectives.base import Objective, TrainedModel
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.training.checkpoints import TrainingState
-from domain_ft.training.loop import LoopSettings, train
+from domain_ft.training.loop import LoopSettings, Steps, train
 from domain_ft.training.memory import (
     MicroBatchLimits,
     MicroBatchMemory,
@@ -50,7 +50,13 @@ def alpha_of(settings: TrainSettings) -> float:
 
 
 def make_trainable(
-    model: PreTrainedModel, settings: TrainSettings, kernels: str, *, seed: int, heads: Sequence[str] = ()
+    model: PreTrainedModel,
+    settings: TrainSettings,
+    kernels: str,
+    *,
+    seed: int,
+    heads: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> None:
     """Add LoRA to `model`, or with --method full let every weight train.
 
@@ -58,15 +64,21 @@ def make_trainable(
         kernels: the backend of the LoRA op.
         seed: seeds the adapters' initial values.
         heads: new modules that are trained in full, besides the adapters.
+        without: modules that get no adapters, since the loss does not depend on them.
     """
     if settings.method == "full":
         model.requires_grad_(True)
         return
+    targets: str | tuple[str, ...] = settings.targets
+    if without:
+        targets = tuple(
+            path for path in targeting.resolve_targets(model, targets) if not targeting.inside(path, without)
+        )
     config = LoraConfig(
         rank=settings.rank,
         alpha=alpha_of(settings),
         dropout=settings.dropout,
-        targets=settings.targets,
+        targets=targets,
         use_rslora=settings.rslora,
         use_dora=settings.method == "dora",
         train_modules=(*settings.train_modules, *heads),
@@ -89,12 +101,16 @@ def refuse_unusable_rank(model: PreTrainedModel, settings: TrainSettings) -> Non
 
 @contextlib.contextmanager
 def trainable_for_now(
-    model: PreTrainedModel, settings: TrainSettings, kernels: str, heads: Sequence[str] = ()
+    model: PreTrainedModel,
+    settings: TrainSettings,
+    kernels: str,
+    heads: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> Iterator[None]:
-    """Make the model trainable inside the block, and restore it afterwards."""
+    """Make the model trainable inside the block, as `make_trainable` does, and restore it afterwards."""
     parameters = list(model.parameters())
     original = [parameter.requires_grad for parameter in parameters]
-    make_trainable(model, settings, kernels, seed=settings.seed, heads=heads)
+    make_trainable(model, settings, kernels, seed=settings.seed, heads=heads, without=without)
     try:
         yield
     finally:
@@ -150,7 +166,7 @@ def choose_micro_batches(
 
 def micro_batch_limits(base: TrainedModel, rows: Rows, machine: Machine, *, step_tokens: int) -> MicroBatchLimits:
     """The limits on a micro-batch: step size, longest sequence and free memory. The model must already be trainable."""
-    # The processes of a machine share its memory on a CPU; with GPUs each has its own.
+    # On a CPU, the processes of a machine share its memory; on GPUs, each process has its own memory.
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if machine.device.type == "cpu" else 1
     return MicroBatchLimits(
         step_tokens=-(-step_tokens // machine.processes),
@@ -191,7 +207,13 @@ def micro_batch_memory(
 
 
 def loop_settings(
-    settings: TrainSettings, micro_batches: MicroBatchPlan, *, total_steps: int, evaluate_every: int, **others: Any
+    settings: TrainSettings,
+    micro_batches: MicroBatchPlan,
+    *,
+    total_steps: int,
+    evaluate_every: int,
+    learning_rate: float,
+    **others: Any,
 ) -> LoopSettings:
     """The training loop's settings from those of a verb; `others` override them."""
     values = {
@@ -199,7 +221,7 @@ def loop_settings(
         "tokens_per_step": settings.tokens_per_step,
         "tokens_per_micro_batch": micro_batches.tokens_per_micro_batch,
         "activation_checkpointing": micro_batches.activation_checkpointing,
-        "learning_rate": settings.learning_rate or LEARNING_RATES[settings.method],
+        "learning_rate": learning_rate,
         "schedule": settings.schedule,
         "warmup": settings.warmup,
         "weight_decay": settings.weight_decay,
@@ -239,13 +261,16 @@ def train_into(
     resume: bool,
     evaluate: Callable[[], Mapping[str, Any]],
     score: Callable[[Mapping[str, Any]], Sequence[float]] | None = None,
+    steps: Steps | None = None,
 ) -> TrainingState:
     """Train `base`, with metrics and checkpoints in `folder`. The model is in eval mode afterwards.
 
     Args:
         resume: continue from the newest checkpoint in `folder`.
         evaluate: evaluates the model during training.
-        score: computes the score of an evaluation; the model with the highest is kept. Without it, the last one is.
+        score: computes the score of an evaluation; the model with the highest score is kept. If None, the final model
+            is kept.
+        steps: where the rows of each step come from; by default all rows in random order.
     """
 
     def log(line: Mapping[str, Any]) -> None:
@@ -272,6 +297,7 @@ def train_into(
         on_resume=drop_later_lines,
         evaluate=evaluate,
         score=score,
+        steps=steps,
     )
     base.model.eval()
     return state

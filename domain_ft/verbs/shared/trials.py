@@ -8,8 +8,9 @@ one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from domain_ft.corpus.rows import Rows
-from domain_ft.corpus.tasks.sampling import balanced, subset
+from domain_ft.corpus.tasks.sampling import BalancedSteps, balanced, subset
 from domain_ft.errors import SettingsError
 from domain_ft.models.lora import has_lora, lora_of
 from domain_ft.models.task_model import TaskModel, reset_head
@@ -47,14 +48,20 @@ TaskSettings: TypeAlias = ClassifySettings | TagSettings
 
 BATCH_SIZE = 16
 
+CONTRASTIVE_BATCH_SIZE = 32
+"""The default for --method contrastive, which compares each example with the others in its step."""
+
 EPOCHS = 5.0
 
 FEWEST_STEPS = 200
 """The default budget is `EPOCHS`, but at least this many steps: small data sets need many more epochs than large ones
 (Mosbach et al. 2021, "On the Stability of Fine-tuning BERT")."""
 
-LEARNING_RATES = {"lora": 1e-3, "dora": 1e-3, "full": 1e-4}
-"""With adapters lower than for `adapt`: at 2e-3, short runs sometimes collapse to the majority class."""
+FEWEST_CONTRASTIVE_STEPS = 100
+"""The same minimum for --method contrastive, whose steps have twice as many examples."""
+
+LEARNING_RATES = {"lora": 1e-3, "dora": 1e-3, "full": 1e-4, "contrastive": 1e-3}
+"""With adapters, the rate is lower than in `adapt`: at 2e-3, short runs sometimes collapse to the majority class."""
 
 POINTS_PER_RUN = 10
 """By default a trial is evaluated once an epoch, but at most this many times."""
@@ -73,7 +80,7 @@ class TaskRows(Rows, Protocol):
 
 @dataclass(frozen=True)
 class Trial:
-    """One training.
+    """One training run, with its training size and seed.
 
     Attributes:
         size: number of training examples; None for all.
@@ -105,14 +112,14 @@ def trials_of(settings: TaskSettings, examples: int) -> list[Trial]:
         examples: the number of training examples.
 
     Raises:
-        SettingsError: --train-sizes holds something that is neither a number from 2 nor `all`.
+        SettingsError: a part of --train-sizes is neither a whole number of at least 2 nor `all`.
     """
     train_sizes = settings.train_sizes or "all"
     sizes = set()
     for word in train_sizes.replace(" ", "").split(","):
         if word != "all" and (not word.isdigit() or int(word) < 2):
             raise SettingsError(
-                f"--train-sizes {train_sizes}: {word!r} is neither a number of examples nor 'all'",
+                f"--train-sizes {train_sizes}: {word!r} is neither a number of examples (2 or more) nor 'all'",
                 fix="for example --train-sizes 50,200,1000,all",
             )
         sizes.add(examples if word == "all" else min(int(word), examples))
@@ -143,6 +150,11 @@ class TrialSetup:
     start: Mapping[str, Tensor] = field(repr=False)
 
     @property
+    def contrastive(self) -> bool:
+        """Whether the steps train vectors on pairs of examples, and the model's own head is not used."""
+        return self.settings.method == "contrastive"
+
+    @property
     def trials(self) -> list[Trial]:
         """All trials, in the order in which they run."""
         return trials_of(self.settings, len(self.train_rows.lengths))
@@ -152,14 +164,20 @@ class TrialSetup:
         return run if len(self.trials) == 1 else RunFolder(run.path / "trials" / trial.name)
 
     def rows(self, trial: Trial) -> TaskRows:
-        """The rows that a trial trains on."""
+        """The rows that a trial trains on. Contrastive training repeats no rows: its steps are balanced instead."""
         rows = self.train_rows
-        return rows.take(trial.indices(rows.targets, self.settings.balance))
+        return rows.take(trial.indices(rows.targets, "none" if self.contrastive else self.settings.balance))
+
+    def steps(self, trial: Trial) -> BalancedSteps | None:
+        """The source of the rows of each step; None for all rows in random order."""
+        if not self.contrastive:
+            return None
+        return BalancedSteps(self.rows(trial).targets, batch_size(self.settings) or 0, trial.seed)
 
     def loop(self, trial: Trial) -> LoopSettings:
         """A trial's loop settings: its budget, and how often it is evaluated."""
         settings, lengths = self.settings, self.rows(trial).lengths
-        others = {
+        others: dict[str, Any] = {
             "learning_rate": settings.learning_rate or LEARNING_RATES[settings.method],
             "rows_per_step": batch_size(settings),
             "patience": settings.patience,
@@ -174,7 +192,7 @@ class TrialSetup:
         elif settings.epochs is not None:
             steps = math.ceil(settings.epochs * per_epoch)
         else:
-            steps = max(math.ceil(EPOCHS * per_epoch), FEWEST_STEPS)
+            steps = max(math.ceil(EPOCHS * per_epoch), FEWEST_CONTRASTIVE_STEPS if self.contrastive else FEWEST_STEPS)
         every = settings.evaluate_every or max(1, min(per_epoch, steps), -(-steps // POINTS_PER_RUN))
         return dataclasses.replace(draft, total_steps=max(1, steps), evaluate_every=every)
 
@@ -201,6 +219,7 @@ def set_up_trials(
     examples = batch_size(settings)
     step_tokens = math.ceil(examples * float(lengths.mean())) if examples else settings.tokens_per_step
     assert step_tokens is not None  # batch_size has a default if tokens_per_step is None
+    parts = _parts(settings, model)
 
     def micro_batches() -> MicroBatchPlan:
         return choose_micro_batches(model, objective, train_rows, settings, machine, display, step_tokens=step_tokens)
@@ -208,7 +227,7 @@ def set_up_trials(
     if has_lora(model.model):  # --adapter continue
         plan, changed = micro_batches(), None
     else:
-        with trainable_for_now(model.model, settings, machine.kernels, model.new_modules):
+        with trainable_for_now(model.model, settings, machine.kernels, **parts):
             plan = micro_batches()
             everything = settings.method == "full"
             changed = ("",) if everything else tuple(f"{path}." for path in lora_of(model.model).trained_modules)
@@ -222,11 +241,12 @@ def set_up_trials(
 
 def batch_size(settings: TaskSettings) -> int | None:
     """Examples in a step; None if steps are measured in tokens."""
-    return settings.batch_size or (None if settings.tokens_per_step else BATCH_SIZE)
+    default = CONTRASTIVE_BATCH_SIZE if settings.method == "contrastive" else BATCH_SIZE
+    return settings.batch_size or (None if settings.tokens_per_step else default)
 
 
 def reset_model(setup: TrialSetup, seed: int) -> None:
-    """Restore the initial weights, and make a new head from `seed`, and a new adapter unless one is trained further."""
+    """Restore the initial weights, make a new head from `seed`, and add a new adapter unless one is trained further."""
     model = setup.model.model
     continued = any(".lora_A" in name for name in setup.start)
     if has_lora(model) and not continued:
@@ -237,11 +257,18 @@ def reset_model(setup: TrialSetup, seed: int) -> None:
             parameters[name].copy_(value)
     reset_head(setup.model, seed, class_shares(setup))
     if not continued:
-        make_trainable(model, setup.settings, setup.machine.kernels, seed=seed, heads=setup.model.new_modules)
+        make_trainable(model, setup.settings, setup.machine.kernels, seed=seed, **_parts(setup.settings, setup.model))
+
+
+def _parts(settings: TaskSettings, model: TaskModel) -> dict[str, Sequence[str]]:
+    """The modules that train in full (`heads`), and those that get no adapters (`without`), for `make_trainable`."""
+    if settings.method == "contrastive":
+        return {"heads": (), "without": model.beside_features}
+    return {"heads": model.new_modules, "without": ()}
 
 
 def class_shares(setup: TrialSetup) -> npt.NDArray[np.float64] | None:
-    """(L,) the smoothed share of training examples in each class, within (0, 1); None unless multi-label."""
+    """(classes,) the smoothed share of training examples in each class, within (0, 1); None unless multi-label."""
     if setup.model.kind != "sequence" or not setup.model.labels.multi_label:
         return None
     targets = setup.train_rows.targets
@@ -250,13 +277,14 @@ def class_shares(setup: TrialSetup) -> npt.NDArray[np.float64] | None:
 
 
 def train_trials(
-    setup: TrialSetup, folder: RunFolder, display: ProgressDisplay, evaluate: Callable[[], Mapping[str, Any]]
+    setup: TrialSetup, folder: RunFolder, display: ProgressDisplay, evaluate: Callable[[Trial], Mapping[str, Any]]
 ) -> Iterator[tuple[Trial, TrainingState]]:
     """Train every trial. When a trial is yielded, the model holds its best weights on the validation examples.
 
     Args:
-        folder: the run's.
-        evaluate: evaluates the model on the validation examples; the best model is chosen by the `score` it returns.
+        folder: the run folder.
+        evaluate: evaluates a trial's model on the validation examples; the best weights are chosen by the `score` in
+            its result.
     """
     trials = setup.trials
     for number, trial in enumerate(trials, 1):
@@ -276,14 +304,15 @@ def train_trials(
                 setup.machine,
                 display,
                 resume=setup.settings.resume,
-                evaluate=evaluate,
+                evaluate=functools.partial(evaluate, trial),
                 score=lambda point: point["score"],
+                steps=setup.steps(trial),
             )
         yield trial, state
 
 
 def restore(setup: TrialSetup, trial: Trial, folder: RunFolder) -> None:
-    """Load the best weights of a finished trial; `folder` is the run's."""
+    """Load the best weights of a finished trial; `folder` is the run folder."""
     reset_model(setup, trial.seed)
     trained = {name: p for name, p in setup.model.model.named_parameters() if p.requires_grad}
     load_best(setup.folder(trial, folder).checkpoints, trained)

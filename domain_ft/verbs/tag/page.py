@@ -28,8 +28,8 @@ def render_page(report: TagReport) -> str:
 
 def _figures(report: TagReport) -> list[tuple[str, str]]:
     bars = (
-        f"Types, each with its {numbers.level(report.test)}, and in brackets its number of test entities; grey if "
-        f"fewer than {task_words.FEW}."
+        f"F1 of each type, with its {numbers.level(report.test)}; the number of test entities is in brackets. Grey "
+        f"types have fewer than {task_words.FEW}."
     )
     figures = [(bars, task_plots.class_bars(report))]
     if report.result["learning_curve"]:

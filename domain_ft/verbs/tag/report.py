@@ -18,7 +18,7 @@ _SHOWN = 600  # characters of a text that a report shows
 
 @dataclass(frozen=True)
 class Segment:
-    """Part of a text: an entity, right or wrong, if it has a label; otherwise text between entities."""
+    """Part of a text: if it has a label, an entity, which is right or wrong; otherwise the text between entities."""
 
     text: str
     label: str = ""
@@ -80,7 +80,7 @@ class TagReport:
 
 
 def worst_texts(texts: Sequence[TaggedText], predicted: Sequence[Sequence[Span]]) -> list[dict[str, Any]]:
-    """The texts with the most wrong and missed entities, as `Segment`s; of long ones, the part around the first."""
+    """The texts with the most wrong and missed entities, as `Segment`s; long texts are shortened as in `marked`."""
     wrong = [set(text.spans) ^ set(spans) for text, spans in zip(texts, predicted, strict=True)]
     order = sorted(range(len(texts)), key=lambda index: -len(wrong[index]))[:WORST]
     return [
@@ -95,7 +95,7 @@ def worst_texts(texts: Sequence[TaggedText], predicted: Sequence[Sequence[Span]]
 
 
 def marked(text: str, spans: Iterable[Span], wrong: set[Span]) -> list[Segment]:
-    """`text` divided at its spans; of a long text, the part around the first span in `wrong`."""
+    """`text` divided at its spans. A long text is shortened to the part around the first span in `wrong`."""
     first = min(wrong).start
     start = 0 if len(text) <= _SHOWN else max(0, min(first - _SHOWN // 3, len(text) - _SHOWN))
     end = min(len(text), start + _SHOWN)

@@ -33,6 +33,7 @@ from domain_ft.report.run_folder import RunFolder
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.shared import runs
 from domain_ft.verbs.shared.machine import Machine
+from domain_ft.verbs.shared.read_first import ReadableTask
 from domain_ft.verbs.shared.task_runs import (
     Outcome,
     TaskJob,
@@ -50,7 +51,7 @@ from domain_ft.verbs.shared.task_runs import (
     run_task,
     warn_of_leaks,
 )
-from domain_ft.verbs.shared.trials import TrialSetup, train_trials
+from domain_ft.verbs.shared.trials import Trial, TrialSetup, train_trials
 from domain_ft.verbs.tag.report import TagReport
 from domain_ft.verbs.tag.settings import TagSettings
 from domain_ft.verbs.tag.terminal import print_tag
@@ -72,8 +73,13 @@ class TagJob(TaskJob):
     trials: TrialSetup
 
     @property
+    def readable(self) -> ReadableTask:
+        """The texts, and the field that they are read from if the user named it."""
+        return ReadableTask(as_task(self.data).splits, [self.settings.text_field] if self.settings.text_field else [])
+
+    @property
     def task_facts(self) -> dict[str, Any]:
-        """The types, the tagging scheme, and how many entities were dropped for overlapping a longer one, or joined."""
+        """The types, the scheme, and how many entities were dropped as overlapping, or joined from several parts."""
         texts = [text for split in self.data.splits.values() for text in split]
         return {
             "labels": list(self.data.types),
@@ -97,10 +103,10 @@ class TagOutcome(Outcome):
 
 
 def tag(settings: TagSettings) -> TagRun:
-    """Fine-tune on a tagging task and measure it; everything is in the run folder when this returns.
+    """Fine-tune a model on a tagging task and measure it; everything is in the run folder when this returns.
 
     Raises:
-        UserError: an error that the user can fix; nothing is lost.
+        UserError: an error that the user can fix.
         Interrupted: ctrl-C or SIGTERM. A checkpoint is written; `resume=True` continues from it.
     """
     return run_task(_VERB, settings)
@@ -180,7 +186,7 @@ def log_notes(
 def _run_trials(job: TagJob, folder: RunFolder, display: ProgressDisplay) -> list[TagOutcome]:
     """Train every trial, and test each once, after its best checkpoint has been chosen on the validation texts."""
 
-    def evaluate() -> dict[str, Any]:
+    def evaluate(trial: Trial) -> dict[str, Any]:  # noqa: ARG001 (the model is the trial's)
         counts, _, loss = _find_entities(job, "validation")
         scores = counts.point_scores()
         return {**scores, "loss": loss, "score": [scores["macro_f1"], -loss]}
@@ -197,7 +203,7 @@ def _run_trials(job: TagJob, folder: RunFolder, display: ProgressDisplay) -> lis
 def _find_entities(
     job: TagJob, split: str, display: ProgressDisplay | None = None
 ) -> tuple[EntityCounts, list[tuple[Span, ...]], float]:
-    """Predict the entities of a split: their counts, their spans by text, and the mean loss per word."""
+    """Predict the entities of a split. Returns their counts, their spans by text, and the mean loss per word."""
     rows = job.rows[split]
     with job.machine.accelerator.autocast():
         classes, _, loss = predict_tags(
@@ -290,4 +296,4 @@ def _render(report: TagReport) -> tuple[str, str]:
     return page.render_card(report), page.render_page(report)
 
 
-_VERB = TaskVerb(check_options, output_folder, set_up, _run_trials, _report, _save, _render)
+_VERB = TaskVerb(check_options, output_folder, set_up, lambda job, _: job, _run_trials, _report, _save, _render)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from domain_ft.report.numbers import level, listed, points, span
 from domain_ft.verbs.shared import loading_code as code
-from domain_ft.verbs.shared.task_words import FEW, few_units, verdict
+from domain_ft.verbs.shared.task_words import FEW, few_units, reading, verdict
 from domain_ft.verbs.tag.report import TagReport
 from domain_ft.wording import counted
 
@@ -33,11 +33,11 @@ def findings(report: TagReport) -> list[str]:
     test, metric = report.test, score_of(report)
     sources = "" if test["units"] == test["examples"] else f" from {counted(test['units'], 'document')}"
     sentences = [
-        "An entity is right if its beginning, its end and its type are right. "
+        "A predicted entity is right if its beginning, its end and its type are right. "
         f"The {level(test)} of {named(report)} is {span(test['interval'][metric])}, "
         f"over {counted(test['entities'], 'entity', 'entities')} in {counted(test['examples'], 'test text')}{sources}. "
-        f"{points(test['precision'])}% of the entities that it predicts are right (precision), and it finds "
-        f"{points(test['recall'])}% of the true ones (recall)."
+        f"{points(test['precision'])}% of the predicted entities are right (precision), and the model finds "
+        f"{points(test['recall'])}% of the true entities (recall)."
     ]
     gazetteer = (report.result.get("baselines") or {}).get("gazetteer")
     if gazetteer:
@@ -47,6 +47,7 @@ def findings(report: TagReport) -> list[str]:
             f"Looking up the {gazetteer['entries']:,} entities of the training texts reaches "
             f"{points(gazetteer[metric])}; {subject} {verdict(difference, metric)}."
         )
+    sentences += reading(report.result)
     seeds = report.result["seeds"]
     if seeds["n"] > 1:
         sentences.append(
@@ -66,13 +67,15 @@ def doubts(report: TagReport) -> list[str]:
         sentences.append(few_units(test["units"], "test texts"))
     few = [name for name, scores in types.items() if 0 < scores["support"] < FEW]
     if few:
-        sentences.append(f"Too few in the test texts (fewer than {FEW}) for a reliable score: {listed(few)}.")
+        sentences.append(f"Types with too few test entities (fewer than {FEW}) for a reliable score: {listed(few)}.")
     absent = [name for name in report.task.labels if name not in types or not types[name]["support"]]
     if absent:
-        sentences.append(f"Not in the test texts, so not measured: {listed(absent)}.")
+        sentences.append(f"Types that are not in the test texts, and so not measured: {listed(absent)}.")
     unseen = [name for name, scores in types.items() if scores["support"] and name not in report.task.labels]
     if unseen:
-        sentences.append(f"In the test texts but not in the training texts, so always missed: {listed(unseen)}.")
+        sentences.append(
+            f"Types that are in the test texts but not in the training texts, and so always missed: {listed(unseen)}."
+        )
     inexact = report.result["inexact_entities"]
     if inexact:
         sentences.append(
@@ -85,7 +88,7 @@ def doubts(report: TagReport) -> list[str]:
 def limits(report: TagReport) -> list[str]:
     """What the run does not show."""
     return [
-        f"The scores hold for texts like those of {report.task.name}. Expect lower ones on texts from another source "
+        f"The scores hold for texts like those of {report.task.name}. Expect lower scores on texts from another source "
         "or time.",
         "The model knows only these types. It does not find entities that overlap, such as nested ones.",
         "The score of an entity is the mean probability of its words' tags. It is not calibrated.",

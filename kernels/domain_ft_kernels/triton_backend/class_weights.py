@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def wide_weights(class_weight: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """Class weights (V,) in float32, and their mean (1,); None for None."""
+    """Class weights (V,) in float32, and their mean (1,); both None without class weights."""
     if class_weight is None:
         return None, None
     weights = class_weight.to(torch.float32).contiguous()
@@ -22,7 +22,7 @@ def wide_weights(class_weight: Tensor | None) -> tuple[Tensor | None, Tensor | N
 
 @triton.jit
 def row_weight(label, known, class_weight_ptr):
-    """w_t of each row's label (rows,), 0 where it is not `known` to be a class; 1 without weights.
+    """The weight w_t of each row's label, (rows,): 0 where the label is not a class (`known`), 1 without class weights.
 
     class_weight_ptr: (classes,), float32, or None.
     """

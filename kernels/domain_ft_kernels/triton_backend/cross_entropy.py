@@ -263,7 +263,7 @@ CONFIGS = (
 """Each thread has one to four vectors: enough loads in flight to hide memory latency, with registers to spare."""
 
 WEIGHTED_CONFIGS = (replace(CONFIGS[0], targets=CHIPS[1:]), *CONFIGS[1:])
-"""With class weights: on sm_80 the first would spill registers."""
+"""With class weights: on sm_80 the first of CONFIGS would spill registers."""
 
 
 def forward(

@@ -58,7 +58,7 @@ class Launch:
         arguments: its tensors and numbers, in the order of its parameters.
         constants: its constexpr parameters by name, the config's blocks among them.
         config: the chosen config.
-        configs: all that it was chosen from.
+        configs: all configs that it was chosen from.
     """
 
     kernel: Any
@@ -110,8 +110,9 @@ def processors(device: torch.device) -> int:
 def dot_precision(dtype: torch.dtype, device: torch.device) -> str:
     """tl.dot's `input_precision` for operands of `dtype`: how float32 is multiplied on tensor cores.
 
-    AMD's multiply float32 itself. On others, three TF32 products are within a few roundings of a float32 product. One
-    TF32 product is used if torch.set_float32_matmul_precision allows it. For two-byte types there is no choice.
+    AMD's tensor cores multiply float32 directly. On others, three TF32 products are within a few roundings of a float32
+    product. A single TF32 product is used if torch.set_float32_matmul_precision allows it. Two-byte types have no
+    choice.
     """
     target = target_of(device)
     if dtype.itemsize == 2 or target == INTERPRETER:
@@ -157,8 +158,8 @@ def launch(
         configs: what to choose from, the best guess first.
         dtype: of the matrix operands; the choice of config depends on it.
         shape: sizes that the best config depends on, such as (N, K): tuned once for each, rounded up to powers of two.
-        repeatable: whether a second run gives the same result, so that configs may be timed. A kernel that overwrites
-            its input uses the best guess.
+        repeatable: whether a second run gives the same result, so that configs may be timed. False for a kernel that
+            overwrites its input.
         constants: the kernel's other constexpr parameters.
     """
     recorder = _recorder.get()

@@ -18,9 +18,9 @@ written by one program and each sum has a fixed order, so two runs are bit-ident
 
 Numerics. Products are accumulated in float32, and so are all sums, dx, dW and db, for any operand type. With two-byte
 operands, the stash has two bytes per logit. A logit of 10 in bfloat16 is off by up to 0.03, which is 3 % of its
-probability. So the stash holds the distance to the panel's maximum in float16: its relative error is at most 2^-11,
-hence small near 0, where probabilities are large, and values below its range have probability 0. The same bytes then
-hold G in the operands' type.
+probability. So the stash holds the distance to the panel's maximum in float16. Its relative error is at most 2^-11, so
+its error is small near 0, where probabilities are large; distances beyond float16's range have probability 0. The same
+bytes then hold G in the operands' type.
 Probabilities are exp(z - panel_max) · exp(panel_max - row_max) / S: no large numbers cancel.
 """
 
@@ -130,7 +130,7 @@ def _logits(
     for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0)):
         tile_m, tile_n = tile_of(tile, tiles_m, tiles_n, GROUP_M)
         place = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
-        slot = first + tl.minimum(place, mine - 1)  # repeats the last row, or class: no mask
+        slot = first + tl.minimum(place, mine - 1)  # beyond the end, repeats the last row or class: no mask
         class_ = tl.minimum(tile_n * PANEL * PANELS + tl.arange(0, PANEL * PANELS), classes - 1)
         k = tl.arange(0, BLOCK_K)
         x_tile = x_ptr + tl.load(rows_ptr + slot).to(tl.int64)[:, None] * x_stride + k[None, :]
@@ -300,8 +300,8 @@ def _gradient(
         lse_grad_ptr: (n,), float32, the gradient of each row's log-sum-exp, or None; only beside grad_ptr.
         class_weight_ptr: (classes,), float32, or None; mean_weight_ptr: (1,), their mean, or None.
         bias_gradient_ptr: (classes,), float32, written or added to: db; or None.
-        largest_ptr: (squares of rows, panels), float32, written: the largest |∂loss/∂u| of a square, before grad; or
-            None.
+        largest_ptr: (squares of rows, panels), float32, written: the largest |∂loss/∂u| of a square, not multiplied by
+            grad; or None.
     """
     mine = _rows_of(count_ptr, first, chunk)
     column = tl.program_id(0) * PANEL + tl.arange(0, PANEL)
@@ -582,7 +582,7 @@ _LOGITS = [
     Config({"BLOCK_M": 32, "PANELS": 2, "BLOCK_K": 32, "GROUP_M": 2}, targets=TESTS),
 ]
 _WEIGHTED_LOGITS = [replace(_LOGITS[0], targets=("sm_80",)), *_LOGITS[1:]]
-"""With label smoothing and class weights: on sm_90 the first would spill registers."""
+"""With label smoothing and class weights: on sm_90 the first of _LOGITS would spill registers."""
 
 _GRAD_HIDDEN = [
     Config({"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "GROUP_M": 8}, 8, 3, ("sm_80", "sm_90"), (2,)),
@@ -675,8 +675,8 @@ class _Head:
         return self.make_empty(*stash_shape(self.chunk, self.classes), dtype=stash_dtype(self.compute))
 
     def make_logits(self, first: int, stash: Tensor | None) -> None:
-        """A chunk's panel sums, and its stash if one is given."""
-        most = 2 * processors(self.device)  # if two fit, one multiplies while the other exponentiates
+        """A chunk's sums by panel, and its stash if one is given."""
+        most = 2 * processors(self.device)  # of two programs on a processor, one multiplies while one exponentiates
         self._launch(
             _logits,
             lambda blocks: (min(most, cdiv(self.chunk, blocks["BLOCK_M"]) * cdiv(self.panels, blocks["PANELS"])),),
@@ -737,7 +737,7 @@ class _Head:
             PANEL=PANEL,
             PRECISION=dot_precision(self.compute, self.device),
         )
-        elements = min(self.chunk * self.size, len(slices) // 2)  # two slices or more share the buffer
+        elements = min(self.chunk * self.size, len(slices) // 2)  # of two or more slices, each has at most half of it
         self._launch(
             _add_slices,
             lambda blocks: (cdiv(elements, blocks["BLOCK"]),),
@@ -787,7 +787,7 @@ class _Gradients:
 def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Losses and log-sum-exps (if `with_lse`) by row, maxima and sums by slot, and (if `keep`) stash and panel maxima.
 
-    Implements the op linear_cross_entropy_triton, whose schema has the arguments. `keep` is for a single chunk.
+    Implements the op linear_cross_entropy_triton, whose schema has the arguments. `keep` needs all rows in one chunk.
     """
     *operands, with_lse, keep = arguments
     head = _Head(*operands)

@@ -12,11 +12,11 @@
 and A as they are loaded, and into the sums dA and dB: in float16 a large s could take t or dt beyond 65,504. t and dt
 hold the layers side by side, each layer's R columns padded with zeros to a multiple of 16, a tensor core's minimum.
 
-Without dropout, `_linear` computes t itself, in the loop that multiplies x by W; the tiles of a layer's first column
-store it. `_linear_dx` does so with dt, dropout or not. Above FUSED_RANK (or, for dt, with too many layers) that would
-take too many registers, so `_down` runs first, as it does for dt if dx is not required. Sums are float32; A and B
-are rounded to the type of x as they are loaded. Each element of an output is written by one program, so two runs are
-bit-identical.
+Without dropout, `_linear` computes t itself, in the loop that multiplies x by W; each layer's first column of tiles
+stores it. `_linear_dx` does so with dt, dropout or not. Above FUSED_RANK (or, for dt, with too many layers) that would
+take too many registers, so `_down` computes t or dt first. It also computes dt if dx is not required. Sums are float32;
+A and B are rounded to the type of x as they are loaded. Each element of an output is written by one program, so two
+runs are bit-identical.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ FUSED_RANK = {2: 64, 4: 32}
 """The largest rank for which t or dt is computed in the main loop, by bytes per element; registers limit it."""
 
 FUSED_LAYERS = 2
-"""The number of layers of such a rank whose t or dt fits a tile's registers; more if the ranks are smaller."""
+"""The number of layers of rank FUSED_RANK whose t or dt fits a tile's registers; more layers if ranks are smaller."""
 
 PROGRAMS = 96
-"""Tiles times chunks of rows in `_outer`: enough to saturate a chip's memory. More chunks need more partial sums."""
+"""Tiles times chunks of rows that `_outer` aims at, to saturate a chip's memory. More chunks need more partial sums."""
 
 CHUNK_ROWS = 512
-"""A new chunk begins after about this many rows, or more."""
+"""Chunks have about this many rows, or more."""
 
 LARGEST_BLOCK = 128
-"""Rows or columns of the largest tiles."""
+"""A multiple of every BLOCK_K, and of every BLOCK_M of `_outer`."""
 
 # The kernels. A tuple has one entry for each layer.
 
@@ -263,7 +263,7 @@ def _down(
 ):  # fmt: skip
     """t = s₁ (x ∘ M) Aᵀ, or dt = s₁ g B, for a block of rows.
 
-    A program computes BLOCK_R columns for every layer, so that x is read once up to that rank.
+    A program computes BLOCK_R columns for every layer, so x is read only once if no rank is larger.
 
     Pointers:
         left_ptr: x or g, (m, k), rows left_stride elements apart.
@@ -375,7 +375,7 @@ def _add_up(partial_ptrs, output_ptrs, sizes, chunks, chunk_strides, scales, BLO
     tl.store(output + places, total.to(output.dtype.element_ty), mask=inside)
 
 
-# Tile sizes, the best guess first. The last of sm_80 also fit the 99 KiB of shared memory of consumer GPUs.
+# Tile sizes, the best guess first. The last ones for sm_80 also fit the 99 KiB of shared memory of consumer GPUs.
 
 _NVIDIA = ("sm_80", "sm_90", "sm_100")
 _HOPPER = ("sm_90", "sm_100")
@@ -502,7 +502,7 @@ class _Group:
 
     @property
     def makes_d_down(self) -> bool:
-        """Whether the loop for dx computes dt: a tile of dx then holds that of all layers."""
+        """Whether the loop for dx computes dt: a tile of dx then holds the dt of all layers."""
         return max(self.ranks) <= self.rank_block and len(self.ranks) * self.rank_block <= self.fused_columns
 
     @property
@@ -523,7 +523,7 @@ class _Group:
         )
 
     def strides(self, dimension: int) -> tuple[int, ...]:
-        """The weights' strides."""
+        """The stride of each weight in a dimension."""
         return tuple(weight.stride(dimension) for weight in self.weights)
 
 
@@ -575,7 +575,7 @@ def backward(
     seed: Tensor | None,
     needs: Sequence[bool],
 ) -> list[Tensor]:
-    """The gradients of those of (x, *weights, *biases, *lora_as, *lora_bs) that `needs` names, in this order."""
+    """The gradients of the tensors (x, *weights, *biases, *lora_as, *lora_bs) that `needs` marks, in this order."""
     group = _Group.of(weights, lora_as, lora_bs, scalings, dropout_p, seed)
     x, grads = _with_rows(x), [_with_rows(grad) for grad in grads]
     tensors = (x, *weights, *biases, *lora_as, *lora_bs)
@@ -633,7 +633,7 @@ def _launch_down(
     *,
     masked: bool,
 ) -> None:
-    """Write down (m, Σ R) = s (left ∘ M) small, for left (m, k) and smalls (k, R); M only if `masked`."""
+    """Write down (m, Σ R) = s₁ (left ∘ M) small, for left (m, k) and smalls (k, R); M only if `masked`."""
     m, k = left.shape
     most = group.fused_columns // len(smalls)
     rank_block = max(RANK_STEP, min(group.rank_block, triton.next_power_of_2(most + 1) // 2))

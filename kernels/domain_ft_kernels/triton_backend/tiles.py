@@ -1,4 +1,4 @@
-"""Parts that the Triton kernels share: the order of tiles, tanh, and the dropout mask in registers."""
+"""Parts of the Triton kernels: the order of tiles, tanh, and the dropout mask in registers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit
 def tile_of(index, tiles_m, tiles_n, GROUP_M: tl.constexpr):
-    """Row and column of the tile `index`, in an order that takes GROUP_M rows of tiles together.
+    """Row and column of the tile `index`, in an order that goes column by column through GROUP_M rows at a time.
 
     Programs that run at the same time then share the tiles of both operands in the L2 cache.
     """
@@ -31,7 +31,7 @@ def tanh(y):
 
 @triton.jit
 def _mixed(z):
-    """splitmix64's finaliser on uint64; see `domain_ft_kernels.dropout`, whose keys these are."""
+    """splitmix64's finaliser on uint64, as in `domain_ft_kernels.dropout`."""
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB
     return z ^ (z >> 31)
@@ -55,10 +55,9 @@ def column_keys(seed, columns):
 
 @triton.jit
 def hashed_once(keys, SIZE: tl.constexpr):
-    """The same `keys` (SIZE,), each hashed by one thread and passed to the others through shared memory.
+    """`keys` (SIZE,), unchanged. The gather makes the threads share the work of hashing them.
 
-    Otherwise every thread hashes all the keys that its part of a tile needs: dozens, mostly the same for all lanes of a
-    warp.
+    Without it, every thread hashes all the keys that its part of a tile needs, which are dozens.
     """
     return tl.gather(keys, tl.arange(0, SIZE), 0)
 

@@ -1,9 +1,9 @@
-"""Picks the fastest of a few configs: timed once, remembered on disk by device, shape class and type.
+"""Picks the fastest of a few configs: timed once, remembered on disk by kernel, device, shape class and type.
 
-A first run never stalls for long: configs are timed only while this process has spent less than BUDGET_SECONDS on it.
+To limit the delay of a first run, configs are timed only while this process has spent less than BUDGET_SECONDS on it.
 After that, and for kernels that must not run twice, the first config that fits the chip is used. Configs may sum in
-different orders, so two runs are bit-identical only if both use the same ones: on one machine from the second run on,
-or with DOMAIN_FT_TUNE=0, which disables timing.
+different orders, so two runs are bit-identical only if both use the same configs: on one machine once all choices are
+remembered, or with DOMAIN_FT_TUNE=0, which disables timing.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def _stored() -> dict[str, str]:
 
 
 def _store(text: str, name: str) -> None:
-    """Add a choice to the file, atomically. If that fails, the next run times the configs again."""
+    """Add a choice to the file, atomically. If that fails, the next process times the configs again."""
     path = cache_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -504,7 +504,7 @@ def test_a_span_without_a_label_is_no_entity(tmp_path: Path, name: str) -> None:
     data = open_tagging(TaggingSource(train=str(path)))
     assert data.types == ("Drug",)
     assert sum(len(text.spans) for texts in data.splits.values() for text in texts) == 20
-    assert any("no entities: 20" in note for note in data.notes)
+    assert any("means no entity, such as O or N/A, are left out: 20" in note for note in data.notes)
     assert ("unlabelled-spans", False) in check(path)[1]
 
 

@@ -149,6 +149,8 @@ def test_tags_in_conllu_are_read_from_misc_or_refused(tmp_path: Path) -> None:
     found, _, notes = read(path)
     assert found == FLU
     assert notes == ["the tags are read from NER= in the last column (MISC) of CoNLL-U"]
+    path.write_text(content.replace("NER=B-Disease", "NE=B-Disease"), encoding="utf-8")
+    assert read(path) == (found, _, ["the tags are read from NE= in the last column (MISC) of CoNLL-U"])
     path.write_text(content.replace("NER=B-Disease", "x=y"), encoding="utf-8")
     with pytest.raises(CorpusError, match="this is CoNLL-U without a column of entity tags"):
         read(path)
@@ -181,7 +183,7 @@ def test_a_column_of_positions_is_not_taken_for_the_words(tmp_path: Path, positi
 def test_positions_without_certain_words_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.conll"
     path.write_text("1\tNN\tO\n1\tVB\tB-Drug\n\n2\tNN\tO\n2\tDT\tO\n\n")
-    with pytest.raises(CorpusError, match=r"column 1 holds numbers or names .*\n.*\n.*--tokens-field 2"):
+    with pytest.raises(CorpusError, match=r"column 1 holds ids of sentences or words.*\n.*\n.*--tokens-field 2"):
         read(path)
     assert [text for text, _ in read(path, TagFields(tokens="2"))[0]] == ["NN VB", "NN DT"]
 
@@ -208,29 +210,46 @@ def test_tags_of_no_scheme_are_explained_without_a_scheme(tmp_path: Path, lines:
 def test_several_columns_of_entities_stop_and_one_can_be_named(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("1\tUni\tB-ORG\tO\n2\tBonn\tI-ORG\tB-LOC\n\n1\tNo\tO\tO\n", encoding="utf-8")
-    with pytest.raises(
-        CorpusError, match="several columns hold entity tags, such as layers of nested entities: 3, 4"
-    ) as caught:
+    with pytest.raises(CorpusError, match="columns 3 and 4 hold entity tags, as for nested entities") as caught:
         read(path)
     assert "--tags-field 3" in str(caught.value)
     assert read(path, TagFields(tags="3"))[0][0] == ("Uni Bonn", ["Uni Bonn ORG"])
     assert read(path, TagFields(tags="4"))[0][0] == ("Uni Bonn", ["Bonn LOC"])
-    with pytest.raises(CorpusError, match="a column number from 1 to 4"):
+    with pytest.raises(CorpusError, match="this must be a column number from 1 to 4"):
         read(path, TagFields(tags="ner"))
 
 
-def test_a_column_of_only_o_is_not_taken_in_silence(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("last", "why"),
+    [
+        (("O", "O", "O"), "holds only O"),
+        (("NN", "VB", "NN"), "holds no entity tags"),
+        (("B-NP", "I-NP", "O"), "holds no entity tags"),
+        (("O", "B-Sign", "NN"), "holds tags in fewer than 90% of its lines"),
+    ],
+)
+def test_a_last_column_without_the_tags_is_not_passed_over_in_silence(
+    tmp_path: Path, last: tuple[str, str, str], why: str
+) -> None:
     path = tmp_path / "a.txt"
-    path.write_text("Bad O O\nflu B-Disease O\n\nNo O O\n", encoding="utf-8")
+    path.write_text("Bad O {}\nflu B-Disease {}\n\nNo O {}\n".format(*last), encoding="utf-8")
     found, _, notes = read(path)
     assert found == FLU
-    assert notes == ["the tags are read from column 2: column 3 holds only O (--tags-field N names another)"]
+    assert notes == [f"the tags are read from column 2: column 3 {why} (--tags-field N names another)"]
+
+
+def test_a_last_column_of_words_is_called_so(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("O JJ Bad\nB-Disease NN flu\n\nO DT No\n", encoding="utf-8")
+    found, _, notes = read(path, TagFields(tokens="3"))
+    assert found == FLU
+    assert notes == ["the tags are read from column 1: column 3 holds the words (--tags-field N names another)"]
 
 
 def test_numbers_without_words_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("1 O\n2 B-D\n\n1 O\n2 O\n", encoding="utf-8")
-    with pytest.raises(CorpusError, match="there is no column of words"):
+    with pytest.raises(CorpusError, match="words or tags are missing"):
         read(path)
 
 
@@ -254,6 +273,13 @@ def test_texts_that_belong_together_cannot_be_split(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("flu B-D\n\nFlu B-D\n\n" * 5, encoding="utf-8")
     with pytest.raises(CorpusError, match="all 10 texts are equal except for case and white space"):
+        open_tagging(TaggingSource(train=str(path)))
+
+
+def test_texts_without_entities_cannot_be_split(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("".join(f"word{n} O\n\n" for n in range(10)), encoding="utf-8")
+    with pytest.raises(CorpusError, match="no text has an entity"):
         open_tagging(TaggingSource(train=str(path)))
 
 

@@ -335,7 +335,7 @@ def test_spans_count_unicode_characters(tmp_path: Path) -> None:
 
 def test_words_and_spans_do_not_mix_in_a_file(tmp_path: Path) -> None:
     path = json_lines(tmp_path / "a.jsonl", {"tokens": ["a"], "tags": ["O"]}, {"text": "a", "entities": []})
-    with pytest.raises(CorpusError, match="others text with spans"):
+    with pytest.raises(CorpusError, match="others have text with spans"):
         read(path)
 
 
@@ -364,8 +364,8 @@ def test_splits_as_given_with_what_a_person_should_know(tmp_path: Path) -> None:
     assert data.scheme == "IOB2"
     assert data.name == f"{tmp_path.name}-train"
     assert data.notes == (
-        "too rare to learn, with only one entity in the training texts: P",
-        "in the test texts but not in training, so the model misses them all: L",
+        "types with only one entity in the training texts, too rare to learn: P",
+        "types in the test texts but not in training, whose entities the model will miss: L",
     )
 
 

@@ -106,7 +106,7 @@ def test_one_cause_for_all_records_and_each_is_listed(tmp_path: Path) -> None:
         (3, "entities[0]"),
         (4, "spans[0]"),
     ]
-    assert all("the end is inclusive (explains 3 of 4)" in r.reason for r in rejects)
+    assert all("the end is inclusive (explains 3 of 4 wrong spans)" in r.reason for r in rejects)
 
 
 def border_notes_of(path: Path, counting: str, text: str = "Gib {} jetzt", drug: str = "Aspirin") -> list[str]:

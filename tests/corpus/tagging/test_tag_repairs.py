@@ -374,3 +374,12 @@ def test_passages_are_recognised_checked_and_not_mended(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"(?s)records of passages.*line 1"):
         repair(file, found, tmp_path / "copy.jsonl", PrivateData(), "en")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_passages_beside_a_text_are_not_left_unmasked(tmp_path: Path) -> None:
+    passage = {"id": "p", "type": "abstract", "text": ["mail jane@example.org"], "offsets": [[0, 21]]}
+    row = {"text": "mail jane@example.org", "spans": [[5, 9, "Who"]], "passages": [passage], "entities": []}
+    path = write_lines(tmp_path / "one.jsonl", row)
+    file = CheckedFile.open(str(path), "auto", Fields())
+    with pytest.raises(CorpusError, match="records of passages"):
+        repair(file, checked(path), tmp_path / "copy.jsonl", PrivateData(), "en")

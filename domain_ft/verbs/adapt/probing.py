@@ -1,0 +1,109 @@
+"""`adapt --task`: the score of a linear probe on a task, before and after training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from domain_ft.corpus.prepared import PreparedCorpus
+from domain_ft.corpus.tasks.leaks import find_leaks
+from domain_ft.corpus.tasks.opening import open_task
+from domain_ft.corpus.tasks.rows import encode
+from domain_ft.corpus.tasks.sources import TaskSource
+from domain_ft.errors import SettingsError
+from domain_ft.evaluation.baselines import baseline_facts, tfidf_svm
+from domain_ft.evaluation.classification import classification_metrics, paired_difference
+from domain_ft.evaluation.predictions import Predictions
+from domain_ft.models.base import BaseModel
+from domain_ft.models.task_model import TaskModel
+from domain_ft.storage import user_path
+from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs.adapt.settings import AdaptSettings
+from domain_ft.verbs.shared.machine import Machine
+from domain_ft.verbs.shared.task_probe import TaskProbe
+
+
+@dataclass(frozen=True)
+class ProbedTask:
+    """A task whose score is measured before and after training.
+
+    Attributes:
+        probe: the task's examples.
+        left_out: the number of test examples that are left out because they are in the training text.
+    """
+
+    probe: TaskProbe
+    left_out: int
+
+    def predictions(self, base: BaseModel, machine: Machine, display: ProgressDisplay) -> Predictions:
+        """The predictions for the test examples, with the current features of `base`."""
+        model = TaskModel(
+            model=base.model,
+            tokenizer=base.tokenizer,
+            kind="sequence",
+            labels=self.probe.data.labels,
+            name=base.name,
+            source=base.source,
+            revision=base.revision,
+            max_length=base.max_length,
+            packed=base.packed,
+            decoder=base.objective == "clm",
+            position_offset=base.position_offset,
+        )
+        return self.probe.predictions(model, machine, display)
+
+    def facts(self, before: Predictions, after: Predictions, *, seed: int) -> dict[str, Any]:
+        """For result.json: the difference, and a TF-IDF baseline with a linear SVM on the same training examples."""
+        train, test = self.probe.examples("train"), self.probe.examples("test")
+        labels, validation = self.probe.data.labels, self.probe.data.splits["validation"]
+        svm = tfidf_svm(train, validation, test, labels, seed=seed)
+        return {
+            "task": self.probe.data.name,
+            "train_examples": len(train),
+            "left_out_test_examples": self.left_out,
+            "difference": paired_difference([before], [after], seed=seed),
+            "tfidf_svm": baseline_facts(svm, after, seed=seed),
+        }
+
+
+def probe_scores(predictions: Predictions, seed: int) -> dict[str, Any]:
+    """The scores of a probe for result.json, without the scores per class."""
+    metrics = classification_metrics(predictions, seed=seed)
+    del metrics["per_class"]
+    return metrics
+
+
+def probed_task(
+    settings: AdaptSettings,
+    corpora: Mapping[str, PreparedCorpus],
+    base: BaseModel,
+    length: int,
+    display: ProgressDisplay,
+) -> ProbedTask | None:
+    """The task of --task; None without it.
+
+    Raises:
+        SettingsError: all test examples are in the training text.
+    """
+    if settings.task is None:
+        return None
+    is_file = user_path(settings.task).exists() or settings.task.startswith("hf:")
+    source = TaskSource(train=settings.task) if is_file else TaskSource(task=settings.task)
+    data = open_task(source, progress=display.job)
+    read = find_leaks(data, [corpora["domain"]], display.job).test_examples_read
+    tested = len(data.splits["test"])
+    if len(read) == tested:
+        raise SettingsError(
+            f"--task {settings.task}: all {tested:,} test examples are in the training text of "
+            f"{corpora['domain'].name}, so their score would not show what adaptation is worth",
+            fix="give another task, or leave the task's test texts out of the corpus",
+        )
+    if read:
+        display.say(
+            f"note: {len(read):,} of {tested:,} test examples of {data.name} are in the training text; they are left "
+            "out of the test"
+        )
+    read_as: dict[str, Any] = {"max_length": length, "long_text": "truncate", "progress": display.job}
+    rows = {split: encode(data.splits[split], data.labels, base.tokenizer, **read_as) for split in ("train", "test")}
+    return ProbedTask(TaskProbe.of(data, rows, seed=settings.seed, untested=read), len(read))

@@ -1,0 +1,111 @@
+"""Pairs: every sequence is cut after its first sentence or line, and no token is lost or learned twice."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_text import Split, tokenizer
+
+from domain_ft.corpus.pairs import LONGEST_ANCHOR, SHORTEST_POSITIVE, PairRows, pair_rows
+from domain_ft.corpus.tokens import tokenize
+from domain_ft.errors import CorpusError
+
+HEADS = st.text("ab 。é\n😀", min_size=1, max_size=20)
+BODY = "the licensee shall not sublicense the work, nor remove any notice of copyright from it"
+
+
+def rows_of(texts: list[str], kind: str = "wordpiece", max_length: int = 64) -> PairRows:
+    split = Split(texts)
+    return pair_rows(split, tokenize(split, tokenizer(kind), max_length=max_length))
+
+
+def texts_of(rows: PairRows, kind: str = "wordpiece") -> list[tuple[str, str]]:
+    batch = rows.pack(np.arange(len(rows)))
+    decoded = [
+        tokenizer(kind).decode(ids, skip_special_tokens=True)
+        for ids in np.split(batch.input_ids, batch.cu_seqlens[1:-1])
+    ]
+    return list(zip(decoded[0::2], decoded[1::2], strict=True))
+
+
+def plain(text: str, kind: str = "wordpiece") -> str:
+    made = tokenizer(kind)
+    return made.decode(made(text, add_special_tokens=False)["input_ids"], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "anchor"),
+    [
+        (f"Sublicences\n{BODY}", "Sublicences"),
+        (f"What may the licensee do? T{BODY[1:]}", "What may the licensee do?"),
+        (f"sublicence\n\n{BODY}\n{BODY}", "sublicence"),
+    ],
+)
+def test_the_anchor_is_the_first_sentence_or_line(text: str, anchor: str) -> None:
+    found = texts_of(rows_of([text, f"Other\n{BODY}"], max_length=200))
+    assert found[0][0] == plain(anchor)
+    assert found[0][1].startswith(plain(BODY))
+
+
+def test_text_without_a_second_sentence_or_with_too_little_after_it_has_no_pair() -> None:
+    long = " ".join([BODY] * 9)
+    rows = rows_of([BODY, "A title\nand so", f"One\n{BODY}", f"Two\n{BODY}", f"{long}.\n{BODY}"], max_length=2000)
+    assert [rows.row_id(row) for row in range(len(rows))] == ["document-2", "document-3"]
+    with pytest.raises(CorpusError, match="1 pair for"):
+        rows_of([f"One\n{BODY}", BODY])
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "gpt2"])
+@given(
+    texts=st.lists(
+        st.tuples(
+            st.text("ab 。é\n😀", min_size=1, max_size=20),
+            st.integers(1, 4),
+            st.sampled_from(["\n", ". X", "。", "? "]),
+        ),
+        min_size=2,
+        max_size=4,
+    )
+)
+def test_a_pair_has_the_tokens_of_its_sequence(kind: str, texts: list[tuple[str, int, str]]) -> None:
+    split = Split([f"{head}{end}{BODY * count}" for head, count, end in texts])
+    text = tokenize(split, tokenizer(kind), max_length=48)
+    try:
+        rows = pair_rows(split, text)
+    except CorpusError:
+        return
+    batch = rows.pack(np.arange(len(rows)))
+    assert np.array_equal(batch.lengths.reshape(-1, 2).sum(1), rows.lengths)
+    assert batch.tokens == rows.tokens
+    special = len(text.special)
+    for place, pair in enumerate(np.split(np.arange(batch.tokens), batch.cu_seqlens[2:-1:2])):
+        words = batch.word_ids[pair]
+        anchor, positive = (int(length) - special for length in batch.lengths[2 * place : 2 * place + 2])
+        assert (words >= 0).sum() == anchor + positive
+        assert 0 < anchor <= LONGEST_ANCHOR
+        assert positive >= SHORTEST_POSITIVE
+        # The same tokens in the same order as in the sequence that was cut.
+        source = [row for row in range(len(text)) if text.row_id(row) == rows.row_id(place)]
+        packed = [text.pack([row]) for row in source]
+        assert any(
+            np.array_equal(one.input_ids[one.word_ids >= 0], batch.input_ids[pair][words >= 0]) for one in packed
+        )
+
+
+def test_a_second_call_reads_the_cache() -> None:
+    texts = [f"Title {place}\n{BODY}" for place in range(3)]
+    split = Split(texts)
+    text = tokenize(split, tokenizer("wordpiece"), max_length=64)
+    first = pair_rows(split, text)
+    reads = split.reads
+    second = pair_rows(split, text)
+    assert split.reads == reads
+    assert np.array_equal(first.lengths, second.lengths)
+
+
+def test_sequences_for_measuring_memory_are_pairs() -> None:
+    rows = rows_of([f"Title {place}\n{BODY}" for place in range(3)])
+    batch = rows.pack([0]).repeated([10, 7])
+    assert batch.lengths.tolist() == [5, 5, 4, 3]
