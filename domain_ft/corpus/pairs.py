@@ -1,17 +1,20 @@
-"""Pairs of texts that belong together, made from any corpus: the beginning of a sequence, and what follows it.
+"""Pairs of texts that belong together, made from any corpus: the beginning of a passage, and the rest of the passage.
 
-The beginning is the first line or sentence: a title, a heading, a term before its definition, a question before its
-answer, or the first sentence of a paragraph. Learning to find what follows among other texts is a kind of inverse cloze
-task (Lee et al. 2019, "Latent Retrieval for Weakly Supervised Open Domain Question Answering", arXiv:1906.00300,
-section 4).
+document -> paragraphs (a short one, such as a heading, is joined to the next) -> passages -> pairs
 
-A pair is stored as the place at which a sequence of `TokenRows` is cut in two. So it takes 12 bytes, and no tokens are
-stored twice.
+A passage begins where a paragraph begins, so that its beginning is a title, a heading, a term before its definition, a
+question before its answer, or the sentence that says what the paragraph is about. A paragraph that is longer than a
+sequence is cut into several passages, each of which begins with a sentence. Learning to find the rest of a passage
+among other texts is a kind of inverse cloze task (Lee et al. 2019, "Latent Retrieval for Weakly Supervised Open Domain
+Question Answering", arXiv:1906.00300, section 4).
+
+A pair is stored as a place in the tokens of `TokenRows`. So it takes 24 bytes, and no token is stored twice.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from domain_ft.corpus.batches import Indices, PackedBatch
+from domain_ft.corpus.batches import PackedBatch
 from domain_ft.corpus.sentences import sentence_bounds
 from domain_ft.corpus.stored_rows import cached_rows
-from domain_ft.corpus.tokens import TextDocuments, TokenRows
+from domain_ft.corpus.tokens import TextDocuments, TokenRows, byte_offsets, sections
 from domain_ft.errors import CorpusError
 from domain_ft.progress import Progress
 from domain_ft.storage import new_folder
@@ -33,7 +36,7 @@ from domain_ft.wording import counted
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-VERSION = 1  # of the cuts: increase it whenever the same rows would be cut elsewhere
+VERSION = 2  # of the pairs: increase it whenever the same text would give other pairs
 
 LONGEST_ANCHOR = 64
 """In tokens. A longer beginning is probably not a heading, a question or a single sentence."""
@@ -41,7 +44,15 @@ LONGEST_ANCHOR = 64
 SHORTEST_POSITIVE = 8
 """In tokens. A shorter text says too little to be retrieved."""
 
+SHORTEST_PARAGRAPH = 24
+"""In tokens. A shorter paragraph is probably a heading or an item of a list, and is joined to the next one."""
+
+_BLANK_LINES = re.compile(r"(?:[^\S\n]*\n){2,}")
 _LINE_END = re.compile(r"[\n\r\u2028\u2029]")  # ends the anchor even before a lower-case letter
+
+_PAIR = np.dtype([("row", "<i8"), ("rows", "<i4"), ("start", "<i4"), ("anchor", "<i4"), ("positive", "<i4")])
+"""A pair: the first row that has tokens of it, the number of such rows, how many tokens of text the first row has
+before the pair, and the tokens of anchor and positive."""
 
 
 @dataclass(frozen=True)
@@ -55,30 +66,26 @@ class PairBatch(PackedBatch):
 
 
 class PairRows:
-    """The sequences of a split that can be cut into an anchor and a positive.
+    """The pairs of a split.
 
     Args:
-        text: the sequences.
-        folder: the cuts that `pair_rows` wrote.
+        text: the sequences that have the pairs' tokens.
+        folder: the pairs that `pair_rows` wrote.
 
     Attributes:
-        text: the sequences.
-        lengths: (pairs,) int32, tokens of each pair, the special tokens of both sequences included.
-        documents: (pairs,) int64, the index of each pair's document.
+        text: the sequences that have the pairs' tokens.
+        lengths: (pairs,) int32, tokens of each pair, the special tokens of both texts included.
+        documents: (pairs,) int64, the index of each pair's document, in ascending order.
     """
 
     def __init__(self, text: TokenRows, folder: Path) -> None:
         self.text = text
-        self._rows: Indices = np.load(folder / "rows.npy")
-        self._cuts: npt.NDArray[np.int32] = np.load(folder / "cuts.npy")
-        special = text.special
-        extra = len(special) if special.end_every_sequence else 2 * len(special) - len(special.start)
-        ends_here = 0 if special.end_every_sequence else self._final()
-        self.lengths = (np.asarray(text.lengths[self._rows]) + extra - ends_here * len(special.end)).astype(np.int32)
-        self.documents = np.asarray(text.documents[self._rows])
+        self._pairs: npt.NDArray[np.void] = np.load(folder / "pairs.npy")
+        self.lengths = (self._pairs["anchor"] + self._pairs["positive"] + 2 * len(text.special)).astype(np.int32)
+        self.documents = np.asarray(text.documents[self._pairs["row"]])
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._pairs)
 
     @property
     def tokens(self) -> int:
@@ -87,72 +94,64 @@ class PairRows:
 
     def row_id(self, row: int) -> str:
         """The id of the pair's document."""
-        return self.text.row_id(int(self._rows[row]))
+        return self.text.row_id(int(self._pairs["row"][row]))
 
     def pack(self, rows: npt.ArrayLike) -> PairBatch:
         """Pack the pairs `rows` (pairs,) end to end: anchor, positive, anchor, positive, and so on.
 
-        Both sequences of a pair have all special tokens around them.
+        Both texts of a pair have all special tokens around them.
         """
         rows = np.asarray(rows, dtype=np.int64)
-        whole = self.text.pack(self._rows[rows])
-        starts = np.array(list(self._places(whole, self._cuts[rows])), dtype=np.int64).reshape(-1, 3)
-        special = self.text.special
+        special, chosen = self.text.special, self._pairs[rows]
+        whole = self.text.pack(
+            np.concatenate([row + np.arange(count) for row, count in chosen[["row", "rows"]].tolist()])
+        )
+        around = [np.array(one, dtype=np.int64) for one in (special.start, special.end)]
         ids: list[npt.NDArray[np.int64]] = []
         words: list[npt.NDArray[np.int32]] = []
         sizes: list[npt.NDArray[np.int32]] = []
-        around = [np.array(one, dtype=np.int64) for one in (special.start, special.end)]
-        for first, middle, last in starts.tolist():
-            for begin, end in ((first, middle), (middle, last)):
-                ids += [around[0], whole.input_ids[begin:end], around[1]]
-                words += [_filled(around[0], -1), whole.word_ids[begin:end], _filled(around[1], -1)]
-                sizes += [_filled(around[0], 0), whole.token_bytes[begin:end], _filled(around[1], 0)]
-        lengths = starts[:, 1:] - starts[:, :-1] + len(special)  # (pairs, 2)
+        ends = np.cumsum(chosen["rows"])
+        for pair, first, last in zip(
+            chosen, whole.cu_seqlens[ends - chosen["rows"]], whole.cu_seqlens[ends], strict=True
+        ):
+            text = first + np.flatnonzero(whole.word_ids[first:last] >= 0)[pair["start"] :]
+            for tokens in (text[: pair["anchor"]], text[pair["anchor"] :][: pair["positive"]]):
+                ids += [around[0], whole.input_ids[tokens], around[1]]
+                words += [_filled(around[0], -1), whole.word_ids[tokens], _filled(around[1], -1)]
+                sizes += [_filled(around[0], 0), whole.token_bytes[tokens], _filled(around[1], 0)]
+        numbers = rows - np.searchsorted(self.documents, self.documents[rows])  # within the document
         return PairBatch.of(
             np.concatenate(ids),
-            lengths=lengths.reshape(-1),
+            lengths=np.stack([chosen["anchor"], chosen["positive"]], axis=1).reshape(-1) + len(special),
             rows=np.repeat(rows, 2),
-            documents=np.repeat(whole.documents, 2),
-            sequences=2 * np.repeat(whole.sequences, 2) + np.tile([0, 1], len(rows)),  # so their masks differ
+            documents=np.repeat(self.documents[rows], 2),
+            sequences=2 * np.repeat(numbers, 2) + np.tile([0, 1], len(rows)),  # so their masks differ
             word_ids=np.concatenate(words),
             token_bytes=np.concatenate(sizes),
         )
-
-    def _places(self, whole: PackedBatch, cuts: npt.NDArray[np.int32]) -> Iterator[tuple[int, int, int]]:
-        """For each pair, the packed positions where its anchor begins, its positive begins, and its positive ends."""
-        is_text = whole.word_ids >= 0
-        for begin, end, cut in zip(whole.cu_seqlens[:-1], whole.cu_seqlens[1:], cuts, strict=True):
-            text = begin + np.flatnonzero(is_text[begin:end])
-            yield int(text[0]), int(text[0]) + int(cut), int(text[-1]) + 1
-
-    def _final(self) -> npt.NDArray[np.bool_]:
-        """(pairs,) whether the pair's sequence is the last of its document, and so has the end token already."""
-        after = np.minimum(self._rows + 1, len(self.text) - 1)
-        return (self._rows + 1 == len(self.text)) | (self.text.documents[after] != self.text.documents[self._rows])
 
 
 def pair_rows(
     split: TextDocuments, text: TokenRows, progress: Progress | None = None, *, name: str = "the text"
 ) -> PairRows:
-    """Cut the sequences of `split`, or find the cuts in the cache.
+    """Find the pairs of `split`, in the text or in the cache.
 
     Args:
         split: the documents of `text`.
-        text: the sequences, as `tokenize` returned them.
+        text: the sequences, as `tokenize` returned them. A pair has at most as many tokens of text as a sequence.
         name: of the split, in messages.
         progress: called with ("finding pairs", documents done, documents in total).
 
     Raises:
-        CorpusError: fewer than two sequences can be cut, or the cuts cannot be written.
+        CorpusError: there are fewer than two pairs, or they cannot be written.
     """
-    words = (str(VERSION), str(LONGEST_ANCHOR), str(SHORTEST_POSITIVE), text.key)
+    words = (str(VERSION), str(LONGEST_ANCHOR), str(SHORTEST_POSITIVE), str(SHORTEST_PARAGRAPH), text.key)
     key = hashlib.blake2b("\0".join(words).encode(), digest_size=16).hexdigest()
 
     def write(folder: Path) -> None:
-        found = np.array(list(_all_cuts(split, text, progress)), dtype=np.int64).reshape(-1, 2)
+        found = np.array(list(_all_pairs(split, text, progress)), dtype=_PAIR)
         with new_folder(folder) as unfinished:
-            np.save(unfinished / "rows.npy", found[:, 0])
-            np.save(unfinished / "cuts.npy", found[:, 1].astype(np.int32))
+            np.save(unfinished / "pairs.npy", found)
 
     rows = PairRows(text, cached_rows("pairs", key, write, progress, "text"))
     if len(rows) < 2:
@@ -165,33 +164,77 @@ def pair_rows(
     return rows
 
 
-def _all_cuts(split: TextDocuments, text: TokenRows, progress: Progress | None) -> Iterator[tuple[int, int]]:
-    """(row, tokens of the anchor) of each sequence that can be cut."""
+def _all_pairs(
+    split: TextDocuments, text: TokenRows, progress: Progress | None
+) -> Iterator[tuple[int, int, int, int, int]]:
+    """The pairs of all documents, as tuples of the fields of `_PAIR`."""
     row, total = 0, len(split)
     for index, document in enumerate(split.documents()):
         if progress and index % 256 == 0:
             progress("finding pairs", index, total)
-        content, offset = document.text.encode("utf-8"), 0
-        while row < len(text) and int(text.documents[row]) == index:
-            size = int(text.bytes[row])
-            cut = _cut(content[offset : offset + size].decode("utf-8"), text.pack([row]))
-            if cut is not None:
-                yield row, cut
-            row, offset = row + 1, offset + size
+        end = int(np.searchsorted(text.documents, index, side="right"))
+        row_ends = np.cumsum(text.bytes[row:end])  # (rows,) bytes of the document up to the end of each row
+        done = 0  # bytes
+        for section in sections(document.text) if row < end else ():
+            size = len(section.encode("utf-8"))
+            first = int(np.searchsorted(row_ends, done, side="right"))
+            last = min(int(np.searchsorted(row_ends, done + size)), end - row - 1)
+            skipped = done - (int(row_ends[first - 1]) if first else 0)
+            yield from _pairs_of(section, text, np.arange(row + first, row + last + 1), skipped)
+            done += size
+        row = end
     if progress:
         progress("finding pairs", total, total)
 
 
-def _cut(text: str, sequence: PackedBatch) -> int | None:
-    """The number of tokens in the first sentence or line of a sequence; None if the sequence gives no pair."""
-    bounds = sentence_bounds(text, breaks=(line.end() for line in _LINE_END.finditer(text)))
-    next(bounds, None)
-    second = next(bounds, None)
-    if second is None:
-        return None
-    ends = np.cumsum(sequence.token_bytes[sequence.word_ids >= 0])
-    cut = int(np.searchsorted(ends, len(text[: second[0]].encode("utf-8")), side="right"))
-    return cut if 0 < cut <= LONGEST_ANCHOR and len(ends) - cut >= SHORTEST_POSITIVE else None
+def _pairs_of(
+    section: str, text: TokenRows, rows: npt.NDArray[np.int64], skipped: int
+) -> Iterator[tuple[int, int, int, int, int]]:
+    """The pairs of a section of a document, as tuples of the fields of `_PAIR`.
+
+    Args:
+        section: the text.
+        text: the sequences of all documents.
+        rows: (rows,) the rows with the section's tokens.
+        skipped: the bytes of the first row that are before the section.
+    """
+    packed = text.pack(rows)
+    is_text = packed.word_ids >= 0
+    row_ends = np.cumsum(is_text)[packed.cu_seqlens[1:] - 1]  # (rows,) tokens of text up to the end of each row
+    byte_ends = np.cumsum(packed.token_bytes[is_text], dtype=np.int64) - skipped  # (tokens,)
+    offsets = byte_offsets(section, np.arange(len(section) + 1))
+    tokens_before = np.searchsorted(byte_ends, offsets, side="right")  # (characters + 1,)
+    capacity = text.max_length - len(text.special)
+    for begin, end in _paragraphs(section, tokens_before):
+        sentences = [begin + start for start, _ in sentence_bounds(section[begin:end])]
+        done = 0  # the tokens up to the end of the last pair
+        for sentence, following in itertools.zip_longest(sentences, sentences[1:], fillvalue=end):
+            start = int(tokens_before[sentence])
+            if start < done:
+                continue
+            line = _LINE_END.search(section, sentence, following)
+            anchor = int(tokens_before[line.end() if line else following]) - start
+            positive = min(int(tokens_before[end]), start + capacity) - start - anchor
+            if 0 < anchor <= LONGEST_ANCHOR and positive >= SHORTEST_POSITIVE:
+                done = start + anchor + positive
+                first, last = np.searchsorted(row_ends, [start, done - 1], side="right").tolist()
+                before = int(row_ends[first - 1]) if first else 0
+                yield int(rows[first]), last - first + 1, start - before, anchor, positive
+
+
+def _paragraphs(text: str, tokens_before: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """The paragraphs, as (start, end) in characters: they end at blank lines, or at every line if no line is blank.
+
+    Args:
+        text: to cut.
+        tokens_before: (characters + 1,) the number of tokens before each character.
+    """
+    ends = [match.end() for match in _BLANK_LINES.finditer(text)] or [line.end() for line in _LINE_END.finditer(text)]
+    start = 0
+    for end in [*ends, len(text)]:
+        if tokens_before[end] - tokens_before[start] >= SHORTEST_PARAGRAPH or end == len(text):
+            yield start, end
+            start = end
 
 
 def _filled(like: npt.NDArray[Any], value: int) -> npt.NDArray[np.int32]:

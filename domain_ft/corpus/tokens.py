@@ -319,7 +319,7 @@ def byte_offsets(text: str, characters: npt.NDArray[np.int64]) -> npt.NDArray[np
     return np.append(first_bytes, len(encoded))[characters]
 
 
-def _sections(text: str) -> Iterator[str]:
+def sections(text: str) -> Iterator[str]:
     """Cut `text` into sections of at most `SECTION_CHARACTERS`, after a line if possible, or else before a space.
 
     A space belongs to the word after it, as in byte-level tokenizers.
@@ -347,9 +347,9 @@ def _section_batches(split: TextDocuments, first: int) -> Iterator[list[_Section
     batch: list[_Section] = []
     characters = 0
     for index, document in enumerate(itertools.islice(split.documents(), first, None), first):
-        sections = list(_sections(document.text))
-        for place, text in enumerate(sections):
-            batch.append(_Section(index, document.id, text, last=place == len(sections) - 1))
+        parts = list(sections(document.text))
+        for place, text in enumerate(parts):
+            batch.append(_Section(index, document.id, text, last=place == len(parts) - 1))
             characters += len(text)
             if characters >= BATCH_CHARACTERS:
                 yield batch

@@ -1,4 +1,4 @@
-"""Pairs: every sequence is cut after its first sentence or line, and no token is lost or learned twice."""
+"""Pairs: passages begin where paragraphs and sentences do, and are cut after their first sentence or line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_text import Split, tokenizer
 
+from domain_ft.corpus import tokens
 from domain_ft.corpus.pairs import LONGEST_ANCHOR, SHORTEST_POSITIVE, PairRows, pair_rows
 from domain_ft.corpus.tokens import tokenize
 from domain_ft.errors import CorpusError
@@ -57,41 +58,72 @@ def test_text_without_a_second_sentence_or_with_too_little_after_it_has_no_pair(
         rows_of([f"One\n{BODY}", BODY])
 
 
+def words(count: int, start: int = 0) -> str:
+    return " ".join(f"w{start + place}" for place in range(count))
+
+
+def test_a_pair_begins_where_a_paragraph_begins_not_where_a_sequence_does() -> None:
+    """Sequences of 64 tokens begin inside these paragraphs."""
+    texts = [f"{words(70)}.\n\nDuties\n{BODY}\n\nWhat ends it? {BODY.capitalize()}.", f"Other\n{BODY}"]
+    found = [anchor for anchor, _ in texts_of(rows_of(texts))]
+    assert found == [plain("Duties"), plain("What ends it?"), plain("Other")]
+
+
+def test_without_blank_lines_each_line_is_a_paragraph() -> None:
+    lines = [f"Duties: {BODY}.", f"What ends it? {BODY.capitalize()}.", f"Who signs? {BODY.capitalize()}."]
+    found = texts_of(rows_of(["\n".join(lines), f"Other\n{BODY}"], max_length=400))
+    assert [anchor for anchor, _ in found] == [plain("What ends it?"), plain("Who signs?"), plain("Other")]
+
+
+def test_a_long_paragraph_has_several_pairs_which_begin_with_sentences() -> None:
+    sentences = [f"Rule {place} holds. {BODY.capitalize()}." for place in range(6)]
+    found = texts_of(rows_of([" ".join(sentences)]))
+    assert len(found) > 2
+    assert all(anchor.startswith((plain("Rule"), plain("The licensee"))) for anchor, _ in found)
+
+
+PARAGRAPH = st.tuples(
+    st.text("ab 。é\n😀", min_size=1, max_size=20), st.sampled_from(["\n", ". X", "。", "? "]), st.integers(1, 4)
+)
+
+
 @pytest.mark.parametrize("kind", ["wordpiece", "gpt2"])
 @given(
-    texts=st.lists(
-        st.tuples(
-            st.text("ab 。é\n😀", min_size=1, max_size=20),
-            st.integers(1, 4),
-            st.sampled_from(["\n", ". X", "。", "? "]),
-        ),
-        min_size=2,
-        max_size=4,
-    )
+    texts=st.lists(st.lists(PARAGRAPH, min_size=1, max_size=4), min_size=2, max_size=4), section=st.integers(20, 400)
 )
-def test_a_pair_has_the_tokens_of_its_sequence(kind: str, texts: list[tuple[str, int, str]]) -> None:
-    split = Split([f"{head}{end}{BODY * count}" for head, count, end in texts])
-    text = tokenize(split, tokenizer(kind), max_length=48)
-    try:
-        rows = pair_rows(split, text)
-    except CorpusError:
-        return
+def test_pairs_are_parts_of_their_documents_in_order_and_do_not_overlap(
+    kind: str, texts: list[list[tuple[str, str, int]]], section: int
+) -> None:
+    split = Split(["\n\n".join(f"{head}{end}{BODY * count}" for head, end, count in parts) for parts in texts])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "SECTION_CHARACTERS", section)
+        patch.setattr("domain_ft.corpus.tokens.VERSION", f"test-{section}")  # other rows than without the patch
+        text = tokenize(split, tokenizer(kind), max_length=48)
+        try:
+            rows = pair_rows(split, text)
+        except CorpusError:
+            return
     batch = rows.pack(np.arange(len(rows)))
     assert np.array_equal(batch.lengths.reshape(-1, 2).sum(1), rows.lengths)
     assert batch.tokens == rows.tokens
     special = len(text.special)
+    document, done = "", 0
     for place, pair in enumerate(np.split(np.arange(batch.tokens), batch.cu_seqlens[2:-1:2])):
-        words = batch.word_ids[pair]
+        is_text = batch.word_ids[pair] >= 0
         anchor, positive = (int(length) - special for length in batch.lengths[2 * place : 2 * place + 2])
-        assert (words >= 0).sum() == anchor + positive
+        assert is_text.sum() == anchor + positive <= 48 - special
         assert 0 < anchor <= LONGEST_ANCHOR
         assert positive >= SHORTEST_POSITIVE
-        # The same tokens in the same order as in the sequence that was cut.
-        source = [row for row in range(len(text)) if text.row_id(row) == rows.row_id(place)]
-        packed = [text.pack([row]) for row in source]
-        assert any(
-            np.array_equal(one.input_ids[one.word_ids >= 0], batch.input_ids[pair][words >= 0]) for one in packed
-        )
+        if rows.row_id(place) != document:
+            document, done = rows.row_id(place), 0
+            whole = text.pack([row for row in range(len(text)) if text.row_id(row) == document])
+            ids = whole.input_ids[whole.word_ids >= 0].tolist()
+        wanted = batch.input_ids[pair][is_text].tolist()
+        starts = [at for at in range(done, len(ids)) if ids[at : at + len(wanted)] == wanted]
+        assert starts
+        done = starts[0] + len(wanted)
+        assert batch.sequences[2 * place] % 2 == 0
+        assert batch.sequences[2 * place + 1] == batch.sequences[2 * place] + 1
 
 
 def test_a_second_call_reads_the_cache() -> None:
