@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,45 @@ def test_a_task_is_measured_before_and_after(tmp_path: Path) -> None:
     assert result["probe"]["tfidf_svm"]["macro_f1"] > 0.9
     for name in ("README.md", "report.html"):
         assert "On the task task" in (finished.folder / name).read_text()
+
+
+def test_a_task_is_also_measured_after_training_on_another_field(tmp_path: Path) -> None:
+    classes = {"licence": LEGAL, "finding": MEDICAL}
+    records = [
+        {"text": text, "label": name}
+        for name, sentences in classes.items()
+        for text in texts(sentences, 80, f"task-{name}")
+    ]
+    task = tmp_path / "task.jsonl"
+    task.write_text("".join(json.dumps(record) + "\n" for record in records))
+    (tmp_path / "other").mkdir()
+    wanted = settings(tmp_path)
+    other = adapt(
+        dataclasses.replace(
+            wanted, corpus=str(wanted.control), control=wanted.corpus, output=tmp_path / "other" / "run"
+        )
+    )
+    finished = adapt(dataclasses.replace(wanted, task=str(task), wrong_field=str(other.folder)))
+    found = finished.result["probe"]["wrong_field"]
+    assert found["tokens_seen"] == other.result["tokens_seen"]
+    difference = finished.result["after"]["probe"]["macro_f1"] - found["macro_f1"]
+    assert found["difference"]["macro_f1"]["difference"] == pytest.approx(difference)
+    assert f"A model adapted to {found['corpus']} instead" in (finished.folder / "report.html").read_text()
+
+
+def test_a_wrong_field_needs_a_task_and_the_same_base_model(tmp_path: Path) -> None:
+    wanted = dataclasses.replace(settings(tmp_path), wrong_field=str(tmp_path))
+    with pytest.raises(SettingsError, match="no --task"):
+        adapt(wanted)
+    with pytest.raises(SettingsError, match="not the folder of a finished run of adapt"):
+        adapt(dataclasses.replace(wanted, task="legal/license-category"))
+    other = adapt(settings(tmp_path, output=tmp_path / "other"))
+    moved = tmp_path / "moved"
+    shutil.copytree(wanted.model, moved)
+    with pytest.raises(SettingsError, match="this run starts from"):
+        adapt(
+            dataclasses.replace(wanted, model=str(moved), wrong_field=str(other.folder), task="legal/license-category")
+        )
 
 
 def test_test_examples_in_the_training_text_are_left_out(tmp_path: Path) -> None:

@@ -100,7 +100,8 @@ def adapt_into(
         job, folder, display, measure_extras, cache_file=lambda held_out: _base_scores(job, held_out)
     )
     samples = side_by_side(sentences, measured.samples_before.answers, measured.samples_after.answers)
-    report = _report(job, folder, measured, pairs, samples, time.perf_counter() - began)
+    wrong_field = job.task.wrong_field_predictions(machine, display) if job.task else None
+    report = _report(job, folder, measured, pairs, samples, wrong_field, time.perf_counter() - began)
     if machine.is_main:
         _write(job, folder, report)
     return AdaptRun(folder.path, report, job.base.model, job.base.tokenizer)
@@ -188,6 +189,7 @@ def _report(
     measured: Measured[_Extras],
     pairs: PairTask | None,
     samples: Sequence[Mapping[str, Any]],
+    wrong_field: Predictions | None,
     wall_seconds: float,
 ) -> AdaptReport:
     """All results, as plain values."""
@@ -213,7 +215,7 @@ def _report(
         predictions = [cast("Predictions", extra.predictions) for extra in extras]
         for values, predicted in zip(scores.values(), predictions, strict=True):
             values["probe"] = probe_scores(predicted, settings.seed)
-        others["probe"] = job.task.facts(*predictions, seed=settings.seed)
+        others["probe"] = job.task.facts(predictions[0], predictions[1], wrong_field, seed=settings.seed)
     result = {
         "command": "adapt",
         "model": base.name,

@@ -45,6 +45,11 @@ class AdaptSettings(
     a task of a corpus, such as legal/clause-or-notice, a file of labelled examples, or hf:ID. Test examples that are in
     the training text are left out."""
 
+    wrong_field: str | None = None
+    """With --task: a finished run of adapt on another field, from the same base model and preferably with the same
+    budget. The report compares the scores of both models on the task: what both gain does not come from the field's
+    text."""
+
     tokens_per_step: PositiveInt | None = None  # type: ignore[assignment]
     """Tokens in an optimiser step, over all micro-batches and processes. By default 4,096; for contrastive training
     16,384, because all pairs of a step are each other's negatives."""

@@ -38,7 +38,9 @@ def _task_table(report: AdaptReport) -> Table:
     """The task's scores before and after, and those of the TF-IDF baseline."""
     probe = report.result["probe"]
     table = new_table(probe["task"], "macro F1", numbers.level(report.result["after"]["probe"]), "accuracy")
-    rows = (("before", report.result["before"]["probe"]), ("after", report.result["after"]["probe"]))
+    rows = [("before", report.result["before"]["probe"]), ("after", report.result["after"]["probe"])]
+    if probe["wrong_field"]:
+        rows.append((f"after training on {probe['wrong_field']['corpus']} instead", probe["wrong_field"]))
     for name, scores in (*rows, ("TF-IDF + linear SVM", probe["tfidf_svm"])):
         if "macro_f1" in scores:
             interval = numbers.span((scores["interval"] or {}).get("macro_f1"))

@@ -77,8 +77,10 @@ def _task_finding(report: AdaptReport) -> str:
         "worse": "The adapted model is",
         "not shown": "A difference is",
     }[difference["verdict"]]
+    against = _wrong_field_finding(probe["wrong_field"]) if probe["wrong_field"] else ""
     svm = probe["tfidf_svm"].get("macro_f1")
-    against = "" if svm is None else f" TF-IDF with a linear SVM reaches {points(svm)}."
+    if svm is not None:
+        against += f" TF-IDF with a linear SVM reaches {points(svm)}."
     if probe["left_out_test_examples"]:
         left_out = counted(probe["left_out_test_examples"], "test example that is", "test examples that are")
         against += f" Left out of the test: {left_out} in the training text."
@@ -86,6 +88,18 @@ def _task_finding(report: AdaptReport) -> str:
         f"On the task {probe['task']}, a linear probe fitted to {counted(probe['train_examples'], 'example')} reaches "
         f"a macro F1 of {before} with the base model's features, and {after} with the adapted model's. {shown} "
         f"{task_words.verdict(difference, 'macro_f1')}.{against}"
+    )
+
+
+def _wrong_field_finding(wrong_field: Mapping[str, Any]) -> str:
+    """The task's score after training on another field, and how much more training on this field gives."""
+    difference = wrong_field["difference"]["macro_f1"]
+    shown = (
+        "That this field's text serves better is" if difference["verdict"] == "not shown" else "The adapted model is"
+    )
+    return (
+        f" A model adapted to {wrong_field['corpus']} instead ({counted(wrong_field['tokens_seen'], 'token')}) reaches "
+        f"{points(wrong_field['macro_f1'])}. {shown} {task_words.verdict(difference, 'macro_f1')}."
     )
 
 
