@@ -113,6 +113,11 @@ class TestLanguages:
         assert [(finding.line, finding.kind) for finding in languages.findings()] == [(12, "wrong-language")]
         assert languages.counts == {"en": 11, "ja": 1}
 
+    def test_a_finding_on_plain_text_has_no_field(self) -> None:
+        languages = Languages(["ja"])
+        languages.add(1, "", "Everyone has the right to life, liberty and security of person, in every country.")
+        assert [finding.field for finding in languages.findings()] == [None]
+
     def test_of_a_file_in_many_languages_none_is_wrong_unless_they_are_named(self) -> None:
         def found(*allowed: str) -> list[int | None]:
             languages = Languages(allowed)
