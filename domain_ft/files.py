@@ -1,8 +1,7 @@
 """The user's files: which paths are the same file, and what may be written.
 
-Files are compared as files, not as spellings: symbolic links, hard links, relative paths and, on file systems that
-ignore case, other spellings can all name the same file. Callers run these checks before they open a file for writing,
-truncate or remove it.
+Two different paths can name the same file: by symbolic links, hard links, relative paths and, on file systems that
+ignore case, other spellings. Callers run these checks before they open a file for writing, truncate it or remove it.
 """
 
 from __future__ import annotations
@@ -61,13 +60,13 @@ def refuse_same(files: Mapping[str, File | None]) -> None:
 
 
 def refuse_unwritable(path: Path, option: str) -> None:
-    """Check that a file or folder can be created or written at `path`, without changing anything.
+    """Check that a file or folder can be created at `path`, or replaced there. Nothing remains changed.
 
-    This creates an unnamed temporary file in the nearest existing folder, because some file systems report permissions
-    that they do not honour.
+    The check creates a temporary file in the nearest existing folder above `path` and removes it, because some file
+    systems report permissions that they do not honour.
 
     Raises:
-        SettingsError: the path is below a file, is not valid, or cannot be written.
+        SettingsError: the path is below a file or a dangling link, is not valid, or cannot be written.
     """
     try:
         path.lstat()
@@ -134,7 +133,7 @@ def refuse_special(path: Path, option: str, instead: str = "") -> None:
         instead: what to do instead of naming a file, if there is anything.
 
     Raises:
-        SettingsError: it is a device, a pipe or a socket.
+        SettingsError: it is a device, a pipe, a socket or another special file.
     """
     status = _status(path)
     if status is None or stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
@@ -150,7 +149,7 @@ def refuse_no_file(path: Path) -> None:
     """Check that a path to read is a regular file: opening a pipe would wait for its writer.
 
     Raises:
-        OSError: it is a folder, a pipe or a device, or does not exist.
+        OSError: it is a folder or another kind of special file, or does not exist.
     """
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):

@@ -1,4 +1,4 @@
-"""Retrieval on held-out pairs: the anchors are queries, and the positives are the documents."""
+"""Retrieval on held-out pairs: the anchors are the queries, and the positives are the documents."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from domain_ft.models.pooling import Pooling
 from domain_ft.progress import Progress
 
 MOST_QUERIES = 2_000
-"""The most pairs that are used, evenly spaced. They make the interval narrow enough."""
+"""At most so many pairs are used, evenly spaced: enough for a narrow interval."""
 
 _PAIRS_AT_ONCE = 32
 
@@ -26,7 +26,7 @@ class PairTask:
 
     Attributes:
         pairs: the rows that the pairs are taken from.
-        chosen: (n,) the indices of the pairs. Two different pairs have no text in common.
+        chosen: (n,) the indices in `pairs` of the pairs used. No two of these have a text in common.
     """
 
     pairs: PairRows
@@ -51,7 +51,7 @@ class PairTask:
         return self.pairs.documents[self.chosen]
 
     def rank(self, base: BaseModel, pooling: Pooling, progress: Progress | None = None, label: str = "") -> Ranking:
-        """The ranking by `base`'s vectors. The caller sets autocast."""
+        """The ranking by the cosine similarity of `base`'s vectors. The caller sets autocast."""
         parts = []
         with evaluating(base.model):
             for first in range(0, len(self.chosen), _PAIRS_AT_ONCE):
