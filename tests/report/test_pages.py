@@ -210,12 +210,21 @@ def test_few_documents_and_none_to_compare_are_said() -> None:
     assert "too few to show anything" in text
     for rendered in (adapt_page.render_adapt(report), adapt_card.render(report)):
         assert "no interval" in rendered
+        assert "interval no interval" not in rendered
 
 
 def test_a_gain_that_the_control_has_too_is_not_called_the_fields_own() -> None:
     report = adapt_report()
     report = dataclasses.replace(report, differences={**report.differences, "beyond_control": difference(-0.05, 0.1)})
     assert "no gain that is specific to the field is shown" in " ".join(adapt_words.findings(report))
+
+
+def test_a_gain_beyond_the_control_without_an_interval_is_not_shown() -> None:
+    report = adapt_report()
+    beyond = {**difference(-0.5, 0.1, 4), "interval": None}
+    report = dataclasses.replace(report, differences={**report.differences, "beyond_control": beyond})
+    text = " ".join(adapt_words.findings(report))
+    assert "(too few documents for an interval): no gain that is specific to the field is shown" in text
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,10 @@ class ProbedTask:
         return self.probe.predictions(model, machine, display)
 
     def facts(self, before: Predictions, after: Predictions, *, seed: int) -> dict[str, Any]:
-        """For result.json: the difference, and a TF-IDF baseline with a linear SVM on the same training examples."""
+        """For result.json: the task, the difference between the two, and a TF-IDF baseline with a linear SVM.
+
+        The baseline is fitted to the same training examples.
+        """
         train, test = self.probe.examples("train"), self.probe.examples("test")
         labels, validation = self.probe.data.labels, self.probe.data.splits["validation"]
         svm = tfidf_svm(train, validation, test, labels, seed=seed)
@@ -68,7 +71,7 @@ class ProbedTask:
 
 
 def probe_scores(predictions: Predictions, seed: int) -> dict[str, Any]:
-    """The scores of a probe for result.json, without the scores per class."""
+    """A probe's scores for result.json, without those per class."""
     metrics = classification_metrics(predictions, seed=seed)
     del metrics["per_class"]
     return metrics
