@@ -1,4 +1,4 @@
-"""Notes on fields that are not read although their values look like verdicts, or like a part of the prompt."""
+"""Notes on fields that are not read although they seem to hold verdicts, or hold longer text."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class UnreadValues:
         ]
 
     def _is_text(self, field: str) -> bool:
-        """Whether a field holds text, and not identifiers or the like."""
+        """Whether a field holds text, rather than identifiers or similar values."""
         name = field.rpartition(".")[2]
         return what_fields_hold([{name: self._samples[field]}])[name] is Holds.TEXT
 

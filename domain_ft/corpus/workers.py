@@ -38,10 +38,10 @@ def cores() -> int:
 def in_order(
     function: Callable[[Item], Result], batches: Iterable[Item], *, work: str, saved: bool = False
 ) -> Generator[Result, None, None]:
-    """The result of `function` for each batch, in order. Long streams are processed by one process per core.
+    """The result of `function` for each batch, in order. Long streams are processed by one worker per core.
 
     Args:
-        function: a function of a module, or a partial of one; pickled once for each worker.
+        function: pickled once for each worker, so not a lambda or a local function.
         batches: consumed lazily. Each batch and each result is pickled.
         work: what a worker does, for messages, such as "reads the corpus".
         saved: whether the caller saves results as they come, and the next call resumes after them.
@@ -82,8 +82,8 @@ def in_order(
 def _main_hidden() -> Iterator[None]:
     """Keep workers that start in this block from importing the main program.
 
-    A spawned process would run the user's script again if that has no `if __name__ == "__main__"`. Workers do not need
-    the script.
+    Otherwise, a spawned process would run the user's script again if the script has no `if __name__ == "__main__"`.
+    Workers do not need the script.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")

@@ -7,7 +7,7 @@ import random
 import numpy as np
 
 from domain_ft.corpus.near_copies import text_fingerprints
-from domain_ft.corpus.splitting import draw, draw_parts, groupings, lowest_hashes, nearest_group
+from domain_ft.corpus.splitting import draw, draw_parts, groupings, lowest_hashes, nearest_group, why_none_held_out
 from domain_ft.verbs.data.split import _parts_of
 
 _RANDOM = random.Random(7)
@@ -45,3 +45,12 @@ def test_the_nearest_group_leaves_another() -> None:
     assert nearest_group(groups, hashes, 3.0, everything) == 0
     assert nearest_group(groups, hashes, 1.0, groups != 1) == 2
     assert nearest_group(groups, hashes, 1.0, groups == 1) is None
+
+
+def test_a_share_that_is_too_small_for_any_group_is_the_reason_given() -> None:
+    groups, hashes = np.arange(4), HASHES[:4]
+    for labels, of_class in (([()] * 4, ""), ([("a",), ("a",), ("b",), ("b",)], " of each class")):
+        assert not draw(groups, hashes, labels, 0.1).any()
+        assert why_none_held_out(groups, labels, 0.1).endswith(
+            f"which are not split, and the share of 10%{of_class} is too small for any of them"
+        )
