@@ -33,7 +33,7 @@ SEVERAL = Labels(("a", "b", "c"), multi_label=True)
 
 
 def data(count: int, seed: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Features (count, 8) around one point for each class, of scales from 0.01 to 100, one constant; and the classes."""
+    """Features (count, 8) around one point for each class, scaled by 0.01 to 100, one constant; and the classes."""
     points = generator(0, "points").normal(size=(classes, 8))
     draw = generator(seed, "features")
     targets = draw.integers(classes, size=count)
@@ -84,7 +84,7 @@ def test_it_is_scikit_learns_regression(classes: int, balanced: bool) -> None:
 
 
 def test_a_group_is_in_one_fold() -> None:
-    """Each example has a copy with another label. Trained on one, the probe would be sure of a wrong label for the other."""
+    """Each example has a copy with another label. A probe trained on one of them would be wrong about the other."""
     features, targets = data(60, 1)
     twice, others = np.concatenate([features, features]), np.concatenate([targets, (targets + 1) % 3])
     groups = np.tile(np.arange(60), 2)

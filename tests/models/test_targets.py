@@ -1,4 +1,4 @@
-"""Names and patterns become module paths as PEFT reads them; what cannot be exact is refused with words."""
+"""Names and patterns become module paths as PEFT reads them; what cannot be trained or reloaded is refused."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_output_projection_takes_lora_only_where_it_is_not_tied(architecture
         assert resolve_targets(model, [output]) == [output]
 
 
-def test_what_takes_no_lora_is_named() -> None:
+def test_modules_that_take_no_lora_are_refused() -> None:
     model = tiny_model("llama")
     with pytest.raises(ModelError, match="an embedding"):
         resolve_targets(model, ["embed_tokens"])
