@@ -151,3 +151,13 @@ def test_the_peers_batches_by_length_represent_its_epoch() -> None:
     assert timed.mean() == pytest.approx(np.mean(lengths), rel=0.05)
     assert np.ptp(timed, axis=1).max() < 32  # a batch has similar lengths
     assert len(set(rows[10:])) == 100
+
+
+def test_the_private_functions_that_benchmarks_replace_exist() -> None:
+    """`bench startup` replaces `_base_scores_file` and `_Trainer.take`, `bench training` `_Trainer.prepare`."""
+    from domain_ft.training import loop
+    from domain_ft.verbs.adapt import run
+
+    assert callable(run._base_scores_file)
+    assert callable(loop._Trainer.take)
+    assert callable(loop._Trainer.prepare)
