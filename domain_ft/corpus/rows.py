@@ -48,4 +48,4 @@ class DocumentRows(CountedRows, Protocol):
         """The id of the document with this index. It is unique."""
 
     def select_documents(self, max_tokens: int | None) -> npt.NDArray[np.int64]:
-        """(selected,) the rows of as many documents as `max_tokens` allows, or all rows if it is None. Deterministic."""
+        """(selected,) the rows of as many documents as `max_tokens` allows; all rows if it is None. Deterministic."""

@@ -83,8 +83,8 @@ def move_contained(
 def cut(text: str, fraction: float) -> tuple[str, str] | None:
     """Cut a text into a training part and an evaluation part, which is about the last `fraction` of it.
 
-    The aim is an evaluation part of at least 400 characters, even if that is more than `fraction`. The cut is then moved
-    to a near end of a paragraph, line, sentence or word, if there is one. None if the text is shorter than
+    The aim is an evaluation part of at least 400 characters, even if that is more than `fraction`. The cut is then
+    moved to a near end of a paragraph, line, sentence or word, if there is one. None if the text is shorter than
     `SHORTEST_CUT`, or if a part would be blank.
     """
     if len(text) < SHORTEST_CUT:

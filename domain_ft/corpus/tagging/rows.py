@@ -128,7 +128,7 @@ class TaggingRows(SequenceRows):
         lengths: (rows,) int32, tokens of each window, special tokens included.
         documents: (rows,) int64, the index in `texts` of each window's text; sorted, except in a view.
         targets: (rows,) int64, 1 where an entity begins in the window, else 0. Subsets for --train-sizes keep the share
-            of each value; `--balance sampling` draws both equally often.
+            of each value; `--balance sampling` draws both values equally often.
         cut: (texts,) bool, which texts have more than one window.
         inexact: the number of spans that tags cannot represent exactly, because they begin or end within a unit.
     """
@@ -310,7 +310,7 @@ def _cuts(tokens: int, borders: Sequence[int], room: int) -> tuple[int, ...]:
     without tokens has no window.
 
     Args:
-        tokens: their number.
+        tokens: the number of tokens.
         borders: the first token of each unit.
         room: the maximum number of tokens in a window, without special tokens.
     """

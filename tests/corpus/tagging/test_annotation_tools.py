@@ -432,6 +432,7 @@ def test_passages_of_a_document_are_texts_of_one_group(tmp_path: Path) -> None:
         ("a.xml", "<!DOCTYPE c [<!ENTITY a 'b'>]><collection/>", "declares entities"),
         ("a.xml", "<html><body/></html>", "is not BioC"),
         ("a.xml", "<collection>", "broken XML"),
+        ("a.xml", "<c><document><passage><text>a</text></passage></document></c>", "no text or no offset"),
         ("a.json", '[{"id": 0, "paragraphs": []}]', "spaCy 2's training format"),
         ("a.json", '[["a", "b"]]', "neither a text with entities nor words with tags"),
         ("a.json", '[{"text": "a", "entities": [}]', "broken JSON"),
