@@ -76,7 +76,7 @@ def test_flops_equal_torchs_count(architecture: str, tmp_path: Path) -> None:
         job.objective.loss(job.base, inputs).backward()
     counted = {str(op): number / tokens for op, number in counter.get_flop_counts()["Global"].items()}
     found = flops.count(job)
-    # torch sees no product inside our fused loss, so its count lacks `head`.
+    # Our fused loss is an op of its own, so the counts of mm and addmm lack `head`.
     assert found.linears + found.adapters == pytest.approx(counted["aten.mm"] + counted.get("aten.addmm", 0))
     vocabulary, hidden = job.base.model.get_output_embeddings().weight.shape
     labelled = inputs.items / tokens if architecture == "bert" else 1

@@ -275,7 +275,7 @@ def test_exit_status(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert ("Traceback" in captured.err) == (debug and status != 130)
-    assert message.removesuffix("\n  do:") if debug else message in captured.err
+    assert (message.removesuffix("\n  do:") if debug else message) in captured.err
 
 
 def test_user_text_in_brackets_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -192,7 +192,9 @@ def test_few_examples_are_flagged_and_counted_in_the_singular() -> None:
     ):
         assert said in text
     assert "There are only 4 independent test prompts: too few" in " ".join(instruct_words.findings(REPORTS["long"]))
-    assert "no interval" in instruct_page.render_instruct(report) + instruct_card.render_instruct(report)
+    rendered = instruct_page.render_instruct(report) + instruct_card.render_instruct(report)
+    assert "no interval" in rendered
+    assert "interval no interval" not in rendered
 
 
 def test_how_many_answers_ended_is_counted() -> None:

@@ -1,4 +1,4 @@
-"""What a micro-batch takes is counted right, and the micro-batch that is chosen fits what is free."""
+"""The memory of a micro-batch is counted correctly, and the chosen micro-batch fits into the free memory."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_what_is_asked_for_is_taken_and_not_counted(asked: Any) -> None:
     assert plan.asked_for
 
 
-def test_half_of_it_may_be_asked_for() -> None:
+def test_either_choice_may_be_asked_for_alone() -> None:
     def plan(**asked: Any) -> tuple[int, bool, bool]:
         given = {"tokens_per_micro_batch": None, "activation_checkpointing": "auto"} | asked
         found = plan_micro_batches(limits(), COSTS.__getitem__, **given)
@@ -177,7 +177,7 @@ def test_half_of_it_may_be_asked_for() -> None:
     assert plan(tokens_per_micro_batch=10**6) == (10**6, True, False)
 
 
-def test_too_little_for_anything_is_said() -> None:
+def test_a_plan_for_too_little_memory_does_not_fit() -> None:
     tight = limits(free_bytes=100 * MIB)
     plan = plan_micro_batches(tight, COSTS.__getitem__, tokens_per_micro_batch=None, activation_checkpointing="auto")
     assert (plan.tokens_per_micro_batch, plan.activation_checkpointing, plan.fits) == (256, True, False)
@@ -193,7 +193,7 @@ def write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
+def test_every_control_group_with_a_limit_counts(tmp_path: Path) -> None:
     write(tmp_path / "proc/self/cgroup", "0::/user/job\n")
     write(tmp_path / "sys/fs/cgroup/user/job/memory.max", "max\n")
     write(tmp_path / "sys/fs/cgroup/user/job/memory.current", "300\n")
@@ -206,7 +206,7 @@ def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
 
 
 def test_control_groups_of_version_1_in_a_container(tmp_path: Path) -> None:
-    """A container sees its own group as the top, under a path that it does not have."""
+    """A container sees its own group at the top, not at the path in /proc."""
     write(tmp_path / "proc/self/cgroup", "5:cpu:/docker/4f\n4:memory:/docker/4f\n0::/\n")
     write(tmp_path / "sys/fs/cgroup/memory/memory.limit_in_bytes", "1000\n")
     write(tmp_path / "sys/fs/cgroup/memory/memory.usage_in_bytes", "900\n")

@@ -132,7 +132,7 @@ def test_page_card_and_terminal_say_what_was_read(finished: ClassifyRun) -> None
     card, page = ((finished.folder / name).read_text(encoding="utf-8") for name in ("README.md", "report.html"))
     for shown in (screen.getvalue(), page, card):
         assert said in shown
-        assert "left out, because test examples have the same text" in shown
+        assert "text of a test example were left out" in shown
         assert "its base model, bert" in shown
 
 
