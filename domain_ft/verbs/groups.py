@@ -69,7 +69,7 @@ class EncodingOptions(Settings, group="Text"):
 
 @dataclass(frozen=True, kw_only=True)
 class TextStreamOptions(EncodingOptions, group="Texts"):
-    """Texts that are answered one by one, in order."""
+    """A stream of texts, each with an answer in the output, in the same order."""
 
     input: str = REQUIRED
     """The texts: a JSONL, JSON, CSV, TSV or Parquet file, a text file with one text per line, or - for standard
@@ -393,7 +393,8 @@ class TaskTrainingOptions(TrainingOptions, group="Training"):
     of other classes (sampling)."""
 
     train_sizes: str | None = None
-    """Also train on subsets of the training examples, such as 50,200,1000,all, for a learning curve."""
+    """Train on subsets of these sizes, such as 50,200,1000,all, and report a learning curve. By default train on all
+    examples only."""
 
 
 @dataclass(frozen=True, kw_only=True)

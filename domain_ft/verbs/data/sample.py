@@ -83,8 +83,8 @@ class Samples:
 
     Attributes:
         template: `model` for the model's own chat template, `plain` if it has none.
-        conversations: the number in the file.
-        drawn: the number of conversations that were drawn; each gives one or more samples.
+        conversations: the number in the file, without `rejects`.
+        drawn: the number of conversations that were drawn; each yields one or more samples.
         rejects: records that are not conversations, or that are marked as excluded from training.
         samples: in the order of the file.
         unread_fields: for each field that is not read, the number of records that have it.

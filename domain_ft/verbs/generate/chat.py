@@ -136,7 +136,7 @@ class Talk:
         """Ask a question, show the answers and remember them. After an error, nothing is remembered.
 
         Raises:
-            UserError: a template refuses the question, or it is too long.
+            UserError: a template refuses the question, or a prompt is too long.
             KeyboardInterrupt: the answer was stopped. What a single model has shown of it on a terminal is remembered.
         """
         self.asked += 1
@@ -238,7 +238,7 @@ def _typed(console: Console) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _killable() -> Iterator[None]:
-    """Let SIGTERM end the process. Elsewhere it acts like ctrl-C, but in a chat that only stops an answer."""
+    """Let SIGTERM end the process. Outside a chat it acts like ctrl-C, which in a chat only stops an answer."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -238,7 +238,7 @@ def _day(settings: GenerateSettings) -> date:
 def _questions(
     conversations: Iterator[Conversation], chat_models: Sequence[ChatModel], bad: BadRecords, placeholders: Placeholders
 ) -> Iterator[Question]:
-    """The question of each conversation, with its last answer as the reference.
+    """The question of each conversation; if it ends with an answer, this is the reference.
 
     Conversations that cannot be asked are reported to `bad`. `placeholders` counts the placeholders of the others.
     """
