@@ -1,8 +1,8 @@
 """The table of architectures: what the rest of the code needs to know about each.
 
-For each architecture the table has the objective, where positions begin, and the names of the attention projections
-(for `--targets attention`). An architecture that is not in the table gets a generic description, and is tried on a
-short input before it is used (`base.choose_layout`).
+For each architecture the table gives the objective, the position at which sequences begin, and the names of the
+attention projections (for `--targets attention`). An architecture that is not in the table gets a generic description,
+and is tried on a short input before it is used (`base.choose_layout`).
 """
 
 from __future__ import annotations
@@ -132,7 +132,10 @@ def _generic_objective(config: PretrainedConfig) -> ObjectiveName | None:
 
 @dataclass(frozen=True)
 class LogitTail:
-    """What a model does after the output projection: logits = softcap(scale · (hidden Wᵀ + b)); None for no softcap."""
+    """What a model does after the output projection: logits = c · tanh(z / c) with z = scale · (hidden Wᵀ + b).
+
+    c is the `softcap`; if it is None, logits = z.
+    """
 
     scale: float = 1.0
     softcap: float | None = None

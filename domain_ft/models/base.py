@@ -125,8 +125,8 @@ class BaseModel:
         source: what an adapter records as its base: the embedded name, the hub id, or an absolute path.
         revision: the hub's commit, or `sha256:` and the hash of the weights.
         max_length: the most tokens in a sequence, see `longest_sequence`.
-        packed: `hidden` runs packed rows; otherwise it pads batches.
-        head_is_random: the checkpoint lacks weights of the head, so losses mean nothing before training.
+        packed: whether `hidden` runs packed rows; otherwise it pads batches.
+        head_is_random: whether the checkpoint lacks weights of the head, so that losses mean nothing before training.
         notes: what the user should know before using the model.
         position_offset: the position id of a sequence's first token.
         tail: the scale and softcap of the logits.

@@ -93,7 +93,10 @@ def is_our_bug(error: Exception) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """The message of an exception on one line, with its class unless that is an OSError or ValueError."""
+    """An exception's message on one line of about 400 characters at most.
+
+    The class is named too, unless it is an OSError or ValueError.
+    """
     message = " ".join(str(error).split())
     if len(message) > 400:
         message = message[:400] + "..."
@@ -380,7 +383,7 @@ def in_body(model: PreTrainedModel, key: str) -> bool:
 
 
 def check_missing(model: PreTrainedModel, missing: Iterable[str], name: str) -> None:
-    """Raise if weights of the body are missing; weights of the head may be."""
+    """Raise if weights of the body are missing; weights of the head may be missing."""
     body = sorted(key for key in missing if key.startswith(f"{model.base_model_prefix}."))
     if body:
         raise ModelError(

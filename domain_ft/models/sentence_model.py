@@ -88,7 +88,9 @@ class SentenceModel:
             return self.vectors(Tokens.of([[0]], self.base.device)).shape[1]
 
     def prompt(self, given: str | None) -> str:
-        """The text to put before a text: the prompt named `given`, else `given` itself; None for the default prompt.
+        """The text to put before a text: the prompt named `given`, else `given` itself.
+
+        For None it is the default prompt; empty if the model has none.
 
         Raises:
             ModelError: `given` is a single word, so it must be a name, but no prompt has that name.

@@ -31,8 +31,7 @@ READ_FILES = (".json", ".txt", ".model", ".jinja")
 """Endings of the files that are read besides the weights: configuration and tokenizer."""
 
 OWN_BASE = "read-first"
-"""The folder inside a run of `classify` or `tag` with the run of `adapt` that its model was trained from, if that was
-made for it (--read-first)."""
+"""With --read-first, `classify` and `tag` first run `adapt` in this folder of their run, and train from its model."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +203,7 @@ def _adapted(adapter: Path, progress: Progress | None) -> ModelSource:
 
 
 def base_in_run(run: Path, recorded: str) -> str:
-    """The base that a file of a run names. One that is in the run's own folder is found there if the run has moved."""
+    """The base model that a run's file records. A base in the run's own folder is found even if the run was moved."""
     own = run / OWN_BASE
     return str(own) if Path(recorded).name == OWN_BASE and (own / "result.json").is_file() else recorded
 
@@ -241,7 +240,7 @@ def _hub(name: str, progress: Progress | None, revision: str | None) -> ModelSou
 
 
 def _with_config(folder: Path) -> Path:
-    """The folder with config.json in a copy of a repository: in an old sentence model it is a subfolder."""
+    """The folder with config.json in a copy of a repository: a subfolder in an old sentence model."""
     return folder if (folder / "config.json").is_file() else transformer_folder(folder) or folder
 
 
@@ -295,7 +294,7 @@ def _hub_errors(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Inside the block, transformers and the hub show no progress bars and no warnings."""
+    """Inside the block, transformers and the hub show no progress bars, and no Python warnings are shown."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     hub_bars = not hub_utils.are_progress_bars_disabled()
     transformers_logging.set_verbosity_error()

@@ -25,7 +25,7 @@ from domain_ft.models.base import BaseModel, Tokens
 from domain_ft_kernels import linear_cross_entropy
 
 EVALUATION_EPOCH = -1
-"""The epoch that evaluation masks are drawn with: always the same, and never an epoch of training."""
+"""The epoch for which evaluation masks are drawn: always the same, and never an epoch of training."""
 
 
 @dataclass(frozen=True)

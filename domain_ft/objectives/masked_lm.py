@@ -32,7 +32,7 @@ class MaskedLM(LanguageModelHead):
     Attributes:
         vocabulary: the mask token, and the tokens that random ones are drawn from.
         rate: the share of the tokens that are in M.
-        whole_word: all tokens of a word are in M, or none, unless the word is too long (see `corpus.masking`).
+        whole_word: whether all tokens of a word are in M, or none, unless the word is too long (see `corpus.masking`).
         seed: the masks are a function of the seed, the epoch, the document and the sequence.
 
     Example::

@@ -72,6 +72,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path
     assert load_latest(tmp_path, parameters, optimizer, warnings.append) == state(1)
     assert len(warnings) == 1
     assert "step-2 is damaged" in warnings[0]
+    assert warnings[0].endswith("using the one before it")
+
+
+def test_a_damaged_only_checkpoint_means_a_new_start(tmp_path: Path) -> None:
+    parameters, optimizer = trained(0)
+    (save_checkpoint(tmp_path, parameters, optimizer, state(2), keep=2) / "state.json").write_text("")
+    warnings: list[str] = []
+    assert load_latest(tmp_path, parameters, optimizer, warnings.append) is None
+    assert len(warnings) == 1
+    assert warnings[0].endswith("there is no older one, so training starts at step 0")
 
 
 def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path: Path) -> None:
