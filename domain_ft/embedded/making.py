@@ -107,7 +107,7 @@ def with_fitted_head(base: BaseModel, rows: list[TokenRows], progress: Progress 
         rows: the training text of each corpus, used in equal shares. To compare adaptation to two corpora, give both.
 
     Raises:
-        ModelError: the head has a structure that cannot be fitted, or the model is a decoder.
+        ModelError: the model is a decoder, or the head cannot be fitted (see `fit_mlm_head`).
     """
     if base.objective != "mlm":
         raise ModelError(

@@ -102,7 +102,7 @@ def find_places(source: TaskSource, progress: Progress | None) -> tuple[TaskSour
         progress: called while an asset is fetched.
 
     Returns:
-        source: with the fields that the recipe names.
+        source: completed with the fields that the recipe names.
         places: by split; `train`, and the others that the source has.
         facts: the recipe's description of the task; empty for files.
 
