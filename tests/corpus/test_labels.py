@@ -336,7 +336,7 @@ def test_minus_one_among_others_is_a_class(tmp_path: Path, values: list[Any]) ->
 )
 def test_spellings_of_one_name_are_refused(tmp_path: Path, names: list[str], group: str) -> None:
     path = write(tmp_path / "x.jsonl", [*names, "penal"] * 20)
-    with pytest.raises(CorpusError, match="differ only in case, spaces, Unicode form or the notation of a number") as raised:
+    with pytest.raises(CorpusError, match="differ only in case, spaces, Unicode form or the notation of") as raised:
         opened(path)
     assert group in str(raised.value)
     assert [kind for kind, _ in findings(path)] == ["label-variants"]
