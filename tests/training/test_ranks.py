@@ -1,4 +1,4 @@
-"""Several processes train what one trains, with whole weights (DDP) or shards (FSDP2), and continue each other's runs."""
+"""Several processes train what one trains, with whole weights (DDP) or shards (FSDP2), and can take over a run."""
 
 from __future__ import annotations
 

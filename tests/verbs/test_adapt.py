@@ -367,7 +367,7 @@ def test_an_encoder_without_a_head_gets_one_first(tmp_path: Path, capsys: pytest
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
 def test_bfloat16_learns_as_float32_does(tmp_path: Path, architecture: str) -> None:
-    """bfloat16 keeps 8 bits of a number, but rounding moves a mean over hundreds of tokens far less than training does."""
+    """bfloat16 keeps 8 bits, but rounding moves a mean over hundreds of tokens far less than training does."""
     runs = {
         dtype: adapt(settings(tmp_path, architecture, dtype=dtype, output=tmp_path / dtype, max_steps=12))
         for dtype in ("float32", "bfloat16")

@@ -29,7 +29,7 @@ LABELS = Labels(("fair", "unfair", "不公正"))
 
 
 def predictions(skill: float, seed: int = 0, *, examples: int = 120, labels: Labels = LABELS) -> Predictions:
-    """Random predictions. Their truth depends only on the examples and labels; their logits also on `skill` and `seed`."""
+    """Random predictions. The truth depends only on the number of examples and labels, not on `skill` and `seed`."""
     shape = (examples, len(labels))
     truth = np.random.default_rng(examples).random(shape)
     targets = (truth < 0.4).astype(np.uint8) if labels.multi_label else truth.argmax(axis=1)
@@ -66,8 +66,8 @@ def adapt_run(
 
 
 def tag_run(folder: Path, *chances: float, texts: int = 200) -> str:
-    """A run whose texts each hold one entity of either type. Each seed finds the share `chance` of them, and false ones of
-    both types in every fifth text.
+    """A run whose texts each hold one entity of each type. A seed finds each with its chance, and false ones of both
+    types in every fifth text.
     """
     folder.mkdir()
     for number, chance in enumerate(chances):
@@ -167,15 +167,15 @@ def test_losses_of_adapted_models_are_compared_on_documents_that_both_held_out(t
 
 
 def test_losses_of_instructed_models_are_compared_on_held_out_conversations(tmp_path: Path) -> None:
-    taught = {"command": "instruct", "objective": "instructions"}
-    runs = [adapt_run(tmp_path / name, 5.0 - place, **taught) for place, name in enumerate("ab")]
+    instructed = {"command": "instruct", "objective": "instructions"}
+    runs = [adapt_run(tmp_path / name, 5.0 - place, **instructed) for place, name in enumerate("ab")]
     report = compared(*runs)
     assert report.metrics == ["test", "control"]
     assert not report.notes
     assert report.runs[1].differences["test"]["interval"][1] < 0
     assert "better" in printed(report)
     with pytest.raises(SettingsError, match="share no held-out document") as refused:
-        compared(runs[0], adapt_run(tmp_path / "c", 4.0, first=100, **taught))
+        compared(runs[0], adapt_run(tmp_path / "c", 4.0, first=100, **instructed))
     assert "--data" in str(refused.value)
 
 
