@@ -18,7 +18,7 @@ _GENERIC = {
     *("train", "training", "test", "testing", "dev", "valid", "validation", "eval", "all", "data", "dataset", "corpus"),
     *("text", "texts", "input", "output", "examples", "records", "file", "files", "model", "adapter", "checkpoint"),
 }
-# More such names: digits and signs only, one or two letters, and shards such as train-00000-of-00002.
+# More such names: digits and signs only, one or two characters, and shards such as train-00000-of-00002.
 _UNINFORMATIVE = re.compile(r"[\W\d_]*|\w{1,2}|(train|test|validation)?[-_.]?\d+[-_]of[-_]\d+")
 
 

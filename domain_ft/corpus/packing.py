@@ -49,6 +49,9 @@ class StepPlan:
         lengths: (sequences,) tokens of each sequence.
         tokens_per_step: the most tokens per step on average; exceeded only if the average sequence is longer than this.
         seed: of the order.
+
+    Raises:
+        ValueError: there are no sequences, or `tokens_per_step` is below 1.
     """
 
     def __init__(self, lengths: npt.ArrayLike, tokens_per_step: int, seed: int) -> None:

@@ -33,7 +33,7 @@ from domain_ft.wording import counted
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-VERSION = 1  # of the cuts: increase it whenever the same rows would be cut elsewhere
+VERSION = 1  # of the cuts: increase it with every change that cuts the same rows at other places
 
 LONGEST_ANCHOR = 64
 """In tokens. A longer beginning is probably not a heading, a question or a single sentence."""
@@ -72,6 +72,7 @@ class PairRows:
         self._rows: Indices = np.load(folder / "rows.npy")
         self._cuts: npt.NDArray[np.int32] = np.load(folder / "cuts.npy")
         special = text.special
+        # The special tokens that a pair has in addition to those of its sequence.
         extra = len(special) if special.end_every_sequence else 2 * len(special) - len(special.start)
         ends_here = 0 if special.end_every_sequence else self._final()
         self.lengths = (np.asarray(text.lengths[self._rows]) + extra - ends_here * len(special.end)).astype(np.int32)

@@ -56,7 +56,7 @@ class Conversation:
         line: counted from 1; in a JSON list, a Parquet file or a data set on a hub, the number of the record.
         turns: in order.
         tools: the tools that the assistant may call, in OpenAI's format.
-        group: the source, shared by its conversations, from the field that the user named.
+        group: a name that conversations from one source share, from the field that the user named.
         key: for outputs: the record's id with its original type (a number stays a number) if it has an id field; else
             `id`. None before `reading` sets it.
     """

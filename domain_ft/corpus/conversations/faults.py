@@ -55,7 +55,7 @@ class Faults:
         return any(fault.error for fault in self.found)
 
     def text(self, value: Any, place: str) -> str | None:
-        """The text with \\n for \\r\\n and U+FFFD for lone surrogates. None, with a fault added, if it is no text."""
+        """A text with \\n for \\r\\n and U+FFFD for lone surrogates; None for another value, with a fault added."""
         if not isinstance(value, str):
             self.error("wrong-type", place, f"the field holds {kind_of(value)}, where text is expected")
             return None

@@ -279,7 +279,7 @@ class ChatTemplate:
     def _refusal(
         self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]], place: str, answer: bool, error: Exception
     ) -> CorpusError:
-        """The error for a template that raised `error`, and whether it rejects the system turn or tools."""
+        """The error for a template that raised `error`; says if the system turn or tools are the cause."""
         systems = [number for number, turn in enumerate(turns) if turn.role == "system"]
         if systems and self._accepts([turn for turn in turns if turn.role != "system"], tools, answer):
             return RecordError(

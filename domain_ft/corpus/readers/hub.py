@@ -79,7 +79,7 @@ def open_splits(identifier: str, config: str | None, revision: str | None) -> Ma
 
 
 def _builder(identifier: str, config: str | None, revision: str | None) -> datasets.DatasetBuilder:
-    """The builder of a data set, or of its Parquet copy if it has a loading script: `datasets` 4.0 does not run it."""
+    """The builder of a data set, or of its Parquet copy if it has a loading script, which `datasets` does not run."""
     copy = commit_of_copy(revision)
     if copy is None:
         try:
