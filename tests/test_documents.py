@@ -68,7 +68,7 @@ def pages() -> list[Path]:
 
 
 def texts(field: str, count: int, seed: int) -> list[str]:
-    """`count` texts of a field's words, none a copy of another."""
+    """`count` texts of a field's words, of which no two are near copies."""
     drawn = []
     for index in range(count):
         draw = generator(seed, field, index)

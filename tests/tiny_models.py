@@ -104,7 +104,7 @@ OTHER_CONFIGS: dict[str, dict[str, Any]] = {
     "granite": {**_LLAMA, "logits_scaling": 8.0},
     "mistral": {**_LLAMA, "sliding_window": 8, "head_dim": 8},
 }
-# Types whose attention does not fit their LM head: causal with a masked one, or bidirectional with a causal one.
+# Types with a causal LM head whose attention sees later tokens.
 SEEING_CONFIGS: dict[str, dict[str, Any]] = {
     "xlnet": {"vocab_size": VOCABULARY, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, **_ROBERTA_IDS},
     "bert-generation": {**_SIZES, **_ROBERTA_IDS, "is_decoder": False},
@@ -114,9 +114,9 @@ _OTHER_ENCODERS = ("camembert", "mpnet", "deberta-v2")
 
 
 def tiny_model(architecture: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
-    """A random float32 model with its LM head, in eval mode; `changes` override its config. Equal seeds, equal models.
+    """A random float32 model with its LM head, in eval mode; `changes` override the config.
 
-    Biases and norms are random too, so that code that drops one of them fails.
+    Equal seeds give equal models. Biases and norms are random too, so that code that drops one of them fails.
     """
     settings = {**CONFIGS, **OTHER_CONFIGS, **SEEING_CONFIGS}[architecture]
     auto = AutoModelForMaskedLM if architecture in ENCODERS + _OTHER_ENCODERS else AutoModelForCausalLM

@@ -208,7 +208,7 @@ def test_memory(ranks: tuple[int, ...], dropout_p: float) -> None:
 def launched(
     needs: str = "xAB", *, rank: int = 16, dropout_p: float = 0.0, layers: int = 1, rows: int = 2048
 ) -> list[str]:
-    """The kernels that forward and backward launch if `needs` names the required gradients (of x, W, b, A, B)."""
+    """The names of the kernels that forward and backward launch for the gradients in `needs` (of x, W, b, A, B)."""
     x = torch.empty(rows, 768, dtype=torch.bfloat16, device="meta")
     weights = [torch.empty(768, 768, dtype=torch.bfloat16, device="meta")] * layers
     lora_as, lora_bs = ([torch.empty(shape, device="meta")] * layers for shape in ((rank, 768), (768, rank)))

@@ -1,4 +1,4 @@
-"""The losses as modules, and FlopCounterMode's counts of lora_linear and linear_cross_entropy on both fast backends."""
+"""The losses as modules, and FlopCounterMode's counts for the matrix products of the torch and triton backends."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_an_installed_decoder_generates_as_before(architecture: str) -> None:
 def test_a_packed_micro_batch_makes_no_mask_and_reads_no_value(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reading a value in Python waits for the GPU. Only `PackedLayout.groups` does, and no GPU kernel needs it."""
+    """Reading a value in Python waits for the GPU. Only `PackedLayout.groups` reads one."""
     model = tiny_model(architecture)
     attention.install(model)
     monkeypatch.setitem(AttentionMaskInterface._global_mapping, attention.NAME, lambda *_, **__: pytest.fail("a mask"))

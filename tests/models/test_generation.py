@@ -116,7 +116,7 @@ def test_an_answer_is_transformers_own_whatever_shares_its_batch(architecture: s
     ],
     ids=["penalty", "unigrams", "bigrams", "beams", "draws", "filtered-draws"],
 )
-def test_no_rule_makes_an_answer_depend_on_its_batch(architecture: str, sampling: Sampling) -> None:
+def test_no_sampling_setting_makes_an_answer_depend_on_its_batch(architecture: str, sampling: Sampling) -> None:
     base = loaded(architecture, "<|endoftext|>")
     together = generate(base, PROMPTS, sampling, stop_tokens=(), batch_size=len(PROMPTS))
     single = [

@@ -1,4 +1,4 @@
-"""GGUF files: a tiny Llama, written as llama.cpp writes it, is converted back unchanged; others are refused."""
+"""GGUF files: a tiny Llama, written as llama.cpp writes it, is converted back unchanged; bad files are refused."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ LAYERS = {"distilbert": "n_layers", "gpt2": "n_layer"}
 @pytest.mark.parametrize("bare", [False, True])
 @pytest.mark.parametrize("architecture", [name for name in ENCODERS + DECODERS if name != "albert"])
 def test_layers_that_the_config_leaves_out_are_refused(architecture: str, bare: bool, tmp_path: Path) -> None:
-    """Both in a whole language model and in its body alone. (ALBERT's layers share their weights.)"""
+    """In a whole language model and in its body alone. (ALBERT's layers share their weights, so it is not tested.)"""
     model = tiny_model(architecture)
     (model.base_model if bare else model).save_pretrained(tmp_path)
     tiny_tokenizer(tokenizer_kind(architecture)).save_pretrained(tmp_path)

@@ -39,7 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def tiny_model(architecture: str, **changes: Any) -> PreTrainedModel:
-    """A tiny model in float64, and so PEFT's adapter too: only rounding may differ."""
+    """A tiny model in float64. PEFT keeps its adapter in the base's type, so only rounding may differ."""
     return float32_model(architecture, **changes).double()
 
 
@@ -60,13 +60,13 @@ def disturb(parameters: Any) -> None:
 
 
 def assert_close(found: Tensor, expected: Tensor, base: Tensor) -> None:
-    """Equal to float64 rounding, and not because the adapter does nothing."""
+    """Check that logits are equal to the rounding of float64, and that the adapter changes those of the base."""
     assert (expected - base).abs().max() > 1e-3
     assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max().clamp_min(1)
 
 
 def quiet_peft(model: nn.Module, folder: Path) -> peft.PeftModel:
-    """PEFT's model with the adapter in `folder`. Warnings, such as PEFT's of keys or patterns, are errors."""
+    """PEFT's model with the adapter in `folder`. Warnings, but for one of transformers', are errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
@@ -192,7 +192,7 @@ def test_trained_tokens_both_ways(architecture: str, named: bool, tmp_path: Path
 
 @QUIET
 def test_why_trainable_tokens_of_a_tied_projection_with_a_bias_are_refused(tmp_path: Path) -> None:
-    """PEFT drops the projection's bias even before training. If this test fails, `apply_lora` need not refuse them."""
+    """PEFT drops the projection's bias even before training. If it stops doing so, `apply_lora` can allow them."""
     base = logits(tiny_model("bert"))
     settings = peft.LoraConfig(target_modules=["query"], trainable_token_indices=[7])
     theirs = peft.get_peft_model(tiny_model("bert"), settings)

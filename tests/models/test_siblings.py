@@ -153,7 +153,7 @@ def test_a_family_holds_only_target_layers(grouped: list[int]) -> None:
 @pytest.mark.parametrize("backend", ["reference", "torch", pytest.param("triton", marks=NO_TRITON)])
 def test_ranks_and_scalings_may_differ(backend: str, grouped: list[int]) -> None:
     model, lora = attention(rank_pattern={"key": 3}, alpha_pattern={"value": 5})
-    dtype = torch.float32 if backend == "triton" else torch.float64  # rounding aside, they are the same
+    dtype = torch.float32 if backend == "triton" else torch.float64  # the triton backend has no float64
     together = outcome(model.to(dtype), lora, numbers(7, 5).to(dtype))
     set_backend(model, backend)
     found = outcome(model, lora, numbers(7, 5).to(dtype))
@@ -329,7 +329,7 @@ def one_process() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view")  # which nobody writes to
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view")  # to which nothing writes
 @pytest.mark.parametrize("wrapped", ["attention", "layers"])
 def test_sharded_parameters(wrapped: str, grouped: list[int], one_process: None) -> None:
     """Siblings that FSDP gathers together are computed together, and those that it gathers one by one are not."""

@@ -1,4 +1,4 @@
-"""Models with a task head: packed micro-batches give the model's own logits; runs load with them, in PEFT too."""
+"""Models with a task head: packed micro-batches have the model's own logits, and so have saved runs, in PEFT too."""
 
 from __future__ import annotations
 

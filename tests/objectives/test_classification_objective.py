@@ -121,7 +121,7 @@ def test_an_example_without_a_label_has_no_loss(tmp_path: Path) -> None:
 
 
 def test_weights_of_classes_are_balanced() -> None:
-    """They equal scikit-learn's, and their mean over the examples is 1."""
+    """For single labels they equal scikit-learn's, and their mean over the examples is 1."""
     targets = np.array([0] * 70 + [1] * 25 + [2] * 5)
     weights = class_weights(targets, SINGLE)
     np.testing.assert_allclose(weights, compute_class_weight("balanced", classes=np.arange(3), y=targets), rtol=1e-6)

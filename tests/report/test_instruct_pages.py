@@ -1,4 +1,4 @@
-"""The page, the card and the table of instruct: they claim what the numbers show, and hide texts if they must."""
+"""The page, the card and the table of instruct: they claim what the numbers show, and can leave out all texts."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ def test_the_table_fits_the_terminal(name: str, width: int) -> None:
 
 
 @pytest.mark.slow
-def test_figures_are_svg_with_letters_and_the_same_each_time() -> None:
+def test_figures_are_svg_with_text_and_the_same_each_time() -> None:
     report = instruct_report(data=dataclasses.replace(facts(), name="医療相談 <&> $a$"))
     for draw in (instruct_plots.answer_changes, loss_plots.before_after, loss_plots.loss_curve):
         root = ElementTree.fromstring(draw(report))

@@ -155,7 +155,7 @@ def test_models_side_by_side() -> None:
 @pytest.mark.parametrize(
     "draw", [loss_plots.loss_curve, loss_plots.before_after, lambda r: adapt_plots.length_histogram(r.corpus.lengths)]
 )
-def test_figures_are_svg_with_letters_and_the_same_each_time(draw: Any) -> None:
+def test_figures_are_svg_with_text_and_the_same_each_time(draw: Any) -> None:
     report = adapt_report(corpus=dataclasses.replace(adapt_report().corpus, name="日本の法令 <&> $a$"))
     svg = draw(report)
     root = ElementTree.fromstring(svg)

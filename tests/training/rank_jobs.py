@@ -31,7 +31,7 @@ JOBS: dict[str, dict[str, Any]] = {
 """What is trained, by name, in four steps with a point of the curve after the second."""
 
 SHARDED = [name for name, asked in JOBS.items() if asked.get("architecture") != "mpnet" and "pairs" not in asked]
-"""The jobs that can be sharded, except those on pairs."""
+"""The jobs that can be sharded: not those with padded batches or pairs."""
 
 BY_FOUR = ["lora", "fewer sequences than processes"]
 """The jobs that four processes do too. The others test what does not depend on the number of processes."""

@@ -58,7 +58,7 @@ def lines(path: Path) -> list[str]:
 
 
 def left_in(folder: Path) -> list[str]:
-    """Everything in a folder, hidden and unfinished files too."""
+    """The names of all files in a folder, also of hidden and unfinished ones."""
     return sorted(path.name for path in folder.iterdir())
 
 

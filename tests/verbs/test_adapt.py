@@ -387,7 +387,7 @@ def test_a_cpu_computes_in_bfloat16_where_it_has_instructions_for_it(
     assert choose_machine(MachineOptions(device="cpu")).dtype == dtype
 
 
-def test_no_control_and_no_examples(tmp_path: Path) -> None:
+def test_a_run_without_control_and_examples(tmp_path: Path) -> None:
     finished = adapt(settings(tmp_path, control="none", examples=False))
     assert finished.result["before"]["control"] is None
     page = (finished.folder / "report.html").read_text()

@@ -31,7 +31,7 @@ SMALL: dict[str, Callable[[Path], Any]] = {
     "instruct": lambda path: instruct_settings(path, max_steps=6, checkpoint_every=2, generate_examples=1),
 }
 TIMED = ("seconds", "memory", "per_second")
-"""Parts of keys whose numbers differ from run to run. That of a micro-batch does not: a resumed run keeps its size."""
+"""Parts of the keys of numbers that differ from run to run. A resumed run keeps the size of a micro-batch."""
 
 Fault = Callable[[], None]
 

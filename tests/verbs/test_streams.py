@@ -61,7 +61,7 @@ def call(
     text: str = "text",
     identity: Identity = MADE_BY,
 ) -> LeftOut:
-    """What a verb does: check, open, pass over, write."""
+    """Do what a verb does: check the streams, open them, pass over finished items, and write the others."""
     left_out = LeftOut()
     check_streams(options, "answers", io.BytesIO())
     with (
