@@ -4,8 +4,8 @@ A document is represented by the set of its shingles: all runs of 24 bytes of it
 English words or eight Chinese characters, so no language needs special rules. Sets are compared by the MinHash
 signatures of `datasketch` (Broder 1997). Candidate pairs are found by locality-sensitive hashing of bands of the
 signatures (Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, chapter 3). The banding works on one array instead
-of datasketch's MinHashLSH: it takes 512 bytes a document instead of about 7,000, and its work is linear in the size of
-a bucket, not quadratic.
+of datasketch's MinHashLSH: the array takes 512 bytes a document instead of about 7,000, and the work is linear in the
+size of a bucket, not quadratic.
 """
 
 from __future__ import annotations

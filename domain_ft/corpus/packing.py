@@ -19,7 +19,7 @@ from domain_ft.randomness import generator
 Rows = npt.NDArray[np.int64]
 
 CHAPTER = 1 << 20  # sequences shuffled at a time: 50 MB at the peak, 8 MB afterwards
-_CHAPTER_STEPS = 64  # the fewest steps of a chapter, on average; one more or fewer changes step sizes by under 2 %
+_CHAPTER_STEPS = 64  # the fewest steps of a chapter, on average; one step more or less changes step sizes by under 2 %
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ _SCHEMA = pa.schema(
 _ARROW_END = b"ARROW1"
 _SPOOLED = ("spool.arrows", "signatures.bin", "digests.bin", "characters.bin", "rejects.jsonl")
 _DIGEST = np.dtype([("hash", ">u8"), ("rest", ">u8")])  # of a document's content; the first half is used as its hash
-_EXAMINED = 1_000_000  # characters that are cleaned and signed at a time, and about as many in a batch of an Arrow file
+_EXAMINED = 1_000_000  # characters that are cleaned and signed at a time; a batch of an Arrow file has about as many
 _COMMIT_BATCHES = 16  # batches between commits, which survive a power cut or a kill
 _OPTIMISTIC = "Much of the evaluation text is also in training, so the scores are optimistic."
 _SAMPLES, _SAMPLE_CHARACTERS = 3, 200
@@ -101,7 +101,8 @@ class CorpusStatistics:
         read: documents from the sources.
         kept: documents in training and evaluation together.
         empty: documents without text after cleaning.
-        exact_duplicates: documents left out as copies of another, apart from case, white space and Unicode form.
+        exact_duplicates: documents left out because they equal an earlier one, apart from case, white space and Unicode
+            form.
         near_duplicates: documents left out for a similarity of 0.85 or more with an earlier one that is kept.
         groups: groups of similar documents among those kept; each is in one split.
         largest_group: documents in the largest group.
@@ -259,7 +260,7 @@ def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Prog
 
     Args:
         corpus: what to read.
-        evaluation_fraction: about the share of the groups of similar documents that is held out, above 0 and below 1.
+        evaluation_fraction: about the share of the groups (of similar documents) to hold out, above 0 and below 1.
         progress: called with (label, done, total or None), in documents; in bytes while an asset is fetched.
 
     Raises:
@@ -295,7 +296,7 @@ def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Prog
 
 
 def _make(corpus: Corpus, folder: Path, fraction: float, progress: Progress | None) -> None:
-    """Prepare `corpus` into `folder`. After most errors, what was read is kept for the next call to resume from."""
+    """Prepare `corpus` into `folder`. After most errors, what was read is kept, and the next call resumes."""
     shutil.rmtree(folder, ignore_errors=True)
     unfinished = unfinished_folder(folder)
     made = unfinished / "made"

@@ -18,7 +18,7 @@ _SHOWN = 12  # the most characters that a message shows of a text
 
 
 def encoding_faults(text: str) -> Iterator[tuple[str, str]]:
-    """Yield (kind, message) for each kind of fault in the characters of a text; for mojibake, its first line."""
+    """Yield (kind, message) for half characters, for the first line of mojibake, and for lost characters."""
     if text.isascii():
         return
     halves = _SURROGATES.findall(text)

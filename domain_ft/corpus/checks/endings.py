@@ -19,7 +19,7 @@ FEWEST = 20
 WIDE_FEWEST = 10
 """The same for scripts whose characters are syllables or words."""
 USUAL = 0.8
-"""If at least this share of a script's answers end with a complete sentence, those that do not are reported."""
+"""At least this share of a script's answers must end with a complete sentence; else no answer in it is reported."""
 FEWEST_ANSWERS = 10
 """A script is only checked if it has at least this many answers."""
 
@@ -66,7 +66,7 @@ class Endings:
 
 
 def ends_whole(text: str) -> bool:
-    """Whether a text ends with a sentence end or a symbol (an emoji), ignoring brackets and quotes after it."""
+    """Whether a text ends with a sentence end or a symbol such as an emoji, apart from brackets and quotes."""
     for character in reversed(text.rstrip()):
         if character in SENTENCE_ENDS:
             return True

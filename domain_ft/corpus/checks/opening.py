@@ -77,8 +77,11 @@ class CheckedFile:
     """A file and how to read it.
 
     Attributes:
+        path: the file, or a folder in BRAT format.
         name: the name of the file, for messages.
+        kind: what its records are.
         format: the format of the conversations; None for other files.
+        fields: the fields that the user named.
     """
 
     path: Path
@@ -111,7 +114,7 @@ class CheckedFile:
         return cls(path, name, kind, format, fields)
 
     def records(self, bad: BadRecords) -> Iterator[RawRecord]:
-        """The records of the file."""
+        """The records of a file that is not `is_plain`."""
         if self.kind == "tags":
             plain = entries(self.path, self.name, self.tag_fields, bad)
             return (RawRecord(entry.line, entry.plain.record) for entry in plain)

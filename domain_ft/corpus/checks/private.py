@@ -190,8 +190,8 @@ class PrivateData:
 def _parts(length: int) -> Iterator[tuple[int, int, int]]:
     """(start, first, end) of each part of a text that is passed to spaCy.
 
-    A part begins at `start`. Only the names that begin from `first` up to `end` are taken from it. Successive parts
-    overlap, and these limits are in the middle of the overlap, so that a name cut by one part is whole in the other.
+    A part begins at `start`. Only names that begin at `first` or later, and before `end`, are taken from it. Successive
+    parts overlap, and these limits are in the middle of the overlap, so a name cut by one part is whole in the other.
     """
     for start in range(0, max(length - _SHARED, 1), _AT_ONCE - _SHARED):
         end = start + _AT_ONCE

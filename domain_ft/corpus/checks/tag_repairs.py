@@ -2,8 +2,8 @@
 
 A text is split into segments: its words, or the parts between the starts and ends of its spans. The encoding of each
 segment is fixed separately, if `_fixed` allows it. Private data is found in the whole text, because a telephone number
-may be several words. In each segment, its part of the private data is replaced by a mark: "+1 202-555-0143" in two
-words becomes "[PHONE] [PHONE]", and the words keep their tags. So tag sequences stay valid, and no mark crosses the
+may be several words. The part of the private data in each segment is replaced by a mark: "+1 202-555-0143" in two words
+becomes "[PHONE] [PHONE]", and the words keep their tags. So tag sequences stay valid, and no mark crosses the
 start or end of a span.
 """
 

@@ -176,9 +176,9 @@ def refuse_questions(
     Args:
         fields: of the record.
         prompt: the whole prompt.
-        prompt_fields: the fields that it comes from.
+        prompt_fields: the fields that the prompt comes from.
         read: receives the fields whose text the prompt contains.
-        faults: receives the others.
+        faults: receives the others, unless their text contains the prompt.
     """
     for name in QUESTIONS:
         value = fields.get(name)

@@ -414,7 +414,7 @@ class _Record:
 
         Args:
             prompt: the question.
-            prompts: the fields that it comes from.
+            prompts: the fields that the question comes from.
             context_last: whether the context follows the question, like Alpaca's input, instead of preceding it.
         """
         if self.named:

@@ -113,7 +113,7 @@ def iterate_conversations(
 
     Args:
         spec: a file of records, or a binary stream of JSON lines.
-        choice: the format and fields that the user named; the others are detected from the first record.
+        choice: the format and fields that the user named. By default, the first record decides the format.
         bad: receives each record that cannot be used.
         answered: whether each record needs an answer to train on. If not, three things change. The last turn may be
             the user's. A file whose ending is not that of a record format, or a stream that does not begin with {, is

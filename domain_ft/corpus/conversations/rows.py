@@ -1,9 +1,9 @@
 """Conversations as rows of tokens, with a mask of the tokens to train on.
 
 A row is a rendered conversation (some need several rows, see `rendering`). It is tokenised as a whole. A token is
-trained on if it contains a character of an answer. So a token that spans the end of a prompt and the start of an answer
-is trained on, and so are all tokens of a character that is split into several. A row ends after its last trained token,
-because later tokens have no loss.
+trained on if it contains a character of an answer to train on, unless it is the first of the row. So a token that spans
+the end of a prompt and the start of an answer is trained on, and so are all tokens of a character that is split into
+several. A row ends after its last trained token, because later tokens have no loss.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 BATCH = 256  # conversations that are rendered and tokenised at a time
 SHORTEST = 8  # the smallest max-length that is accepted
 
-# A token: its id, whether it is trained on, and its length in UTF-8 bytes of text.
+# A token: its id, whether it is trained on, and its length in UTF-8 bytes of text (0 for a special token).
 TOKEN = np.dtype([("id", "<i4"), ("trained", np.bool_), ("bytes", "<i4")])
 
 

@@ -132,7 +132,7 @@ def find_exclusion(
         answer_is_text: whether the field `answer` is the answer to a question, not an annotator's verdict.
         answers: texts of the record's answers. A field with the same text is not a verdict.
         read: receives the names of the fields that were used.
-        faults: receives ambiguous weights, and marks of unclear turns.
+        faults: receives ambiguous weights, and lists of marks whose turns are not clear.
     """
     rejected = None if answer_is_text else rejected_by_annotator(fields)
     if rejected is not None:

@@ -36,7 +36,7 @@ class Dominant:
 
 
 def dominant_answer(conversations: Sequence[Conversation]) -> Dominant | None:
-    """The text of the last trained answer in most conversations, ignoring case and white space; None if they differ."""
+    """The last trained answer of most conversations, compared without case and white space; None if there is none."""
     answers = [[turn.content for turn in conversation.turns if turn.trained][-1:] for conversation in conversations]
     return _dominant([{normalise(answer): answer for answer in last if answer} for last in answers])
 
@@ -77,7 +77,7 @@ def phrases(text: str) -> dict[str, str]:
 
 
 def _dominant(texts: Sequence[dict[str, str]]) -> Dominant | None:
-    """The text that most conversations share; None if there is none. `texts`: those of each, by normalised form."""
+    """The text that most conversations share; None if there is none. `texts`: each one's texts, by normalised form."""
     if len(texts) < FEWEST:
         return None
     counts: Counter[str] = Counter(key for by_key in texts for key in by_key)

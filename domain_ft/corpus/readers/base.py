@@ -458,7 +458,7 @@ ID_NAMES = ("id", "_id", "uid", "uuid", "guid", "doc_id", "document_id", "record
 
 
 def usual_name(fields: Iterable[str], usual: Iterable[str]) -> str | None:
-    """The field whose name comes first in `usual`, ignoring case; None if no field has one of these names.
+    """The field whose name comes first in `usual`, ignoring case and outer spaces; None if there is no such field.
 
     >>> usual_name(["Label", "Text"], ("text", "sentence"))
     'Text'

@@ -164,7 +164,7 @@ def list_files(path: Path, reader_name: str = "auto") -> Listing:
 
 
 def check_file(path: Path) -> None:
-    """Check that a path is a readable file. It is not opened, because opening a pipe would block.
+    """Check that a path is a readable file. The path is not opened, because opening a pipe would block.
 
     Raises:
         CorpusError: the path is not a readable file.

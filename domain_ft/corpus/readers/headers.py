@@ -165,8 +165,10 @@ def why_a_record(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str | 
 
 
 def _is_sentence(cell: str) -> bool:
-    """Whether a cell is a sentence, in any language. A question is none, because surveys use questions as column names;
-    nor is a cell that ends with a colon."""
+    """Whether a cell is a sentence, in any language, and ends with neither a question mark nor a colon.
+
+    Surveys use questions as column names.
+    """
     if cell.endswith(("?", ":", "\uff1f", "\uff1a")):
         return False
     return len(cell.split()) >= _SENTENCE_WORDS or (len(cell) >= _SENTENCE_CHARACTERS and not cell.isascii())

@@ -111,7 +111,7 @@ class _ParquetRows:
 
     Attributes:
         name: the name of the data set, for messages.
-        files: their paths or URLs.
+        files: the paths or URLs of the files.
         access: for each protocol, the options with which fsspec opens a file.
         features: the types of the fields.
     """

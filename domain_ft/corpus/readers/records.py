@@ -108,8 +108,8 @@ def json_values(
         fix: what to do about a broken line.
 
     Returns:
-        (line, value) for each value; for the records of a list, (number in the list, value). A record that repeats a
-        field is reported and left out.
+        (line, value) for each value; for the records of a file's only list, (number in the list, value). A record that
+        repeats a field is reported and left out.
     """
     return dropping_doubled(_marked_values(path, name, bad, records_in, fix), name, bad)
 
@@ -322,8 +322,8 @@ def _values(
 ) -> Iterator[tuple[int, Any]]:
     """Consecutive JSON values over any number of lines, each with the line on which it begins.
 
-    A list of records yields its elements; if it is the only value, they are numbered from 1 instead. After a broken
-    value, reading resumes at the next line that begins with "{".
+    A list of records yields its elements: with their numbers in the list if it is the only value, otherwise with its
+    line. After a broken value, reading resumes at the next line that begins with "{".
     """
     place, line, counted = 0, first_line, 0
     while True:
