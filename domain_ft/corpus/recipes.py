@@ -117,7 +117,9 @@ class Task:
         description: the question, in a sentence.
         kind: `asset`, `files` or `hub`, as in `Source`.
         asset, path, reader: the files within an asset, and the reader of their records, a name in `readers.RECORDS`.
-        train, validation, test, test_ids: for `files`, paths of files, absolute or relative to the recipe's folder.
+        train, validation, test: for `files`, the examples: a path, absolute or relative to the recipe's folder, or
+            `hf:ID[:config]`.
+        test_ids: for `files`, the path of a file with the ids of test examples.
         id, config, revision: of the data set on the hub, whose splits are found by their usual names. `reader` may then
             be `single-label` (the label is the only item of a list) or `relations` (pairs of entities in records of
             BigBIO's knowledge-base schema).

@@ -26,7 +26,7 @@ class Rows(Protocol):
 
 
 class CountedRows(Rows, Protocol):
-    """Rows of a corpus, on which a language model is trained for a number of tokens."""
+    """Rows of a corpus or of conversations, on which a language model is trained for a number of tokens."""
 
     @property
     def tokens(self) -> int:

@@ -35,7 +35,7 @@ _BOUNDARIES = (re.compile("\n\n"), re.compile("\n"), re.compile(r"[.!?]\s|[ã€‚ï¼
 
 
 def fitting_groups(groups: Integers, characters: Integers, fraction: float) -> list[int]:
-    """Up to ten groups with a size in characters near the share to hold out, the nearest first."""
+    """Up to ten groups whose sizes in characters are near the share to hold out, the nearest first."""
     sizes = np.bincount(groups, weights=characters)
     if len(sizes) < 2:
         return []

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from domain_ft.corpus.duplicates import FAMILY, NEAR
 from domain_ft.corpus.near_copies import Bools, Fingerprints, Integers, duplicate_groups
+from domain_ft.errors import CorpusError
 from domain_ft.quoting import shown
 
 JOINED = {"near copies": FAMILY, "nearest copies": NEAR, "copies": None}
@@ -85,6 +86,13 @@ def nearest_group(groups: Integers, hashes: npt.ArrayLike, wanted: float, among:
         return None
     sizes, keys = np.bincount(groups), lowest_hashes(groups, hashes)
     return min(map(int, candidates), key=lambda group: (abs(math.log(sizes[group] / max(wanted, 1))), int(keys[group])))
+
+
+def unused_test_ids(test: str | None) -> CorpusError:
+    """The error for --test-ids if there is a test split already. `test` is the value of --test."""
+    if test is not None:
+        return CorpusError("--test and --test-ids are both given", fix="give one of them")
+    return CorpusError("--test-ids has no effect: the data already has a test split", fix="leave it out")
 
 
 def why_none_held_out(groups: Integers, labels: Sequence[tuple[str, ...]], fraction: float) -> str:

@@ -1,4 +1,4 @@
-"""The store of all rows of tokens: records in files or in memory, and views of some of the rows.
+"""The base classes of rows of tokens: a store of records, in files or in memory, and views of some of its rows.
 
     StoredRows                       rows and views of them: `ExampleRows`, whose rows have one or several sequences
     └── SequenceRows                 one sequence a row: `TokenRows`, `ConversationRows`, `TaggingRows`

@@ -194,7 +194,7 @@ class _Gathering:
             raise self._nothing_read(unlabelled.given, empty)
 
     def _nothing_read(self, given: str, empty: int) -> CorpusError:
-        """The error about an unlabelled corpus of which no text is read."""
+        """The error about an unlabelled corpus from which no text is read."""
         reasons = {
             "could not be read": len(self.found.rejects) - empty,
             "were empty": empty,

@@ -60,13 +60,13 @@ def columns_of(line: str, separator: str = "", count: int = 0) -> list[str]:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which column holds what.
+    """What the columns of a file hold, and how they are separated.
 
     Attributes:
         columns: the number of columns.
         word, tag: the indices of their columns, from 0; a negative one counts from the last column.
         numbered: whether the first column holds word numbers.
-        in_misc: whether the tag column holds tags as `NER=TAG` or `NE=TAG`, like MISC in CoNLL-U.
+        in_misc: whether the tag column is MISC of CoNLL-U, with tags as `NER=TAG` or `NE=TAG`.
         note: a remark for the user on how the columns were chosen; may be empty.
         separator: see `columns_of`.
     """

@@ -2,7 +2,7 @@
 
 domain-ft counts Unicode characters (code points) from 0, with an exclusive end. Other tools count UTF-16 units
 (JavaScript, Java) or bytes, count from 1, or use an inclusive end. If spans also give their text, wrong offsets can be
-detected, and `likely_causes` tries which way to count explains them.
+detected, and `likely_causes` finds the ways to count that explain them.
 """
 
 from __future__ import annotations

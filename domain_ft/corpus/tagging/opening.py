@@ -23,7 +23,7 @@ from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.near_copies import MOST_COMPARED, Integers, text_fingerprints
 from domain_ft.corpus.no_label import may_mean_no_label
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
-from domain_ft.corpus.splitting import JOINED, draw, groupings, nearest_group
+from domain_ft.corpus.splitting import JOINED, draw, groupings, nearest_group, unused_test_ids
 from domain_ft.corpus.tagging.entities import (
     SPELLED,
     Scheme,
@@ -83,8 +83,8 @@ def open_tagging(
         left: counts what is not read.
 
     Raises:
-        CorpusError: a file cannot be read, a split has no texts or no entities, types differ only in spelling, or no
-            text can be held out.
+        CorpusError: a file cannot be read, a split has no texts or no entities, types differ only in spelling, no text
+            can be held out, or there are test texts beside `test_ids`.
         RecordError: a record is bad, and `on_bad_record` is "stop".
     """
     reasons = Counter[str]()
@@ -278,7 +278,7 @@ def _check_spelling(texts: Mapping[str, Sequence[TaggedText]]) -> None:
 def _complete(
     texts: dict[str, Sequence[TaggedText]], source: TaggingSource, notes: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Take missing splits from the training texts.
+    """Take missing splits from the training texts, and add them to `texts`.
 
     Args:
         notes: remarks on how the training file was read, for error messages.
@@ -288,7 +288,9 @@ def _complete(
     """
     facts = dict.fromkeys(texts, "as given")
     split_notes: list[str] = []
-    if "test" not in texts and source.test_ids is not None:
+    if source.test_ids is not None:
+        if "test" in texts:
+            raise unused_test_ids(source.test)
         test_ids = _read_ids(source.test_ids)
         held_out = [text.id in test_ids for text in texts["train"]]
         if not any(held_out):
@@ -377,7 +379,7 @@ def _groupings(texts: Sequence[TaggedText]) -> Iterator[tuple[str, Integers, npt
     Yields:
         copies: a description of the copies that are kept together.
         groups: (texts,) the group of each text.
-        hashes: (texts,) the hash of each text or document.
+        hashes: (texts,) the hash of each text, or of its document.
     """
     signed = len(texts) <= MOST_COMPARED
     documents = [text.group if text.group != text.id else "" for text in texts]

@@ -218,6 +218,7 @@ class _Record:
         """Count the fields of the record and of its spans that are not read.
 
         Args:
+            left: counts these fields.
             mention_keys: the keys under which spans hold their text. They count as read, because their values are
                 checked.
             values: receives the values of the fields that are not read.
@@ -248,7 +249,7 @@ class _Record:
 
     @property
     def id(self) -> str:
-        """The record's id; without one, its own file, or the name and line in a shared file."""
+        """The record's id. Without one, it is `file:line`, or the file if the record has a file of its own."""
         value = self.values.get(self.fields.id) if self.fields.id else None
         if value is not None:
             return str(value)

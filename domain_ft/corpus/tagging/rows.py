@@ -86,7 +86,10 @@ class TextEncoder:
 
     Args:
         tokenizer: any fast tokenizer. It is copied; its truncation and padding are ignored.
-        max_length: maximum tokens of a window, with special tokens.
+        max_length: the maximum number of tokens in a window, special tokens included.
+
+    Raises:
+        ValueError: `max_length` leaves no room for text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:

@@ -181,7 +181,7 @@ def is_bioc(path: Path) -> bool:
 
 
 def read_bioc_xml(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, Outcome]]:
-    """(document number, outcome) of each passage in a BioC XML file. XML entity declarations are refused."""
+    """(document number, outcome) of each passage or sentence in a BioC XML file. Entity declarations are refused."""
     data = read_bytes(path, name, bad, "split the collection into several files")
     if data is None or is_foreign(data, name, bad):
         return

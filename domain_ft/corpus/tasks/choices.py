@@ -86,10 +86,10 @@ def plain_records(
 
 
 def _outcome(record: Mapping[str, Any], label: str | None, text: str | None) -> Outcome | None:
-    """The outcome of a record; None if it is to be read as it is.
+    """The outcome of a record; None for a record that is read as it is.
 
-    That is so if no tool wrote it. Except for Label Studio's tasks, it is also so if the record has the label field
-    that the user named, unless that is `label`.
+    That is a record that no tool wrote, or a record other than a Label Studio task that has the label field that the
+    user named. A field named `label` does not count, because that may be the default name.
     """
     if is_label_studio(record):
         return _label_studio(record, label, text)

@@ -82,7 +82,7 @@ class ExampleFields:
         kinds: how often labels were written as `text`, `number` (without class names), `bool`, `columns`, `positions`.
         unread: a field that looks like the second text of pairs, but was not named.
         form: how labels are written.
-        left_out: the fields that are not read.
+        left_out: counts the fields that are not read.
     """
 
     def __init__(

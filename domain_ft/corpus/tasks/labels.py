@@ -86,7 +86,7 @@ class LabelProblem:
     line: int | None
 
     def error(self, field: str) -> CorpusError:
-        """The error to raise."""
+        """The problem as an error. `field` is the field of the label."""
         where = self.file + ("" if self.line is None else f", line {self.line}") + f', field "{shown(field)}"'
         return CorpusError(self.what, where=where, fix=self.fix)
 

@@ -245,7 +245,7 @@ class _Search:
                 self._add(kind, copy, example, share)
 
     def _corpus(self, corpus: PreparedCorpus) -> None:
-        """Add the test texts that are contained in one document of a corpus: at least the share `CONTAINED` of each."""
+        """Add the test texts of which a single document of a corpus contains at least the share `CONTAINED`."""
         test = self.splits[SPLITS.index("test")]
         start = int(self.starts[SPLITS.index("test")])
         best: dict[int, tuple[float, str]] = {}

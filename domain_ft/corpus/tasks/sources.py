@@ -55,7 +55,7 @@ class TaskSource:
 
     @classmethod
     def of(cls, settings: Any) -> TaskSource:
-        """The source that the settings of a verb, such as `classify`, name."""
+        """The source that the settings of a verb such as `classify` describe."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: getattr(settings, name) for name in names if hasattr(settings, name)})
 

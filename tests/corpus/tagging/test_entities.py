@@ -571,6 +571,12 @@ def test_test_ids_name_the_test(tmp_path: Path) -> None:
     assert data.scheme is None
 
 
+def test_test_ids_beside_a_test_file_are_refused(tmp_path: Path) -> None:
+    path = str(json_lines(tmp_path / "a.jsonl", {"id": "r1", "text": "flu", "entities": [[0, 3, "D"]]}))
+    with pytest.raises(CorpusError, match="--test and --test-ids are both given"):
+        open_tagging(TaggingSource(train=path, test=path, test_ids=write(tmp_path / "ids.txt", "r1")))
+
+
 @pytest.mark.parametrize(
     ("train", "test", "words"),
     [
