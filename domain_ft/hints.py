@@ -14,13 +14,13 @@ _OTHER_PROGRAM = re.compile(r"\b(?:pip|iconv|jq|torchrun|python) ")
 
 
 def misplaced(text: str, flags: Collection[str], commands: Mapping[str, Collection[str]]) -> list[str]:
-    """The options in a hint that do not exist in the running verb, or in the verb that the hint names before them.
+    """The options in a hint that its verb lacks. Options of other programs, such as pip, do not count.
 
     Args:
         text: a hint.
         flags: the options of the running verb.
-        commands: the options of each verb, by name (`adapt`, `data check`). After `domain-ft VERB` in the hint, those
-            of VERB count instead of `flags`.
+        commands: the options of each verb, by name (`adapt`, `data check`). They replace `flags` for options that
+            follow `domain-ft VERB` in the hint.
     """
     wrong = []
     for found in FLAG.finditer(text):

@@ -126,7 +126,7 @@ def read_object(
         needed: required keys.
         fix: what to do about a damaged file.
         what: the file in messages, such as `the config.json of 'minilm'`; by default its name.
-        former: the current names of keys by their names in the previous version.
+        former: the current names of renamed keys, by their names in the previous version.
 
     Raises:
         UserError: of the class `error`. The file cannot be read, is not a JSON object, gives a key twice, or lacks a

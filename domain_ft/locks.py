@@ -80,7 +80,7 @@ def refuse_below_file(output: Path, option: str = "--output") -> None:
     """Check that no folder on the path to `output` is in fact a file, and that `output` can be created.
 
     Raises:
-        SettingsError: with the part that is a file, or the system's message.
+        SettingsError: a folder on the path is a file, or `output` cannot be created.
     """
     for folder in output.absolute().parents:
         if folder.exists() and not folder.is_dir():

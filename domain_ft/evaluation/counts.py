@@ -1,8 +1,8 @@
 """Intervals of scores that are functions of counts: the bootstrap over test examples, and the variance over seeds.
 
 F1, accuracy, Matthews correlation and similar scores are functions of sums over examples, such as TP, FP and FN by
-class. So a resample is a row of weights, and the sums of all resamples are one sparse matrix product. Examples of the
-same source form one *unit* and are drawn together (Efron & Tibshirani 1993, chapter 8).
+class. So a resample is a row of weights, and its sums are a sparse matrix product. Examples of the same source form one
+*unit* and are drawn together (Efron & Tibshirani 1993, chapter 8).
 
 Two runs are compared on the same resamples, since an example that is hard for one is often hard for the other (the
 paired bootstrap; Koehn 2004, Berg-Kirkpatrick et al. 2012). Seeds are not resampled: there are usually only three or

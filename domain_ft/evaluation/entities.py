@@ -77,10 +77,7 @@ class EntityCounts:
 
     @functools.cached_property
     def key(self) -> str:
-        """Identifies the test set: equal keys mean the same ids in the same order, with as many entities of each type.
-
-        Predicted entities do not change it.
-        """
+        """Identifies the test set: equal keys mean equal ids in order, with equal numbers of true entities by type."""
         digest = hashlib.blake2b(digest_size=16)
         support = self.counts[..., RIGHT] + self.counts[..., MISSED]  # (n, K)
         for name, row in zip(self.ids, support, strict=True):
@@ -176,7 +173,10 @@ def entity_metrics(seeds: Sequence[EntityCounts], *, seed: int = 0) -> dict[str,
 
 
 def _type_interval(seeds: Sequence[EntityCounts], name: str, summary: Mapping[str, Any]) -> list[float] | None:
-    """[low, high] of a type's F1; None for too few units. If F1 is 1: Wilson's interval over units with the type."""
+    """[low, high] of a type's F1; None for too few units.
+
+    If F1 is 1, this is Wilson's interval over the units that have the type.
+    """
     if summary["interval"] is None or summary["mean"] < 1:
         return summary["interval"]
     types = seeds[0].types

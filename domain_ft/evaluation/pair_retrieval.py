@@ -15,7 +15,7 @@ from domain_ft.models.pooling import Pooling
 from domain_ft.progress import Progress
 
 MOST_QUERIES = 2_000
-"""At most so many pairs are used, evenly spaced: enough for a narrow interval."""
+"""The maximum number of pairs, evenly spaced: enough for a narrow interval."""
 
 _PAIRS_AT_ONCE = 32
 
@@ -34,7 +34,7 @@ class PairTask:
 
     @classmethod
     def of(cls, pairs: PairRows, most: int = MOST_QUERIES) -> PairTask:
-        """At most `most` evenly spaced pairs, without those that repeat a text of an earlier pair."""
+        """At most `most` evenly spaced pairs, without those that repeat a text of a pair chosen before."""
         spaced = np.unique(np.linspace(0, len(pairs) - 1, min(most, len(pairs)), dtype=np.int64))
         texts = [ids.tobytes() for ids in _texts(pairs, spaced)]
         seen: set[bytes] = set()

@@ -20,7 +20,7 @@ from domain_ft.evaluation.bootstrap import FEW_DOCUMENTS, LEVEL, RESAMPLES, inte
 from domain_ft.randomness import generator
 
 CUT = 10
-"""Relevant documents ranked below this score 0."""
+"""A relevant document beyond this rank scores 0."""
 
 METRICS = ("ndcg@10", "mrr@10", "recall@10")
 

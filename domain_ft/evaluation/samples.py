@@ -92,7 +92,7 @@ class Answer:
 def choose_sentences(
     split: Texts, tokenizer: PreTrainedTokenizerBase, objective: str, *, seed: int = 0, count: int = 10
 ) -> list[SampleSentence]:
-    """Up to `count` readable sentences of `split`, at most one per document. The same arguments give the same ones.
+    """Up to `count` readable sentences of `split`, at most one per document; equal arguments give equal sentences.
 
     Args:
         objective: `mlm` masks a content word of each sentence, never the same word twice; each word is a single token

@@ -28,8 +28,8 @@ class Architecture:
     Attributes:
         objective: `mlm` for encoders, `clm` for decoders.
         attention: name suffixes of the attention's linear layers, matched as PEFT matches `target_modules`.
-        positions_after_padding: positions begin at `pad_token_id + 1`, as in RoBERTa, and not at 0.
-        tested: our tests show that packing is exact for it; other models are tried when they are loaded.
+        positions_after_padding: whether positions begin at `pad_token_id + 1`, as in RoBERTa, instead of 0.
+        tested: whether our tests show that packing is exact for it; other models are tried when they are loaded.
     """
 
     objective: ObjectiveName

@@ -21,7 +21,7 @@ from torch import Tensor
 from domain_ft_kernels.products import has_fast_bfloat16
 
 BLOCK = 2**20
-"""The most scores in a block (2 MiB in bfloat16), unless one matrix product has more."""
+"""The most scores in a block (2 MiB in bfloat16), unless a single matrix has more."""
 
 LONGEST = {torch.bfloat16: 1024, torch.float32: 64}
 """The longest sequences, in tokens, for which this is faster than torch's kernel (measured: benchmarks/LOG.md)."""

@@ -146,7 +146,7 @@ class LoraModel:
         return all(module.merged for module in self._updated())
 
     def merge(self) -> None:
-        """Add every update to the base weights, up to rounding; the model then runs as fast as its base."""
+        """Put every update into the base weights, up to rounding; the model then runs as fast as its base."""
         for module in self._updated():
             module.merge()
 
@@ -281,7 +281,7 @@ def has_lora(model: nn.Module) -> bool:
 
 
 def refuse_adapted(model: nn.Module) -> None:
-    """Raise for a model that has LoRA layers already."""
+    """Raise a ModelError for a model that has LoRA layers already."""
     if has_lora(model):
         raise ModelError("the model has LoRA layers already", fix="merge and remove them: merge_and_unload(model)")
 
@@ -299,7 +299,7 @@ def lora_of(model: nn.Module) -> LoraModel:
 
 
 def merge(model: nn.Module) -> None:
-    """Add every update of `model` to its base weights. See `LoraModel.merge`."""
+    """Put every update of `model` into its base weights. See `LoraModel.merge`."""
     lora_of(model).merge()
 
 

@@ -290,7 +290,7 @@ def load_weights(
 
 
 def check_weight_files(folder: Path, name: str) -> None:
-    """Raise unless all files of the weights exist, in safetensors format and complete."""
+    """Raise a ModelError unless all files of the weights exist and are complete, in safetensors format."""
     if (folder / _WEIGHTS_NAME).is_file():
         files = [_WEIGHTS_NAME]
     elif (folder / _INDEX_NAME).is_file():
@@ -383,7 +383,7 @@ def in_body(model: PreTrainedModel, key: str) -> bool:
 
 
 def check_missing(model: PreTrainedModel, missing: Iterable[str], name: str) -> None:
-    """Raise if weights of the body are missing; weights of the head may be missing."""
+    """Raise a ModelError if weights of the body are missing; weights of the head may be missing."""
     body = sorted(key for key in missing if key.startswith(f"{model.base_model_prefix}."))
     if body:
         raise ModelError(

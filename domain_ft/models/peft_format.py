@@ -452,7 +452,7 @@ def _refuse_dora_embeddings(model: nn.Module, config: LoraConfig, paths: Sequenc
 
 
 def _refuse_biases_beside_modules(config: LoraConfig, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Raise if biases and whole modules are trained: PEFT does not read the names under which it writes such biases."""
+    """Raise if biases and whole modules are trained: PEFT cannot read the names under which it writes their biases."""
     twice = [name for name in tensors if ".modules_to_save." in name or ".original_module." in name]
     if config.bias == "all" and twice:
         raise ModelError(

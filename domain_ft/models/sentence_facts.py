@@ -124,7 +124,8 @@ class SentenceFacts:
         """The facts in a folder with a modules.json.
 
         Raises:
-            ModelError: a file is missing or damaged, or the model computes its vectors in a way that is not supported.
+            ModelError: a file is damaged, the Pooling's is missing, or the model computes its vectors in a way that is
+                not supported.
         """
         modules = _modules(folder)
         _refuse_unsupported(modules, folder)

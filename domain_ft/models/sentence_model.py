@@ -43,7 +43,7 @@ class Encoded:
     Attributes:
         vectors: (texts, D) float32, in the order of the texts.
         tokens: the tokens that the model read, with prompts and special tokens.
-        cut: (texts,) bool, whether the end of a text was left out because it is too long.
+        cut: (texts,) bool, whether the text is too long, so that its end was left out.
     """
 
     vectors: npt.NDArray[np.float32]

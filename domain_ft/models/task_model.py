@@ -335,10 +335,9 @@ def reset_head(task: TaskModel, seed: int, shares: npt.NDArray[np.float64] | Non
     """Initialise the new modules as the model's class does, as a function of `seed`.
 
     Args:
-        shares: (L,) for a multi-label task: the share of the training examples that have each class, between 0 and 1
-            but neither. The head then starts at that probability instead of 1/2, which saves the hundreds of steps in
-            which it would learn that classes are rare (Lin et al. 2017, "Focal Loss for Dense Object Detection",
-            section 3.3).
+        shares: (L,) for a multi-label task: the share of the training examples that have each class, above 0 and below
+            1. The head then starts at that probability instead of 1/2, which saves the hundreds of steps in which it
+            would learn that classes are rare (Lin et al. 2017, "Focal Loss for Dense Object Detection", section 3.3).
     """
     model = task.model
     fresh = {id(module) for path in task.new_modules for module in model.get_submodule(path).modules()}
@@ -379,7 +378,7 @@ def _load(
     dtype: torch.dtype,
     tokenizer_source: ModelSource | None = None,
 ) -> tuple[TaskModel, set[str]]:
-    """The model with the adapters of `source` merged, on the CPU, and the names of the weights that are in no file."""
+    """The model with the adapters of `source` merged, on the CPU, and the names of the weights that were not loaded."""
     auto, known = _CLASSES[kind]
     with quiet():
         config = read_config(source.folder, name)

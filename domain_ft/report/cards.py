@@ -1,4 +1,4 @@
-"""What the templates of README.md share: the model card of a run, for users and for Hugging Face's tools.
+"""What the templates of README.md share. This file of a run is its model card, for users and Hugging Face's tools.
 
 Each verb's template is `verbs/VERB/card.md.j2`.
 """

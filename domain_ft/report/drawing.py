@@ -1,7 +1,7 @@
 """Drawing of figures: one style, SVG to embed in a page, and the parts that several figures share.
 
-Figures are designed for phones first: narrow, with large letters, one below the other. Text stays text in the reader's
-fonts, so that names in any script are shown and screen readers can read them. The colours are safe for colour-blind
+Figures are designed for phones first: narrow, with large letters, one below the other. Text is not drawn as outlines:
+the reader's fonts show it, whatever its script, and screen readers can read it. The colours are safe for colour-blind
 readers, and nothing is shown only by colour. pyplot and the process's matplotlib settings are not changed.
 """
 
@@ -51,7 +51,7 @@ _STYLE: dict[Any, Any] = {
 
 
 class Change(NamedTuple):
-    """A row of `draw_changes`: a name, its colour and marker, and a change with its interval, if any, and label."""
+    """A row of `draw_changes`. `value` is the change; `interval` is None if it has none."""
 
     name: str
     colour: str
