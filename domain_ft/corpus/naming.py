@@ -23,7 +23,7 @@ _UNINFORMATIVE = re.compile(r"[\W\d_]*|\w{1,2}|(train|test|validation)?[-_.]?\d+
 
 
 def name_of(given: str) -> str:
-    """A short, non-empty name. The name of the folder precedes a generic file name, if the path has a folder.
+    """A non-empty name. The name of the folder precedes a generic file name, if the path has a folder.
 
     Args:
         given: a file, a folder, a recipe (.toml), `hf:ID[:config]`, or a name.

@@ -95,7 +95,7 @@ def rejected_in(messages: Any) -> tuple[str, str] | None:
 
 
 def _marked(name: str, value: Any) -> bool | None:
-    """Whether a mark says to train on the turn; None if its value is ambiguous."""
+    """Whether a mark says to train on the turn or record; None if its value is ambiguous."""
     true = truth(value, words=True)
     if is_weight(name):
         return None if isinstance(value, bool) else truth(value)

@@ -18,7 +18,7 @@ MOST_BYTES = 4_000_000  # bytes at the beginning of a file that are examined
 _EAST_ASIAN = ("cp932", "euc_jp", "gb18030", "big5hkscs", "cp949")
 _ONE_BYTE = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "koi8_r", "iso8859_15")
 _MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"))
-# Characters that make up at least a tenth of any long text in Chinese or Korean.
+# Characters that usually make up at least a tenth of a long text in Chinese or Korean.
 _FREQUENT = frozenset(
     "的一是不了在有人这为之大来以个中上们到时国和地要于出会可也对生能而這為來個們時國會對이다는을의에가하고지도를은"
 )

@@ -80,7 +80,7 @@ def why_unreadable(path: Path) -> str | None:
             stat.S_IFBLK: "a device",
             stat.S_IFDIR: _FOLDER,
         }
-        return kinds.get(stat.S_IFMT(mode), "not a file")
+        return kinds.get(stat.S_IFMT(mode), "a special file")
     return None if os.access(path, os.R_OK) else _DENIED
 
 
