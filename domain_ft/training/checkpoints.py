@@ -42,13 +42,14 @@ class TrainingState:
 
     Attributes:
         step: optimiser steps taken.
-        tokens: document tokens trained on.
+        tokens: tokens trained on, special tokens included; those of each epoch count.
         seconds: time spent training, including the parts before the run was resumed.
         tokens_per_micro_batch: the current limit, smaller than the setting once memory has run out.
         activation_checkpointing: whether layers are recomputed in the backward pass, because of the setting or because
             memory ran out.
-        best_score: the best score on the held-out curve; None before the first point, or if points have no score.
-        best_step: the step of that point, whose weights are kept.
+        best_score: the best score on the held-out curve, a list of numbers; None before the first point, or if points
+            have no score.
+        best_step: the step of that point, whose weights are in best.safetensors.
         points_since_best: the number of points after the best one.
     """
 
