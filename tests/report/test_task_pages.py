@@ -233,6 +233,15 @@ def test_a_name_is_neither_markup_nor_a_command_to_the_terminal() -> None:
     assert not set(file.getvalue()) & {"\x1b", "\x9b"}
 
 
+def test_the_ring_marks_the_kept_model_if_scores_are_equal() -> None:
+    lines = [
+        {"tokens": tokens, "loss": 1.0, "evaluation": {"macro_f1": 0.5, "score": [0.5, -loss]}}
+        for tokens, loss in ((1_000, 0.9), (2_000, 0.7), (3_000, 0.8))
+    ]
+    figure = task_plots.training(dataclasses.replace(REPORTS["full"], metrics=lines))
+    assert "was best after 2,000 tokens" in figure
+
+
 def test_an_axis_of_scores_ends_at_100() -> None:
     from matplotlib.figure import Figure
 
