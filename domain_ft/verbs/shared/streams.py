@@ -75,7 +75,7 @@ class Resumable(Protocol):
 
 
 class Output:
-    """The output file, with the lines of an earlier call. Nothing is changed before `begin`.
+    """Standard output, or a file that may have lines of an earlier call. Nothing is changed before `begin`.
 
     Attributes:
         done: the number of complete lines from an earlier call.
@@ -201,8 +201,9 @@ def open_output(
             files.
 
     Raises:
-        SettingsError: the file exists and is not to be resumed, holds something else, was started with another model or
-            other options, is being written by another call, or cannot be created.
+        SettingsError: the file exists and --resume is not given, has lines that are not ours, was started with another
+            model or other options, is being written by another call, or cannot be created; or its state file is missing
+            or damaged.
     """
     path = settings.output
     if path is None:
@@ -231,7 +232,7 @@ def open_output(
                 state.check()
             yield Output(file, path, state, done, size)
         except BaseException:
-            if not there and path.stat().st_size == 0:  # so that the next call need not resume an empty file
+            if not there and path.stat().st_size == 0:  # so that the next call does not find an empty file
                 path.unlink()
                 if state:
                     state.remove()
