@@ -145,7 +145,7 @@ def refuse_special(path: Path, option: str, instead: str = "") -> None:
     )
 
 
-def refuse_no_file(path: Path) -> None:
+def require_file(path: Path) -> None:
     """Check that a path to read is a regular file: opening a pipe would wait for its writer.
 
     Raises:

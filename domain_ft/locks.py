@@ -57,7 +57,7 @@ def only_writer(lock: Path, target: Path) -> Iterator[None]:
     except filelock.Timeout:
         raise in_use(lock, target) from None
     try:
-        write_json(note, _self())
+        write_json(note, _own_note())
         yield
     finally:
         # Remove the files before releasing the lock. If a process has opened the lock file already, it then locks an
@@ -104,7 +104,7 @@ def in_use(lock: Path, target: Path) -> SettingsError:
     )
 
 
-def _self() -> dict[str, object]:
+def _own_note() -> dict[str, object]:
     """The note about this process."""
     words = ["domain-ft", *sys.argv[1:]] if Path(sys.argv[0]).name in ("domain-ft", "__main__.py") else sys.argv
     return {

@@ -29,7 +29,7 @@ from transformers.models.auto.modeling_auto import (
 import domain_ft
 import domain_ft_kernels
 from domain_ft.errors import ModelError, UserError
-from domain_ft.files import refuse_no_file
+from domain_ft.files import require_file
 from domain_ft.json_files import read_object
 from domain_ft.models.architectures import encoder_decoder_error
 from domain_ft.models.sources import ModelSource
@@ -348,7 +348,7 @@ def _indexed_files(folder: Path, name: str) -> list[str]:
 
 def _check_tensor_file(path: Path, name: str) -> None:
     try:
-        refuse_no_file(path)
+        require_file(path)
         with safe_open(path, framework="pt") as opened:
             opened.keys()
     except OSError as error:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from domain_ft.errors import ModelError
-from domain_ft.files import refuse_no_file
+from domain_ft.files import require_file
 from domain_ft.json_files import read_object
 from domain_ft.models import targets as targeting
 from domain_ft.models.lora import LoraConfig, LoraModel, insert_lora, lora_of, refuse_adapted, trained_biases
@@ -287,7 +287,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     path = folder / ADAPTER_WEIGHTS
     try:
-        refuse_no_file(path)
+        require_file(path)
         tensors = load_file(path)
     except FileNotFoundError:
         pickled = (folder / "adapter_model.bin").exists()

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from domain_ft.corpus.examples import Labels
 from domain_ft.errors import ModelError
-from domain_ft.files import refuse_no_file
+from domain_ft.files import require_file
 from domain_ft.json_files import read_object
 from domain_ft.storage import write_atomic, write_json
 
@@ -103,7 +103,7 @@ class Probe:
                 former={"several": "multi_label"},
                 fix="use another run, or run the task again",
             )
-            refuse_no_file(folder / _WEIGHTS_NAME)
+            require_file(folder / _WEIGHTS_NAME)
             tensors = load_file(folder / _WEIGHTS_NAME)
             labels = Labels(tuple(settings["labels"]), settings["multi_label"])
             return cls(tensors["weight"], tensors["bias"], labels, settings["strength"]), settings

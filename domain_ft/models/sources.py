@@ -18,7 +18,7 @@ from huggingface_hub import utils as hub_utils
 from transformers.utils import logging as transformers_logging
 
 from domain_ft.errors import ModelError, nearest
-from domain_ft.files import refuse_no_file
+from domain_ft.files import require_file
 from domain_ft.json_files import read_object
 from domain_ft.models import catalogue
 from domain_ft.models.sentence_facts import SentenceFacts, facts_in, transformer_folder
@@ -125,7 +125,7 @@ def hash_of_file(path: Path) -> str:
         ModelError: it is a folder or a pipe, or it cannot be read.
     """
     try:
-        refuse_no_file(path)
+        require_file(path)
         status = path.stat()
         return _hash_of(path, status.st_size, status.st_mtime_ns, status.st_ino)
     except OSError as error:

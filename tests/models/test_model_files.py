@@ -196,7 +196,7 @@ def test_weights_that_cannot_be_read_are_refused_with_the_reason(
         def closed(path: Path) -> None:
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-        monkeypatch.setattr("domain_ft.models.sources.refuse_no_file", closed)
+        monkeypatch.setattr("domain_ft.models.sources.require_file", closed)
     else:
         (folder / WEIGHTS).unlink()
         (folder / WEIGHTS).mkdir() if kind == "folder" else os.mkfifo(folder / WEIGHTS)
