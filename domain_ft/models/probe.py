@@ -1,4 +1,4 @@
-"""A linear probe: a linear classifier on the features of a model. Fitting it takes seconds.
+"""A linear probe: a linear classifier on the features of a model. It is fitted in seconds.
 
 The features of a text are the mean of the last hidden states of its tokens (`TaskModel.features`). The model is frozen
 (`--method head`), or was trained contrastively first (`--method contrastive`). The probe is a multinomial logistic
@@ -34,7 +34,7 @@ HEAD_FOLDER = "head"
 
 POOLING = "mean"  # of the last hidden states
 STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-"""Candidates for C, the inverse strength of the L2 penalty on standardised features, in rising order."""
+"""Candidates for C in rising order: the inverse of the L2 penalty's strength, for standardised features."""
 
 FOLDS = 5
 """The most folds of the cross-validation that chooses C."""
@@ -52,7 +52,7 @@ class Probe:
         weight: (L, D) float32, for raw features: the standardisation is folded in.
         bias: (L,) float32.
         labels: the classes.
-        strength: the C that was chosen.
+        strength: the C that was chosen; the larger it is, the weaker the penalty.
     """
 
     weight: Tensor

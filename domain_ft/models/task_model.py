@@ -125,7 +125,7 @@ class TaskModel:
     def logits(self, inputs: TaskTokens) -> Tensor:
         """Logits (examples, L), averaged over the windows of each example; for the kind `token` (tokens, L).
 
-        They are float32, or float64 if the model is and there is no probe.
+        Logits are float32, or float64 if the model is and there is no probe.
         """
         if self.probe is not None:
             return self.probe.logits(self.features(inputs))
@@ -143,9 +143,9 @@ class TaskModel:
         return sums / windows.unsqueeze(1)
 
     def features(self, inputs: TaskTokens) -> Tensor:
-        """(examples, D) float32, the mean of the last hidden states of all tokens of an example, special ones too.
+        """(examples, D), the mean of the last hidden states of all tokens of an example, special ones too.
 
-        They are float64 if the model is.
+        Features are float32, or float64 if the model is.
         """
         lengths = torch.diff(inputs.cu_seqlens).long()  # (S,)
         ends = torch.zeros(inputs.examples + 1, dtype=torch.long, device=lengths.device)
