@@ -569,9 +569,10 @@ def linear_cross_entropy(
         loss = linear_cross_entropy(hidden, model.lm_head.weight, labels, reduction="mean")
 
     Differentiable once with respect to hidden, weight and bias (with the backend `reference`, any number of times);
-    only required gradients are computed. Beyond inputs and outputs it holds the labelled rows, the required gradients
-    (float32), two tiles, and logits of at most WORKSPACE_BYTES or of one row, whichever is more (in the triton backend:
-    STASH_BYTES or 128 rows; twice that in backward if forward kept the logits).
+    only required gradients are computed. Beyond inputs and outputs, the torch backend holds the labelled rows, the
+    required gradients in the accumulation type, two tiles, and logits of at most WORKSPACE_BYTES or of one row,
+    whichever is more. In the triton backend the logits are STASH_BYTES or 128 rows, and twice that in backward if
+    forward kept them.
 
     Args:
         hidden: (..., D), in the type of weight, or any under autocast.

@@ -203,7 +203,7 @@ def _tensors(inputs: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def _flat(arguments: Iterable[Any], lengths: list[int | None]) -> Iterator[Any]:
-    """The arguments, with those that have a length, the lists, flattened."""
+    """The arguments with lists flattened; `lengths` is None for arguments that are no lists."""
     for argument, length in zip(arguments, lengths, strict=True):
         yield from (argument,) if length is None else argument
 

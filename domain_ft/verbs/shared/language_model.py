@@ -49,7 +49,7 @@ class HeldOut:
     Attributes:
         name: the name of the corpus.
         role: `domain`, `control` or `test`.
-        rows: the sequences of its evaluation split, or its conversations.
+        rows: the sequences of the corpus's evaluation split, or conversations.
         selected: the indices of the rows that are scored.
     """
 
@@ -87,7 +87,7 @@ def prepare_corpora(settings: ReadsText, display: ProgressDisplay) -> dict[str, 
 def _control(
     settings: ReadsText, domain: PreparedCorpus, ready: Callable[[Corpus], PreparedCorpus], display: ProgressDisplay
 ) -> PreparedCorpus | None:
-    """The control corpus: --control, or the first embedded corpus that shares no text with the domain, or None.
+    """The control corpus: --control, or the first embedded corpus that passes `SAME_TEXT`; None if there is none.
 
     Raises:
         SettingsError: --control shares text with --corpus.

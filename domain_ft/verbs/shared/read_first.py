@@ -2,8 +2,8 @@
 
 the task's texts, --unlabelled -> RUN/read-first-texts.jsonl -> adapt, in RUN/read-first -> training on the task
 
-This is task-adaptive pretraining (Gururangan et al. 2020, "Don't Stop Pretraining", section 4). It is the only place
-where verbs run another verb.
+This is task-adaptive pretraining (Gururangan et al. 2020, "Don't Stop Pretraining", section 4). Only this module runs a
+verb within another.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ def read_first(
 
     Raises:
         SettingsError: a resumed run has other settings or other texts.
-        UserError: the texts cannot be read, or the model cannot be adapted to them. A new run then leaves no files.
+        UserError: the texts cannot be read, or the model cannot be adapted to them. A new run that is refused before
+            its first step leaves no files.
         Interrupted: see `adapt`.
     """
     texts, folder = run.path / READ_FIRST_TEXTS, RunFolder(run.path / OWN_BASE)
@@ -147,7 +148,7 @@ def plan_reading(
     from domain_ft.verbs.adapt.prepare import set_up  # only here, so that other runs need not import `adapt`
 
     with tempfile.TemporaryDirectory(prefix="domain-ft-") as own:
-        place = Path(broadcast_object_list([own])[0])  # that of the main process, for all
+        place = Path(broadcast_object_list([own])[0])  # all use the main process's
         texts = place / READ_FIRST_TEXTS
         with machine.main_first():
             gathered = _gather(task, settings, texts if machine.is_main else None, display)
@@ -197,7 +198,7 @@ def _settings_of(settings: ReadsFirst, texts: Path, folder: RunFolder) -> AdaptS
 
 
 def _most_epochs(settings: ReadsFirst) -> float:
-    """The maximum number of epochs: none if the user gave --read-first-tokens."""
+    """The maximum number of epochs: infinite if the user gave --read-first-tokens."""
     return math.inf if settings.read_first_tokens else MOST_EPOCHS
 
 

@@ -173,10 +173,10 @@ def resolved(settings: TrainSettings, machine: Machine, max_length: int, loop: L
 
 
 def as_started(settings: S, folder: RunFolder) -> S:
-    """The settings; those of a resumed run with the defaults that it was started with, if they may have changed.
+    """The settings. A resumed run takes defaults that may have changed since its start from its config.toml.
 
-    The micro-batch size and activation checkpointing depend on free memory, and the date that some chat templates write
-    on the day. These come from config.toml.
+    The micro-batch size and activation checkpointing depend on free memory; the date that some chat templates write
+    depends on the day.
     """
     if not (settings.resume and folder.config.is_file()):
         return settings
@@ -261,7 +261,7 @@ def costs(
 ) -> dict[str, Any]:
     """The costs of a run for result.json.
 
-    Tokens, steps and training seconds are summed over `states`, one of each training; peak memory is the maximum over
+    Tokens, steps and training seconds are summed over `states`, one for each training; peak memory is the maximum over
     processes.
     """
     seconds, tokens = sum(state.seconds for state in states), sum(state.tokens for state in states)

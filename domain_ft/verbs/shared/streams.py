@@ -38,11 +38,11 @@ class Named(Protocol):
 
     @property
     def key(self) -> str | int | float:
-        """Its id, as written to the output."""
+        """The item's id, as written to the output."""
 
     @property
     def read(self) -> tuple[str, ...]:
-        """The texts that its answer depends on."""
+        """The texts that the answer depends on."""
 
 
 class StreamOptions(Protocol):
@@ -68,7 +68,7 @@ class Resumable(Protocol):
         """The number of complete answers from an earlier call."""
 
     def answered(self) -> Iterator[tuple[Any, str]]:
-        """(id, digest of the texts read) of each of these answers, in order."""
+        """(id, digest of the texts read) of each complete answer from an earlier call, in order."""
 
     def begin(self) -> None:
         """Prepare the files for writing; until then nothing is changed."""
@@ -127,7 +127,7 @@ def check_streams(settings: StreamOptions, written: str, stdin: BinaryIO | None 
         stdin: what `--input -` reads; sys.stdin by default.
 
     Raises:
-        SettingsError: with the way to fix it.
+        SettingsError: an option or a file is refused; the error states a fix.
     """
     if settings.json and not settings.output:
         raise SettingsError(

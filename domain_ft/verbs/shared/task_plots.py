@@ -120,11 +120,10 @@ def _point(line: Mapping[str, Any]) -> tuple[int, float]:
     return line["tokens"], line["evaluation"]["macro_f1"]
 
 
-def _score(line: Mapping[str, Any]) -> Sequence[float]:
-    """The score that chose the kept model: if macro F1 is equal, the loss decides."""
+def _score(line: Mapping[str, Any]) -> tuple[float, ...]:
+    """The score by which the kept model was chosen: if macro F1 is equal, the loss decides."""
     evaluation = line["evaluation"]
-    score: Sequence[float] = evaluation.get("score") or [evaluation["macro_f1"]]
-    return score
+    return tuple(evaluation.get("score") or [evaluation["macro_f1"]])
 
 
 def draw_curve(axes: Axes, curve: Sequence[Mapping[str, Any]], colour: str, marker: str, label: str) -> None:

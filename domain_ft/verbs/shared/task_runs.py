@@ -397,7 +397,7 @@ def plan_trials(
 
 
 def warn_of_leaks(leaks: Leaks, settings: TaskSettings, display: ProgressDisplay) -> None:
-    """Print a line for each kind of leak, and what the user can do."""
+    """Print a line for each kind of leak that was found, and what the user can do."""
     for kind, count in leaks.counts.items():
         if count:
             display.warn(f"{KIND_WORDS[kind]}: {count:,} (listed in leaks.jsonl)")

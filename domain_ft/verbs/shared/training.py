@@ -42,6 +42,7 @@ TrainSettings: TypeAlias = AdaptSettings | InstructSettings | ClassifySettings |
 S = TypeVar("S", AdaptSettings, InstructSettings, ClassifySettings, TagSettings)
 
 LEARNING_RATES = {"lora": 2e-3, "dora": 2e-3, "full": 5e-5}
+"""The default of --learning-rate in `adapt`, by --method."""
 
 
 def alpha_of(settings: TrainSettings) -> float:

@@ -177,7 +177,7 @@ class TrialSetup:
         return BalancedSteps(self.rows(trial).targets, batch_size(self.settings) or 0, trial.seed)
 
     def loop(self, trial: Trial) -> LoopSettings:
-        """A trial's loop settings, with its number of steps and of steps between evaluations."""
+        """A trial's loop settings, with its number of steps and the interval between evaluations."""
         settings, lengths = self.settings, self.rows(trial).lengths
         others: dict[str, Any] = {
             "learning_rate": settings.learning_rate or LEARNING_RATES[settings.method],

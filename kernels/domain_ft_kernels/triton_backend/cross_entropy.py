@@ -3,8 +3,8 @@
     _forward     logits -> losses, and each row's maximum m and sum S; reads the logits once
     _backward    logits, m, S -> the gradient, which may overwrite the logits; reads them once
 
-Both read a row in aligned 16-byte vectors, whatever the number of classes. If it is odd (GPT-2's 50,257), most rows
-begin `shift` elements into a vector. Offsets count from the start of the vector that a row begins in:
+Both read a row in aligned 16-byte vectors, whatever the number of classes. If a row is not a whole number of vectors
+(GPT-2's 50,257 classes), most rows begin `shift` elements into a vector. Offsets count from the start of the vector that a row begins in:
 
     | . . . x x x x x | x x x x x x x x | ... | x x x x x x x x | x x . . . . . . |
       shift             first                                     last  shift + classes
@@ -13,7 +13,8 @@ The whole vectors first..last are loaded and stored 16 bytes at a time, since no
 than a vector, are handled element by element. With few classes, a program handles as many rows as fit its tile.
 
 The sum of exponentials is online: each lane keeps its running maximum and the sum of exponentials relative to it, with
-one exponential per element. Lanes are combined at the end, in a fixed order, so two runs are bit-identical.
+one exponential per element. Lanes are combined at the end, in a fixed order, so two runs with the same config are
+bit-identical.
 """
 
 from __future__ import annotations

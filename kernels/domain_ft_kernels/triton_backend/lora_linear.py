@@ -2,7 +2,7 @@
 
     forward   `_down`       t                          reads x; its mask is computed in registers
               `_linear`     y = x Wᵀ + t Bᵀ + b        every layer's tiles in one grid
-    backward  `_linear_dx`  dx = Σ g W + (dt A) ∘ M    and dt, in the same loop
+    backward  `_linear_dx`  dx = Σ (g W + (dt A) ∘ M)  and dt, in the same loop
               `_outer`      dA = dtᵀ (x ∘ M)           one read of x for all layers; partial sums by chunk
               `_outer`      dB = gᵀ t, db = Σ g        one read of each g (and one more for dW = gᵀ x)
               `_add_up`     dA, dB, db, dW             the partial sums in order, rounded once
