@@ -4,7 +4,8 @@
     _backward    logits, m, S -> the gradient, which may overwrite the logits; reads them once
 
 Both read a row in aligned 16-byte vectors, whatever the number of classes. If a row is not a whole number of vectors
-(GPT-2's 50,257 classes), most rows begin `shift` elements into a vector. Offsets count from the start of the vector that a row begins in:
+(GPT-2's 50,257 classes), most rows begin `shift` elements into a vector. Offsets count from the start of the vector
+that a row begins in:
 
     | . . . x x x x x | x x x x x x x x | ... | x x x x x x x x | x x . . . . . . |
       shift             first                                     last  shift + classes
