@@ -89,8 +89,8 @@ class LoopSettings:
         base_dropout: keep the base model's dropout; otherwise it is off.
         seed: determines the order of the rows and all dropout.
         checkpoint_every: steps between checkpoints.
-        keep_checkpoints: how many checkpoints are kept: the newest.
-        evaluate_every: steps between points of the held-out curve; 0 for no points before the last step.
+        keep_checkpoints: how many of the newest checkpoints are kept.
+        evaluate_every: steps between points of the held-out curve; 0 for none before the last step (see `train`).
         patience: stop after this many points without a better one; 0 for no early stopping.
     """
 
@@ -172,7 +172,7 @@ def train(
     score: Callable[[Mapping[str, Any]], Sequence[float]] | None = None,
     steps: Steps | None = None,
 ) -> TrainingState:
-    """Train the parameters of `base.model` that require a gradient on `rows`.
+    """Train on `rows` those parameters of `base.model` that require a gradient.
 
     Args:
         base: the model with its head.
@@ -391,13 +391,13 @@ class _Trainer:
     def with_gradients(
         self, objective: CoupledObjective, prepared: list[tuple[npt.NDArray[np.int64], Any]], index: int
     ) -> tuple[list[tuple[npt.NDArray[np.int64], MicroBatch]], Tensor]:
-        """The coupled loss of the whole step (0-d, a sum), and the micro-batches, each with its part of the gradient.
+        """Compute the coupled loss of the whole step, and give each micro-batch its part of the gradient.
 
         Gradient caching: Gao et al. 2021, arXiv:2101.06983, algorithm of section 3. The embeddings are computed twice
         with the same dropout: here without a graph, and in `accumulate` with one.
 
         Returns:
-            The micro-batches, and the loss.
+            The micro-batches, and the loss: 0-d, the sum over all items of all ranks.
         """
         accelerator = self.accelerator
         parts, keys = [], []
@@ -432,7 +432,7 @@ class _Trainer:
         index: int,
         error: BaseException,
     ) -> int:
-        """After memory ran out: halve the micro-batch, or for a single sequence switch on activation checkpointing.
+        """After memory ran out: halve the micro-batch or, for a single sequence, switch on activation checkpointing.
 
         Neither changes the gradient, except for rounding and dropout masks.
 

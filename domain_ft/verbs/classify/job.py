@@ -34,7 +34,7 @@ class FeatureChoice:
     fitted: Mapping[str, FittedProbe]
 
     def to_result(self) -> dict[str, Any]:
-        """The value of `features` in result.json; losses are in nats."""
+        """The value of `features` in result.json, with the probes' log-losses in cross-validation, in nats."""
         return {
             "chosen": self.chosen,
             "base": self.base,

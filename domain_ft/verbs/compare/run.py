@@ -104,7 +104,7 @@ def _kind(runs: Sequence[_Run]) -> str:
     """The verb that made all of the runs.
 
     Raises:
-        SettingsError: it is not the same for all, or its runs cannot be compared.
+        SettingsError: the runs are of different verbs, or of one whose runs cannot be compared.
     """
     kinds = {run.name: str(run.result.get("command")) for run in runs}
     for name, kind in kinds.items():
@@ -157,7 +157,7 @@ def _compare_classify(runs: Sequence[_Run], settings: CompareSettings) -> Compar
 
 
 def _kept(run: _Run, seeds: Mapping[int, Predictions]) -> Predictions:
-    """The predictions of the kept model; of the lowest seed if they cannot be told apart."""
+    """The predictions of the kept model; those of the lowest seed if result.json does not name the kept one."""
     kept: Any = (run.result.get("seeds") or {}).get("kept")
     return seeds[kept] if kept in seeds else next(iter(seeds.values()))
 

@@ -51,11 +51,10 @@ TextJob: TypeAlias = "adapt_prepare.AdaptJob | instruct_prepare.InstructJob"
 
 
 PROBE_STEPS = 4
-"""Optimiser steps that measure training with or without activation checkpointing, whichever the verb would choose. The
-first is a warm-up and is not counted."""
+"""Optimiser steps that measure the `Way` that the verb would choose. The first is a warm-up and is not counted."""
 
 COMPARED_STEPS = 2
-"""Optimiser steps that measure the other of the two, likewise with a warm-up."""
+"""Optimiser steps that measure the other `Way`, likewise with a warm-up."""
 
 OPTIMIZER_COPIES = 3
 """A checkpoint holds each trained parameter and AdamW's two moments."""
@@ -72,7 +71,7 @@ class Way:
         training_minutes: at that speed; None if this setting was not tried.
         peak_memory_bytes: on a GPU, the measured peak of allocated memory. On a CPU, or if this setting was not tried,
             an estimate: the memory in use before training, plus the gradients, the optimiser's moments and the tensors
-            of a micro-batch. It is not measured on a CPU, where a process has only one peak for both settings.
+            of a micro-batch. A CPU's peak is not measured, because a process has only one for both settings.
     """
 
     activation_checkpointing: bool

@@ -84,7 +84,7 @@ def mix(settings: DataMixSettings) -> Mixture:
     Raises:
         SettingsError: a weight is missing or outside its limits, a file is given twice, the output exists already or is
             not .jsonl, or the mixture would have more than MOST conversations.
-        RecordError: a record is not a conversation.
+        RecordError: a record cannot be read, or is not a conversation.
         CorpusError: a file is missing, or holds no conversations.
     """
     weights = _weights(settings.data)

@@ -47,7 +47,7 @@ class Sample:
     Attributes:
         id, file, line: of the conversation.
         text: including the template's special tokens.
-        spans: (first, end) of each part that is trained on, as indices of characters in `text`.
+        spans: (first, end) of each part before the cut that is trained on, as indices of characters in `text`.
         cut_at: the index of the first character that is cut; None if none is.
         tokens: the number of tokens in the training row, which ends with the last token that is trained on.
         trained_tokens: the number of tokens that are trained on.

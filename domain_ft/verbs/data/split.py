@@ -99,7 +99,7 @@ def split(settings: DataSplitSettings) -> Split:
         raise CorpusError(
             "this is a file of words and tags in columns, not a table of records",
             where=settings.data,
-            fix="give it to tag unsplit: tag splits it by whole documents or sentences",
+            fix="give the whole file to tag, which splits it by documents or sentences",
         )
     reading = _Reading(path, kind, settings)
     prints = text_fingerprints(reading)
@@ -194,7 +194,7 @@ class _Reading:
     """Iterates once over the records of a file, and yields the texts by which copies are found.
 
     Attributes:
-        lines: the line of each record; None in a format without lines.
+        lines: the line of each record, as in `RawRecord`.
         sources: the value of the group field of each record; empty strings without --group-field.
         asked: the first prompt of each conversation; empty strings for other records.
         compared_by: what these texts are, in words for the user.

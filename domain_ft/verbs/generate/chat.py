@@ -159,8 +159,8 @@ class Talk:
 def chat(chat_models: Sequence[ChatModel], system: str | None, stdin: BinaryIO | None, stdout: TextIO) -> int:
     """Chat until the input ends or a line is /exit; returns the number of questions.
 
-    On a terminal, ctrl-C stops an answer, and an error is shown before the chat goes on. Without a terminal, either
-    ends the chat.
+    On a terminal, ctrl-C stops an answer, an error is shown, and the chat goes on. Elsewhere ctrl-C or an error ends
+    the chat.
 
     Args:
         chat_models: the models that answer.

@@ -158,7 +158,7 @@ class Question:
     """A prompt of a file.
 
     Attributes:
-        id: names it in messages, and seeds its sampling.
+        id: names the prompt in messages, and seeds its sampling.
         key: the id in the output, with its type in the record.
         prompts: the rendered prompt for each model.
         reference: the answer in the file, if any.

@@ -215,7 +215,7 @@ def day_of(settings: InstructSettings) -> date:
 
 
 def control_of(settings: InstructSettings) -> str | None:
-    """The control corpus: --control, or an embedded corpus of another field; None for `none`."""
+    """The control corpus: --control, or an embedded corpus of another field; None for --control none."""
     if settings.control:
         return None if settings.control == NO_CONTROL else settings.control
     return "medical" if any(run.corpus == "legal" for run in adapted_runs(settings.model)) else "legal"

@@ -19,9 +19,8 @@ class ConversationFacts:
     Attributes:
         name: such as `medquad`.
         format: `chat`, `alpaca`, `prompt`, `sharegpt` or `qa`.
-        facts: facts by name. The report shows `split`, `rejects`, `leaks`, `language`, `licence` and `citation`, if
-            known.
-        notes: remarks on how they were read, in sentences.
+        facts: facts by name. The report shows `split`, `leaks`, `language`, `licence` and `citation`, if known.
+        notes: remarks on how the examples were read, in sentences.
     """
 
     name: str
