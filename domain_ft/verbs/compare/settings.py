@@ -27,4 +27,4 @@ class CompareSettings(ScreenOptions, group="Runs"):
     both predictions. --no-examples leaves them out."""
 
     seed: Seed = 0
-    """The seed of the bootstrap intervals."""
+    """The seed of the bootstrap, for intervals and p-values."""
