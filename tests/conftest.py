@@ -33,9 +33,9 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Use the user's cache for tests that need embedded assets, so that they are downloaded once, else the session's.
+    """Tests that need embedded assets use the user's cache, so assets are downloaded once. Others use the session's.
 
-    A hook instead of a fixture, so that it runs before all fixtures, also those of modules and of the session.
+    This is a hook instead of a fixture, so that it runs before all fixtures, also those of modules and of the session.
     """
     needs_assets = item.get_closest_marker("assets") is not None
     _use_cache(USERS_CACHE if needs_assets else _TESTS_CACHE.name)

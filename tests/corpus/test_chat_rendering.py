@@ -78,10 +78,10 @@ def test_each_answer_is_learned_once_and_nothing_else(name: str, texts: list[str
     untrained = data.draw(st.sets(st.integers(1, 3)))
     conversation = chat(*texts, untrained=tuple(untrained))
     made = template(TEMPLATES[name])
-    said = [span for own in learned(made.render(conversation)) for span in own]
+    spans = [span for own in learned(made.render(conversation)) for span in own]
     wanted = [turn.content for turn in conversation.turns if turn.trained]
-    assert len(said) == len(wanted)
-    for span, content in zip(said, wanted, strict=True):
+    assert len(spans) == len(wanted)
+    for span, content in zip(spans, wanted, strict=True):
         begin, _, end = span.partition(content.strip())
         assert begin.strip() in ("", "<think>\n\n</think>")
         assert end.strip() == made.end
@@ -237,7 +237,7 @@ def test_system_turns_are_rendered(name: str) -> None:
 
 
 def test_the_plain_template_is_one_line_of_jinja() -> None:
-    """So it survives being saved with the tokenizer, even where line ends are converted."""
+    """So it survives being saved with the tokenizer, even if line ends are converted."""
     assert "\n" not in PLAIN_TEMPLATE
 
 

@@ -145,14 +145,14 @@ NOT_LEARNED: list[dict[str, Any]] = [
 @pytest.mark.parametrize("mark", NOT_LEARNED)
 @pytest.mark.parametrize("names", [("messages", "role", "content"), ("conversations", "from", "value")])
 def test_marked_turns_are_not_learned(mark: dict[str, Any], names: tuple[str, str, str]) -> None:
-    field, role, said = names
+    field, role, content = names
     found = turns(
         {
             field: [
-                {role: "user", said: "Why?"},
-                {role: "assistant", said: "BAD", **mark},
-                {role: "user", said: "Well?"},
-                {role: "assistant", said: "Because.", **{name: _opposite(value) for name, value in mark.items()}},
+                {role: "user", content: "Why?"},
+                {role: "assistant", content: "BAD", **mark},
+                {role: "user", content: "Well?"},
+                {role: "assistant", content: "Because.", **{name: _opposite(value) for name, value in mark.items()}},
             ]
         }
     )

@@ -279,7 +279,7 @@ def test_several_labels_are_rows_of_zeros_and_ones() -> None:
     np.testing.assert_array_equal(rows.pack([2, 0]).targets, rows.targets[[2, 0]])
 
 
-def test_no_examples_are_allowed_in_memory_but_not_in_files() -> None:
+def test_rows_in_memory_may_be_empty_but_cached_rows_may_not() -> None:
     assert len(rows_of([])) == 0
     with pytest.raises(CorpusError, match="no examples"):
         encode(ExampleList([]), LABELS, tiny_tokenizer("gpt2"), max_length=16, long_text="truncate")

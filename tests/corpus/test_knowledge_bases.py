@@ -319,7 +319,7 @@ LABELLED = datasets.Features({"id": TEXT, "document_id": TEXT, "text": TEXT, "la
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Writes rows where the hub's Parquet copy of a data set with a script is read. `datasets` refuses the script."""
+    """A function that writes rows where the hub's Parquet copies are read. `datasets` refuses the original script."""
     real = datasets.load_dataset_builder
 
     def of_the_hub(identifier: str, config: str | None = None, revision: str | None = None, **given: Any) -> Any:
@@ -385,7 +385,7 @@ def test_ddi_of_the_hub_is_pairs_of_drugs_whose_documents_are_not_split(hub: Any
     names = ["MECHANISM", "EFFECT", "ADVISE", "INT", None] * 8
     for split in ("train", "test"):
         rows = pairs_of(("DRUG", "DRUG_N"), names, split)
-        for row in rows:  # a third drug: three examples a document
+        for row in rows:  # a third drug: three examples per document
             text = row["passages"][0]["text"][0]
             place = text.index("with")
             row["entities"].append(entity("T3", "BRAND", "with", [[place, place + 4]]))

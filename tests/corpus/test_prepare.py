@@ -72,10 +72,10 @@ def ready(path: Path, **options: str) -> PreparedCorpus:
 
 
 def leaks(train: list[Document], evaluation: list[Document]) -> int:
-    """The number of evaluation texts to which a training text is similar, or which one contains in part.
+    """The number of evaluation texts that a training text resembles or largely contains.
 
-    Similar: a Jaccard similarity of at least `FAMILY`. In part: at least `CONTAINED`, plus 0.1 for the error of the
-    estimate. Both are computed from all runs, without signatures or samples.
+    It resembles them from a Jaccard similarity of `FAMILY`. It largely contains them from a share of `CONTAINED` + 0.1,
+    where 0.1 allows for the error of the program's estimate. Both are computed from all runs, without samples.
     """
     own = [shingles(normalise(document.text)) for document in evaluation]
     sizes = np.array([len(part) for part in own])

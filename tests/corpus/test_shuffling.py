@@ -24,7 +24,9 @@ def test_an_order_is_a_permutation_and_any_part_can_be_computed_alone(
 def test_orders_look_random() -> None:
     count = 10_000
     orders = np.array([shuffled(0, count, count, seed) for seed in range(50)])
-    for place in np.array_split(orders, 10, axis=1):  # each tenth of an order has a tenth of each tenth of the numbers
+    for place in np.array_split(
+        orders, 10, axis=1
+    ):  # each tenth of an order has equally many numbers from each tenth of the range
         shares = np.bincount(place.ravel() * 10 // count, minlength=10) / place.size
         assert abs(shares - 0.1).max() < 0.01
     assert (np.diff(orders, axis=1) == 1).mean() < 3 / count

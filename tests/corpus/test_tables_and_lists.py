@@ -48,7 +48,7 @@ def test_lines_and_lists_are_recognised_by_content(tmp_path: Path, name: str, co
     assert read(tmp_path, name, content) == (TEXTS, [])
 
 
-def test_only_the_broken_one_of_objects_over_several_lines_is_lost(tmp_path: Path) -> None:
+def test_only_the_broken_object_over_several_lines_is_lost(tmp_path: Path) -> None:
     content = '{\n "text": "one"\n}\n{\n "text": two\n}\n{\n "text": "three"\n}\n'
     texts, rejects = read(tmp_path, "a.jsonl", content)
     assert texts == ["one", "three"]

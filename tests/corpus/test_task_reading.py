@@ -363,7 +363,7 @@ def test_sources_without_usable_examples_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_large_csv_takes_little_memory(tmp_path: Path) -> None:
-    """To read 10 MB into the cache takes less than 5 MB, and to read them from there too."""
+    """Reading 10 MB into the cache takes less than 5 MB of memory, and so does reading them from it."""
     path = tmp_path / "large.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)

@@ -299,7 +299,7 @@ def test_a_removal_that_leaves_nothing_is_refused_and_a_lost_class_is_noted(tmp_
 
 
 def test_a_family_of_near_copies_is_compared_whole(tmp_path: Path) -> None:
-    """It has more members than the neighbours with which locality-sensitive hashing compares each."""
+    """The family is larger than the number of neighbours that locality-sensitive hashing compares with a text."""
     base = " ".join(sentence(j) for j in range(20))
     train = [{"text": f"{base} train variant {i}", "label": f"c{i % 2}"} for i in range(30)]
     test = [{"text": f"{base} test variant {i}", "label": f"c{i % 2}"} for i in range(30)]

@@ -1,4 +1,4 @@
-"""Rows of tokens: nothing of a document is lost, its bytes add up, the cache is used, and no size is too large."""
+"""Rows of tokens: nothing of a document is lost, bytes add up, the cache is used, and much text needs little memory."""
 
 from __future__ import annotations
 

@@ -290,7 +290,7 @@ def _fault_behind(error: BaseException) -> MemoryFaultError | None:
 
 @contextlib.contextmanager
 def _watching(watcher: Watcher) -> Iterator[None]:
-    """Inside the block, `watcher` is told of every launch and every access."""
+    """Inside the block, `watcher` receives every launch and every access."""
     convert, call = interpreter._implicit_cvt, interpreter.GridExecutor.__call__
     names: Iterator[str] = iter(())
 

@@ -49,7 +49,7 @@ def assert_as_exact_as(
 def value_and_gradients(
     function: Callable[..., Tensor], tensors: Sequence[Tensor | None], grad: Tensor | None = None
 ) -> list[Tensor]:
-    """function(*tensors) and its gradients for the tensors given; `grad` is the output's gradient (None: ones)."""
+    """function(*tensors), and its gradients for all tensors but None. `grad` is the output's gradient (None: ones)."""
     leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
     output = function(*leaves)
     inputs = [leaf for leaf in leaves if leaf is not None]

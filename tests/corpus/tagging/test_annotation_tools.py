@@ -336,7 +336,7 @@ def test_entities_of_label_studio_are_in_the_text_that_their_object_shows(tmp_pa
     assert texts_of(task("body", 1), task("body", 2)) == ["aspirin", "aspirin"]
     assert texts_of(task("t", 1, copied=True)) == [
         "aspirin"
-    ]  # no field has the object's name, but the span has its text
+    ]  # no field has the object's name, but the span repeats the marked text
     assert texts_of(task("text", 1, copied=True)) == ["aspirin"]  # ... which counts more than the object's name
     short = task("t", 1)
     short["data"]["text"] = "Short"
