@@ -1,20 +1,21 @@
-# Everyday tasks. You need only Python >= 3.10 and make: each target creates .venv if necessary.
+# Everyday tasks. You need only Python 3.10 to 3.13 and make: targets create .venv if they need it.
 #
 #     make adapt CORPUS=legal            adapt the default model to a corpus: text in, adapter and report out
 #     make adapt CORPUS=texts/ ARGS="--model smollm2 --max-tokens 30000"
-#     make test                          lint, format, types, tests
+#     make test                          lint, types, fast tests
 
 PYTHON ?= python3
 CORPUS ?= legal
 ARGS   ?=
 # More options for pip, such as an index of PyTorch's CPU wheels, which are smaller than those with CUDA.
 PIP_ARGS ?=
-# Two processes with one thread each: faster than one process with two threads, since the tests' tensors are small. Each
-# gets half of the files, so that the runs that a module's tests share are done once. Bytecode is kept even where the
-# environment says otherwise, for the many processes that tests start.
+# Two processes with one thread each: faster than one process with two threads, since the tests' tensors are small.
+# `worksteal` first gives each process one half of the tests, in order, so that a run that a module's tests share is
+# rarely done twice. Bytecode is kept, even if the environment forbids it: tests start many processes.
 PYTEST ?= OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# Tests pass lists of arguments (f(*tensors, **options)), which mypy cannot follow, so calls are not checked there.
+# Tests and benchmarks pass lists of arguments (f(*tensors, **options)), which mypy cannot follow, so it does not check
+# their calls.
 TEST_PATH := kernels:benchmarks:benchmarks/kernels:tests:tests/evaluation:tests/verbs:tests/training:tests/report:tests/corpus:tests/kernels
 LOOSE := --disable-error-code arg-type --disable-error-code call-arg --disable-error-code call-overload --disable-error-code misc --no-warn-unused-ignores
 
@@ -59,7 +60,7 @@ bench-kernels: $(VENV)/.installed-dev  ## Count the Triton kernels' traffic and 
 bench-memory: $(VENV)/.installed-dev  ## Measure the peak memory of a step by tokens, compared with PEFT
 	$(BIN)/domain-ft bench memory -- $(ARGS)
 
-clean:  ## Remove the environment and the tools' caches; runs/ is kept
+clean:  ## Remove the environment, builds and the tools' caches; runs/ is kept
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

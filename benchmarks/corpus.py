@@ -5,11 +5,11 @@
 Two corpora are generated from random words, a small and a large one: documents of 40 bytes to some 100 kilobytes, one
 in seven in Japanese, one in ten a near copy of the one before. Each corpus is read from Parquet, cleaned, deduplicated,
 split and tokenised. Then it is read in steps of 4,096 tokens, masked as in training but without a model. Each
-measurement runs in a separate process; memory is that of the process and its workers, sampled while it runs. The two
-corpora are read in turns, first from the disk, then from the page cache. Three quantities must not grow with the
-corpus: seconds to the first batch once cached, memory while reading, and time per batch. The files take about five
-times the size of the large corpus, in a temporary folder. A folder given by --folder is kept, and a second call uses
-its cache.
+measurement runs in a separate process; memory is the resident memory of the process and its workers, sampled while it
+runs. The two corpora are read in turns; each reading is first from the disk, then from the page cache. Three quantities
+must not grow with the corpus: seconds to the first batch once cached, memory while reading, and time per batch. The
+files take about five times the size of the large corpus, in a temporary folder. A folder given by --folder is kept, and
+a second call uses its cache.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _japanese_word(draw: np.random.Generator) -> str:
 
 
 def make_corpus(path: Path, size: int) -> None:
-    """Write `size` bytes of text as a Parquet file with one column, `text`."""
+    """Write at least `size` bytes of text as a Parquet file with one column, `text`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -99,7 +99,7 @@ def make_corpus(path: Path, size: int) -> None:
 
 
 def make_tokenizer(path: Path) -> None:
-    """Train a BERT-style WordPiece tokenizer on the first 8 megabytes of the corpus."""
+    """Train a BERT-style WordPiece tokenizer on 8 megabytes of the generated text."""
     from tokenizers import BertWordPieceTokenizer
 
     tokenizer = BertWordPieceTokenizer()
@@ -232,7 +232,7 @@ def measure_reading(corpus: Path, tokenizer: Path, seconds: float) -> dict[str, 
 
 
 def compare(sizes: dict[str, int], seconds: float, folder: Path) -> dict[str, Any]:
-    """Measure each size. Returns the report's rows by name. An earlier call's corpora and caches are not made again."""
+    """Measure each size. Returns the table's rows by name. Corpora and caches in `folder` are used again."""
     environment = {**os.environ, "DOMAIN_FT_CACHE": str(folder / "cache")}
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
@@ -317,7 +317,7 @@ def main() -> None:
     parser.add_argument("--small-gigabytes", type=float, default=0.01, help="size of the small corpus")
     parser.add_argument("--seconds", type=float, default=20.0, help="seconds of each of three readings of a corpus")
     parser.add_argument("--folder", type=Path, help="keep the corpora and their caches here between calls")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON on standard output")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON on standard output")
     parser.add_argument("--measure", choices=("making", "reading"), help=argparse.SUPPRESS)
     parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--tokenizer", type=Path, help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""FLOPs that a training job needs, counted from its model and rows. Padding and recomputation are not counted."""
+"""FLOPs per token that a training job needs, counted from its model and rows, without padding and recomputation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Flops:
     Attributes:
         linears: frozen layers: 2 K N forward (K inputs, N outputs), and 2 K N for the gradient of their input. The
             layers that read the embeddings need no such gradient, because nothing below them is trained. Layers in
-            the head of a masked LM see only the labelled positions.
+            the head of a masked LM see only the labelled positions, for `adapters` too.
         adapters: 2 R (K + N) forward and twice that backward, minus 2 R K if the input needs no gradient.
         attention: 4 L D per layer forward (scores and weighted sum over the L tokens of a row; half of it if causal)
             and twice that backward. L is the length of a token's row, averaged over tokens.
@@ -33,7 +33,7 @@ class Flops:
 
 
 def count(prepared: Any) -> Flops:
-    """The FLOPs of an `adapt.prepare.AdaptJob` with adapters in all linears and attention over whole rows."""
+    """The FLOPs per token of an `adapt.prepare.AdaptJob` with adapters in all linears and attention over whole rows."""
     config, rows, rank = prepared.base.model.config, prepared.train_rows, prepared.settings.rank
     causal = prepared.base.objective == "clm"
     labelled = 1.0 if causal else prepared.settings.mask_rate

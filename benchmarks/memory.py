@@ -1,4 +1,4 @@
-"""Peak memory of a training step by its number of tokens: LoRA linears and a language-model head, ours and the peer's.
+"""Peak memory of a training step by its number of tokens: LoRA linears and a language-model head, ours and PEFT's.
 
     domain-ft bench memory [-- --tokens 2048,4096,8192 --layers 2 --model BERT-base|MiniLM --json]
 
@@ -8,9 +8,9 @@ computes the layers as PEFT does, and full logits and the loss in float32 as tra
 from the allocator's statistics; on a CPU from the profiler's record of every allocation and release.
 
 Three peaks are measured: the whole step, beyond weights and inputs; the forward pass of the linears, with what it
-saves for backward; and the head with its gradient. Our head must not grow with vocabulary x tokens, except for its
-bounded workspace. `loss_slope` shows this: the bytes that the head takes for one more token, between the last two
-numbers of tokens.
+saves for backward; and the head with its gradient. The memory of our head must not grow with vocabulary x tokens,
+except for its bounded workspace. `loss_slope` shows this: the bytes that the head takes for one more token, between the
+last two numbers of tokens.
 
 If triton is installed, a fourth peak is that of the Triton head, from the sizes of all tensors that it allocates. This
 needs neither a GPU nor memory, so it works at any size.
@@ -167,7 +167,7 @@ def _silent() -> Iterator[None]:
 
 
 def triton_head(model: str, tokens: list[int]) -> list[dict[str, int]]:
-    """Peaks of the Triton head beyond its operands in bfloat16, as on an H100. It allocates for labels on all rows."""
+    """Peaks of the Triton head beyond its operands in bfloat16, as on an H100, allocated as if all rows had labels."""
     sys.path.append(str(HERE / "kernels"))
     from launches import call_linear_cross_entropy
 

@@ -46,7 +46,7 @@ class Recipe:
         objective: `mlm` or `clm`.
         dropout: whether dropout is on, as the module describes.
         by_length: batches of documents of similar length (`train_sampling_strategy="group_by_length"`).
-        longest_first: begin with the batch of the longest document, so that the memory peak is seen.
+        longest_first: with `by_length`, begin with the batch of the longest document, so that the memory peak is seen.
         tokens_per_step: approximate tokens in a batch, without padding.
         steps, rank, learning_rate, weight_decay, warmup, seed: as named; the schedule is a cosine.
     """
@@ -110,7 +110,7 @@ class CountingCollator:
 
 
 def make_rows(model: Path, texts: list[str], *, length: int, full_rows: bool, folder: Path) -> None:
-    """Tokenise `texts` as the examples do and save them to `folder`: the columns of COLUMNS, and `length`."""
+    """Tokenise `texts` as run_mlm.py and run_clm.py do. The columns COLUMNS and `length` are saved to `folder`."""
     tokenizer = AutoTokenizer.from_pretrained(model)
 
     def tokenise(batch: dict[str, list[str]]) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def make_rows(model: Path, texts: list[str], *, length: int, full_rows: bool, fo
 
     def group_texts(batch: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
         joined = {name: list(itertools.chain(*lists)) for name, lists in batch.items()}
-        total = len(joined["input_ids"]) // length * length  # the tail is dropped, as the examples do
+        total = len(joined["input_ids"]) // length * length  # the tail is dropped, as in run_mlm.py
         return {name: [ids[at : at + length] for at in range(0, total, length)] for name, ids in joined.items()}
 
     datasets.disable_progress_bars()
@@ -196,7 +196,7 @@ def batches_by_length(lengths: list[int], batch: int, steps: int, seed: int, lon
 
 
 def run(recipe: Recipe, output: Path) -> tuple[Steps, Path]:
-    """Train. Returns what the timed steps took, and the folder of the adapter."""
+    """Train. Returns the tokens and seconds of the timed steps, and the folder of the adapter."""
     trainer, collator, times = build(recipe, output)
     trainer.train()
     trainer.model.save_pretrained(output / "adapter")

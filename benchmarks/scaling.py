@@ -316,7 +316,7 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(Measurement(**json.loads(args.measure)))))
         return
-    parts = ["micro_batches" if part == "passes" else part for part in args.parts.split(",")]  # `passes` in 0.1
+    parts = ["micro_batches" if part == "passes" else part for part in args.parts.split(",")]  # `passes`: a former name
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"--parts: unknown {', '.join(unknown)}; known: {', '.join(PARTS)}")
     output = args.output or RESULTS / "scaling.json"

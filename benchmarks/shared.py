@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" if (HERE.parent / "pyproject.toml").is_file() else Path("benchmark-results")
 
-OURS, OURS_TOO, PEER, PEER_TOO = "#0072b2", "#56b4e9", "#8a929c", "#b9c0c8"
+OURS, OURS_TOO, PEER, PEER_TOO = "#0072b2", "#56b4e9", "#8a929c", "#b9c0c8"  # colours of sides in figures
 INK = "#1c2430"
 
 GEMM_SHAPES = ((4096, 384, 1536), (4096, 1536, 384), (2048, 2048, 2048))

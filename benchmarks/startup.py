@@ -6,7 +6,7 @@ Medians of wall-clock seconds, in separate processes that take turns. `help` is 
 from the start of `adapt` with default options, on a cached embedded corpus and model, to the start of its first
 optimiser step: imports, text, model, and what the report needs beforehand. After the first run on a corpus, the base's
 scores are cached too; `adapt, base not measured yet` is that first run. `peer` is run_mlm.py's work on the same text,
-tokenised and cached; it measures nothing before training. A first round fills caches and is not counted.
+already tokenised; it measures nothing before training. A first round fills caches and is not counted.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from unittest import mock
 
 from shared import RESULTS, in_a_process, machine, say, show, table, write_json
 
-TARGETS = {"help": 0.3, "data list": 0.5, "adapt": 10.0}
-"""Limits in seconds, on two cores."""
+LIMITS = {"help": 0.3, "data list": 0.5, "adapt": 10.0}
+"""In seconds, on two cores."""
 
 CORPUS, MODEL, LENGTH = "legal", "minilm", 256
 
@@ -52,7 +52,7 @@ def adapt_until_first_step(measured: bool) -> None:
     with contextlib.ExitStack() as patches, tempfile.TemporaryDirectory() as folder:
         patches.enter_context(mock.patch.object(loop._Trainer, "take", leave))
         if not measured:
-            patches.enter_context(mock.patch.object(adapt_run, "_base_scores", lambda *_: None))
+            patches.enter_context(mock.patch.object(adapt_run, "_base_scores_file", lambda *_: None))
         adapt_run.adapt(AdaptSettings(corpus=CORPUS, model=MODEL, output=Path(folder) / "run", quiet=True))
 
 
@@ -104,7 +104,7 @@ def make_rows(folder: Path) -> None:
 
 
 def seconds_of(what: str, rows: Path) -> float:
-    """Wall-clock seconds of one process."""
+    """Wall-clock seconds of one process, for `adapt` and the peer up to the first step."""
     began = time.time()
     if what in ("help", "data list"):
         words = ["--help"] if what == "help" else ["data", "list"]
@@ -132,7 +132,7 @@ def compare(rounds: int) -> dict[str, Any]:
     return machine() | {
         "rounds": rounds,
         "rows": [
-            {"what": what, "seconds": medians[what], "at_most": TARGETS.get(what), "runs": seconds[what]}
+            {"what": what, "seconds": medians[what], "at_most": LIMITS.get(what), "runs": seconds[what]}
             for what in listed
         ],
     }

@@ -16,9 +16,10 @@ would change nothing.
 
 `gemm_fraction` is the rate of our counted FLOPs (see flops.py) as a share of torch.mm's rate in float32, measured in
 the same round; `best_gemm_fraction` is the share of the fastest library's rate in the type that is used.
-`data_fraction` is the share of our step time in which the loop waits for data. `final_loss` is the held-out loss after
-these few steps and only shows that both train. --losses shows whether both learn the same from equal tokens. Our scorer
-scores both sides and the base, and intervals are from the paired bootstrap over held-out documents.
+`data_fraction` is the share of our step time in which the loop prepares its micro-batches instead of computing.
+`final_loss` is the held-out loss after these few steps and only shows that both train. --losses shows whether both
+learn the same from equal tokens. Our scorer scores both sides and the base, and intervals are from the paired bootstrap
+over held-out documents.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ import dataclasses
 import json
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ class Job:
         objective: `mlm` or `clm`.
         full_rows: whether the peer concatenates documents (run_mlm.py, run_clm.py) or pads them (--line_by_line).
         tokens_per_step: document tokens in an optimiser step; fewer where the peer would take minutes.
-        steps: optimiser steps per process; the first is not counted.
+        steps: optimiser steps per process; the first is not timed.
     """
 
     model: str
@@ -85,7 +85,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Side:
-    """Who trains, and how: our precision, or the peer's dropout and grouping by length.
+    """Who trains, and how: `dtype` applies to ours, `dropout` and grouping by length to the peer.
 
     `name` is for the table's narrow column, `label` for the plot.
     """
@@ -117,7 +117,7 @@ SIDES = {
 
 
 def sides_of(job: Job) -> list[str]:
-    """The sides that differ for `job`; `ours_float32` is added later if `ours` runs in another type."""
+    """The sides that differ for `job`; `Comparison.turn` adds `ours_float32` if `ours` runs in another type."""
     return [name for name, side in SIDES.items() if name != "ours_float32" and not (side.by_length and job.full_rows)]
 
 
@@ -140,8 +140,8 @@ def make_peer_rows(job: Job, folder: Path) -> None:
 def measure(job: Job, side: Side, steps: int, seed: int, rows: Path, scores: Path | None) -> dict[str, Any]:
     """Train `steps` on one `side`: speed of all steps but the first, peak memory, held-out loss afterwards.
 
-    The peer's process loads no model or corpus for us before its peak memory is read. If the folder `scores` is given,
-    the scores of the trained model are written to it, and for our sides also those of the base.
+    The peer's process reads its peak memory before it loads our model and corpus. If the folder `scores` is given, the
+    scores of the trained model are written to it, and for our sides also those of the base.
     """
     import torch
 
@@ -210,7 +210,7 @@ def _train_ours(prepared: Any, steps: int, folder: Path) -> dict[str, Any]:
     from domain_ft.training.progress import ProgressDisplay
 
     lines: list[Any] = []
-    with _waiting() as waits:
+    with _preparing() as taken:
         state = train(
             prepared.base,
             prepared.objective,
@@ -227,13 +227,13 @@ def _train_ours(prepared: Any, steps: int, folder: Path) -> dict[str, Any]:
         "tokens_per_second": tokens / seconds,
         "tokens": state.tokens,
         "padding_fraction": statistics.mean(line["padding_fraction"] for line in lines[1:]),
-        "data_fraction": sum(waits[1:]) / seconds,
+        "data_fraction": sum(taken[1:]) / seconds,
     }
 
 
 @contextlib.contextmanager
-def _waiting() -> Iterator[list[float]]:
-    """Seconds of each step in which the main thread prepares data instead of computing."""
+def _preparing() -> Iterator[list[float]]:
+    """The seconds of each step in which the loop prepares micro-batches instead of computing."""
     from domain_ft.training import loop
 
     original, seconds = loop._Trainer.prepare, list[float]()
@@ -241,8 +241,7 @@ def _waiting() -> Iterator[list[float]]:
     def timed(*arguments: Any) -> Any:
         began = time.perf_counter()
         prepared = original(*arguments)
-        if threading.current_thread() is threading.main_thread():
-            seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - began)
         return prepared
 
     with mock.patch.object(loop._Trainer, "prepare", timed):
@@ -332,7 +331,7 @@ class Comparison:
 
 
 def compare_speed(comparison: Comparison, rounds: int, output: Path) -> dict[str, Any]:
-    """All jobs on all sides, in turns; written after each round, so that an interrupted run is not lost."""
+    """All jobs on all sides, in turns. The JSON is written after each round, so that finished rounds are not lost."""
     comparison.make_rows()
     turns: dict[str, list[dict[str, dict[str, Any]]]] = {name: [] for name in comparison.names}
     ceilings: dict[str, list[dict[str, float]]] = {name: [] for name in comparison.names}
@@ -458,7 +457,7 @@ def show_speed(found: dict[str, Any]) -> None:
     show(made)
     for row in found["rows"]:
         if "data_fraction" in row:
-            print(f"{row['job']}: {row['data_fraction']:.2%} of our step time is waiting for data.")
+            print(f"{row['job']}: preparing micro-batches takes {row['data_fraction']:.2%} of our step time.")
 
 
 def _fraction_keys(side: str) -> tuple[str, str]:

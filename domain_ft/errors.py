@@ -16,7 +16,7 @@ class UserError(Exception):
     """An error that the user can fix.
 
     Args:
-        what: what was given and what is wrong with it, in one sentence.
+        what: what was given, and what is wrong with it.
         where: the location, such as `notes.jsonl, line 3, field "text"`.
         fix: what to do.
     """
@@ -70,7 +70,7 @@ class StorageError(UserError):
 
 
 class TrainingError(UserError):
-    """Training that cannot continue, such as a loss that is not finite, or too little memory."""
+    """Training that cannot continue, for example because the loss is not finite or memory ran out."""
 
 
 def nearest(given: str, known: Iterable[str]) -> str:

@@ -1,8 +1,7 @@
 """The user's files: which paths are the same file, and what may be written.
 
-Files are compared as files, not as spellings: symbolic links, hard links, relative paths and, on file systems that
-ignore case, other spellings can all name the same file. Callers run these checks before they open a file for writing,
-truncate or remove it.
+Different paths can name the same file: symbolic and hard links, relative paths and, on file systems that ignore case,
+paths in other letters. Callers run these checks before they open a file for writing, truncate it or remove it.
 """
 
 from __future__ import annotations
@@ -61,13 +60,13 @@ def refuse_same(files: Mapping[str, File | None]) -> None:
 
 
 def refuse_unwritable(path: Path, option: str) -> None:
-    """Check that a file or folder can be created or written at `path`, without changing anything.
+    """Check that a file or folder can be created at `path`, or replaced there, and leave nothing behind.
 
-    This creates an unnamed temporary file in the nearest existing folder, because some file systems report permissions
-    that they do not honour.
+    The check creates a temporary file in the nearest existing folder above `path` and removes it, because some file
+    systems report permissions that they do not honour.
 
     Raises:
-        SettingsError: the path is below a file, is not valid, or cannot be written.
+        SettingsError: the path is below a file or a dangling link, is not valid, or cannot be written.
     """
     try:
         path.lstat()
@@ -94,7 +93,7 @@ def writing(path: Path, option: str) -> Iterator[None]:
     """Turn an OSError inside the block into an error about `option`, unless it is a FileExistsError.
 
     Raises:
-        SettingsError: with the path, the system's message and what to do.
+        SettingsError: for such an error, with the path, the system's message and what to do.
     """
     try:
         yield
@@ -131,10 +130,10 @@ def refuse_special(path: Path, option: str, instead: str = "") -> None:
     """Check that nothing but a file or folder is at the path of an output, since devices must not be replaced.
 
     Args:
-        instead: what to do instead of naming a file, if there is anything.
+        instead: for the hint, what to do other than naming a new file; may be empty.
 
     Raises:
-        SettingsError: it is a device, a pipe or a socket.
+        SettingsError: it is a device, a pipe, a socket or another special file.
     """
     status = _status(path)
     if status is None or stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
@@ -146,11 +145,11 @@ def refuse_special(path: Path, option: str, instead: str = "") -> None:
     )
 
 
-def refuse_no_file(path: Path) -> None:
+def require_file(path: Path) -> None:
     """Check that a path to read is a regular file: opening a pipe would wait for its writer.
 
     Raises:
-        OSError: it is a folder, a pipe or a device, or does not exist.
+        OSError: it is not a regular file, does not exist, or cannot be reached.
     """
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
@@ -165,7 +164,7 @@ def _ancestors(path: Path) -> Iterator[Path]:
 
 
 def _status(file: File) -> os.stat_result | None:
-    """The stat of a file; None if it does not exist, or if a stream has no file descriptor."""
+    """The stat of a file; None if it does not exist or cannot be reached, or if a stream has no file descriptor."""
     with contextlib.suppress(OSError, ValueError, io.UnsupportedOperation, AttributeError):
         return os.stat(file) if isinstance(file, str | Path) else os.fstat(file.fileno())  # noqa: PTH116
     return None

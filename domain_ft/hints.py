@@ -1,4 +1,4 @@
-"""Fit an error's hint to the running verb: verbs share errors, but some lack the options that a hint names."""
+"""Fit an error's hint to the running verb: verbs share errors, but some verbs lack the options that a hint names."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ _OTHER_PROGRAM = re.compile(r"\b(?:pip|iconv|jq|torchrun|python) ")
 
 
 def misplaced(text: str, flags: Collection[str], commands: Mapping[str, Collection[str]]) -> list[str]:
-    """The options in a hint that its verb lacks.
+    """The options in a hint that its verb lacks. Options of other programs, such as pip, do not count.
 
     Args:
         text: a hint.
         flags: the options of the running verb.
-        commands: the options of each verb by its words; they replace `flags` after `domain-ft VERB` in the hint.
+        commands: the options of each verb, by name (`adapt`, `data check`). They replace `flags` for options that
+            follow `domain-ft VERB` in the hint.
     """
     wrong = []
     for found in FLAG.finditer(text):
@@ -35,7 +36,7 @@ def misplaced(text: str, flags: Collection[str], commands: Mapping[str, Collecti
 
 
 def fitting(fix: str, flags: Collection[str], commands: Mapping[str, Collection[str]]) -> str | None:
-    """A hint without the alternatives that name options that the verb lacks; None if nothing remains.
+    """`fix` without the alternatives that name `misplaced` options; None if nothing remains.
 
     >>> fitting("fix it; or leave such records out: --on-bad-record skip", ["--input"], {})
     'fix it'

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from domain_ft.errors import CheckpointError, UserError
 
 Kinds: TypeAlias = Mapping[str, type | tuple[type, ...]]
-"""The types that the value of each key may have; float includes whole numbers."""
+"""The types that the value of each key may have. float includes whole numbers; int and float exclude true and false."""
 
 _RESULT_KINDS: Kinds = {
     "command": str,
@@ -22,7 +22,7 @@ _RESULT_KINDS: Kinds = {
     "seeds": dict,
     "learning_curve": list,
 }
-"""The keys of result.json that other verbs rely on."""
+"""The keys of result.json that other verbs rely on, with their types."""
 
 _WORDS = {
     str: "a text",
@@ -48,7 +48,7 @@ class RepeatedKeyError(ValueError):
 
 
 class Doubled(dict[str, Any]):
-    """A JSON object that has a key twice, from `MARKING`; `key` is that key."""
+    """A JSON object, decoded by `MARKING`, that has a key twice. `key` is the first such key."""
 
     key: str = ""
 
@@ -97,7 +97,7 @@ def loads(text: str) -> Any:
 
 
 def find_doubled(value: Any) -> str | None:
-    """A key that an object in `value`, decoded by `MARKING`, has twice; None if there is none."""
+    """A key that some object in `value` has twice; None if there is none. `value` was decoded by `MARKING`."""
     waiting = [value]
     while waiting:
         one = waiting.pop()
@@ -126,11 +126,11 @@ def read_object(
         needed: required keys.
         fix: what to do about a damaged file.
         what: the file in messages, such as `the config.json of 'minilm'`; by default its name.
-        former: the current names of keys by their names in the previous version.
+        former: the current names of renamed keys, by their names in the previous version.
 
     Raises:
-        UserError: of the class `error`, if the file cannot be read, is not a JSON object, has a key twice, or a value
-            is missing or of the wrong type.
+        UserError: of the class `error`. The file cannot be read, is not a JSON object, gives a key twice, or lacks a
+            `needed` key, or a value has the wrong type.
     """
     named = what or path.name
     try:
@@ -154,7 +154,7 @@ def read_result(run: Path, needed: tuple[str, ...] = ()) -> dict[str, Any]:
     """The result.json of a run folder.
 
     Raises:
-        CheckpointError: it is damaged, or lacks one of the `needed` keys.
+        CheckpointError: it is missing or damaged, or lacks one of the `needed` keys.
     """
     fix = "use another run, or run it again"
     return read_object(run / "result.json", CheckpointError, kinds=_RESULT_KINDS, needed=needed, fix=fix)
@@ -172,7 +172,7 @@ def check_kinds(
     """Refuse an object from the file `path` that lacks a `needed` key, or has a value of the wrong type.
 
     Raises:
-        UserError: of the class `error`, with the field.
+        UserError: of the class `error`, naming the key.
     """
     for key in needed:
         if value.get(key) is None:

@@ -38,15 +38,17 @@ def is_locked(lock: Path) -> bool:
 
 @contextlib.contextmanager
 def only_writer(lock: Path, target: Path) -> Iterator[None]:
-    """Keep other processes from writing to `target` inside the block. The lock and its note are removed afterwards.
+    """Refuse to write to `target` while another process holds `lock`, and hold it inside the block.
+
+    The lock and its note are removed afterwards.
 
     Args:
         lock: the lock file, in an existing folder; the note is beside it.
         target: the folder or file, for the message.
 
     Raises:
-        SettingsError: another process holds the lock. The message says which process on which machine, since when, and
-            its command.
+        SettingsError: another process holds the lock. The message gives the process, its machine, the time at which it
+            took the lock, and its command.
     """
     held = filelock.FileLock(lock)
     note = note_of(lock)
@@ -55,7 +57,7 @@ def only_writer(lock: Path, target: Path) -> Iterator[None]:
     except filelock.Timeout:
         raise in_use(lock, target) from None
     try:
-        write_json(note, _self())
+        write_json(note, _own_note())
         yield
     finally:
         # Remove the files before releasing the lock. If a process has opened the lock file already, it then locks an
@@ -75,10 +77,10 @@ def writing_beside(target: Path) -> Iterator[None]:
 
 
 def refuse_below_file(output: Path, option: str = "--output") -> None:
-    """Check that no part of the path to `output` is a file, and that it can be created.
+    """Check that no folder on the path to `output` is in fact a file, and that `output` can be created.
 
     Raises:
-        SettingsError: with the part that is a file, or the system's message.
+        SettingsError: a folder on the path is a file, or `output` cannot be created.
     """
     for folder in output.absolute().parents:
         if folder.exists() and not folder.is_dir():
@@ -102,7 +104,7 @@ def in_use(lock: Path, target: Path) -> SettingsError:
     )
 
 
-def _self() -> dict[str, object]:
+def _own_note() -> dict[str, object]:
     """The note about this process."""
     words = ["domain-ft", *sys.argv[1:]] if Path(sys.argv[0]).name in ("domain-ft", "__main__.py") else sys.argv
     return {

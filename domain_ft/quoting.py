@@ -45,7 +45,7 @@ def made_visible(text: str) -> str:
 
 
 def quoted(name: Any) -> str:
-    """A name for a list in a message: shortened if long, and in double quotes if its end would be unclear.
+    """A name for a list in a message: shortened if long, and in double quotes if cut or if its end would be unclear.
 
     >>> quoted("text"), quoted("findings, all"), quoted("")
     ('text', '"findings, all"', '""')

@@ -1,4 +1,4 @@
-"""Stateless randomness: every draw is a function of a seed and its purpose.
+"""Stateless randomness: every draw is a function of a seed, a purpose and indices.
 
 The mask of a sequence, the order of an epoch and the dropout of a micro-batch each have a seed derived from (seed,
 purpose, indices). So a resumed run equals an uninterrupted one, evaluation masks are the same before and after

@@ -46,7 +46,7 @@ def storage_error(
         then: what to do once the cause is removed.
         kind: the class of the returned error.
         doing: whether the file was being written or read. By default `written` if there is a `what`, or if only a
-            write can fail like this; otherwise the message only says that it cannot be opened.
+            write can fail with this error; otherwise the message only says that the file cannot be opened.
     """
     system = as_os_error(error)
     if system is None or system.errno not in _FULL + _DENIED + _MISNAMED + _OTHER:
@@ -77,7 +77,7 @@ def storage_error(
 
 
 def as_os_error(error: BaseException) -> OSError | None:
-    """`error` if it is an OSError; an OSError made from the number in its message (Rust libraries); else None."""
+    """`error` if it is an OSError; an OSError with the number in the message of a Rust library's error; else None."""
     if isinstance(error, OSError):
         return error
     numbered = re.search(r"\(os error (\d+)\)", str(error))
@@ -146,7 +146,7 @@ def cache_folder(*parts: str) -> Path:
 
 @contextlib.contextmanager
 def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Turn disk errors inside the block into errors about `path`, but not those about files outside `temporary`."""
+    """Turn disk errors inside the block into errors about `path`, unless they name a file outside `temporary`."""
     try:
         yield
     except Exception as error:
@@ -231,7 +231,7 @@ def creation_lock(path: Path, waiting: Callable[[], None] | None = None) -> Iter
     """Let only one process at a time create `path`, across all machines that share the file system.
 
     Args:
-        path: check inside the block whether it exists, since another process may have created it in the meantime.
+        path: inside the block, check whether it exists: another process may have created it in the meantime.
         waiting: called if another process holds the lock, before waiting for it without a time limit.
     """
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 
-# C0 except tab and newline, DEL, C1; bidirectional embeddings, overrides and isolates, with what closes them; and lone
-# surrogates, which file names may have, but which cannot be written as UTF-8. The bidirectional marks (U+200E, U+200F,
-# U+061C) stay: Arabic and Hebrew need them, and they do not reorder the text after them.
+# C0 except tab and newline, DEL, C1; bidirectional embeddings, overrides and isolates, and the characters that end
+# them; and lone surrogates, which file names may contain but UTF-8 cannot encode. The bidirectional marks (U+200E,
+# U+200F, U+061C) stay: Arabic and Hebrew need them, and they do not reorder the text after them.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

@@ -7,18 +7,20 @@ import os
 import tempfile
 from collections.abc import Iterator
 
-# Before torch, tokenizers, huggingface_hub or triton are imported, which read these once.
+# torch, tokenizers, huggingface_hub and triton read these only once, so they are set before their imports.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on CPU tensors; compiling needs a process without it
+os.environ.setdefault(
+    "TRITON_INTERPRET", "1"
+)  # kernels run on CPU tensors; to compile them, start a process without it
 
 import hypothesis
 import pytest
 
 USERS_CACHE = os.environ.get("DOMAIN_FT_CACHE")
 
-hypothesis.settings.register_profile("tests", deadline=None)  # a slow example on a busy machine is no failure
+hypothesis.settings.register_profile("tests", deadline=None)  # a slow example on a busy machine is not a failure
 hypothesis.settings.load_profile("tests")
 
 
@@ -31,9 +33,9 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Set the session's cache, or for tests that need embedded assets the user's, so that they are fetched only once.
+    """Tests that need embedded assets use the user's cache, so assets are downloaded once. Others use the session's.
 
-    A hook instead of a fixture, so that it runs before the fixtures of modules and of the session.
+    This is a hook instead of a fixture, so that it runs before all fixtures, also those of modules and of the session.
     """
     needs_assets = item.get_closest_marker("assets") is not None
     _use_cache(USERS_CACHE if needs_assets else _TESTS_CACHE.name)
@@ -60,9 +62,9 @@ def _exact_kernels(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _figures_not_rendered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fast tests of verbs build their reports' figures but do not render them, which is two fifths of a tiny run.
+    """Fast tests of verbs build their reports' figures but do not render them: that takes two fifths of a tiny run.
 
-    Slow tests render them, and so do the runs that a module's tests share, and tests/report.
+    Slow tests, module fixtures and tests/report render them.
     """
     if request.path.parent.name == "verbs" and request.node.get_closest_marker("slow") is None:
         from domain_ft.report import drawing

@@ -1,4 +1,4 @@
-"""A chat file of 200 rows with every kind of fault at least once, each in a separate row."""
+"""A chat file of 200 rows with many kinds of faults, each in a separate row."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ def write_faulty_chat(path: Path) -> set[tuple[int, str]]:
 
 
 def _source(line: int) -> int:
-    """The number of the sound row that a line is made of."""
+    """The number of the sound row that a line is made from."""
     return {**DUPLICATES, **NEAR_DUPLICATES, **CONTRADICTIONS}.get(line, line)
 
 

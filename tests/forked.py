@@ -1,6 +1,6 @@
-"""Programs in processes of their own, alone or as the ranks of one job, without the seconds that imports take.
+"""Runs programs in separate processes, alone or as the ranks of one job, without the seconds that imports take.
 
-Processes are forked from a server that has imported everything, and has computed nothing: torch's threads do not
+Processes are forked from a server that has imported the verbs but computed nothing, because torch's threads do not
 survive a fork.
 """
 
@@ -51,7 +51,7 @@ def _main(program: Callable[..., int | None], arguments: Sequence[Any], said: Pa
 
 
 def start(program: Callable[..., int | None], *arguments: Any, said: Path, **variables: str) -> BaseProcess:
-    """Start `program`, whose status is what it returns. It writes to the files `said`.out and `said`.err."""
+    """Start `program`. Its exit status is what it returns (0 for None), its output is in `said`.out and `said`.err."""
     process = SERVER.Process(target=_main, args=(program, arguments, said, variables))
     process.start()
     return process
@@ -65,9 +65,9 @@ def run(
     said: Path,
     **variables: str,
 ) -> Finished:
-    """Run `program` in as many processes as there are `ranks`; more than one get the variables that torchrun sets.
+    """Run `program` in `ranks` processes; if there are several, each gets the variables that torchrun sets.
 
-    When one fails, the others have `PATIENCE` to end on their own.
+    After one has failed, the others have `PATIENCE` seconds to end. All are killed after `seconds`.
     """
     files = [said.with_name(f"{said.name}-{rank}") for rank in range(ranks)]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(ranks)}

@@ -1,4 +1,4 @@
-"""The instrument of `domain-ft bench adaptation`: its tasks, its texts, and its pooled differences."""
+"""`domain-ft bench adaptation`: its tasks, its texts, and its pooled differences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LABELS = Labels(("a", "b"))
 
 
 def predictions(right: np.ndarray) -> Predictions:
-    """Of examples of two classes in turns, right where `right` is."""
+    """Predictions for examples of two alternating classes; those where `right` is true are correct."""
     targets = np.arange(len(right)) % 2
     examples = [Example(str(place), "text", (LABELS.names[target],)) for place, target in enumerate(targets)]
     return Predictions.of(examples, LABELS, np.eye(2)[np.where(right, targets, 1 - targets)])
@@ -33,7 +33,7 @@ def test_equal_models_do_not_differ() -> None:
 
 
 def test_the_interval_of_a_difference_covers_it() -> None:
-    """Models of known accuracy on balanced classes, where macro F1 is about the accuracy; draws differ by 4 points."""
+    """Two models whose accuracies differ by 4 points, on balanced classes, where macro F1 is about the accuracy."""
     covered, better = 0, 0
     for trial in range(100):
         draw = generator(trial, "trial")
@@ -50,7 +50,7 @@ def test_the_interval_of_a_difference_covers_it() -> None:
     assert better > 50
 
 
-def test_the_pooled_mean_is_what_the_papers_give() -> None:
+def test_the_pooled_mean_follows_the_papers_formulas() -> None:
     """By hand: weights 1 and 1/4, Q = 7.2, variance between tasks (7.2 - 1) / (1.25 - 1.0625 / 1.25) = 15.5."""
     found = pooled.pooled([pooled.Difference(0.0, 1.0), pooled.Difference(6.0, 2.0)])
     between = 6.2 / (1.25 - 1.0625 / 1.25)
@@ -103,7 +103,7 @@ def test_the_json_has_the_documented_fields() -> None:
 
 
 def rows() -> Iterator[tuple[str, str | None, str, str]]:
-    """Texts in pairs of near copies, each pair a text and one with another last word; a class with too few examples."""
+    """Pairs of near copies: a text, and the same with one more word. And one text of a class with too few examples."""
     draw = generator(0, "words")
     for place in range(300):
         words = " ".join(f"word{number}" for number in draw.integers(1000, size=30))
@@ -112,7 +112,7 @@ def rows() -> Iterator[tuple[str, str | None, str, str]]:
     yield "a text of a rare class", None, "rare", ""
 
 
-def test_a_task_is_cut_between_near_copies() -> None:
+def test_a_task_is_cut_without_separating_near_copies() -> None:
     task = tasks._cut("task", "legal", rows())
     assert task.labels.names == ("a", "b")
     assert len(task.pool) + len(task.test) == 600

@@ -72,7 +72,7 @@ def test_the_predicted_time_is_the_largest_bound() -> None:
 
 
 def code(*lines: tuple[int | None, bool, bool | None]) -> list[Instruction]:
-    """Instructions from (target of the jump, whether the next may follow, whether it is a narrow access)."""
+    """Instructions from tuples: the jump's target, whether the next one may follow, whether an access is narrow."""
     return [
         Instruction(place, "", jumps_to, goes_on, narrow) for place, (jumps_to, goes_on, narrow) in enumerate(lines)
     ]
@@ -83,7 +83,7 @@ PLAIN, NARROW, WIDE = (None, True, None), (None, True, True), (None, True, False
 
 def test_only_innermost_loops_are_searched_for_narrow_accesses() -> None:
     waits = (4, True, None)  # a loop without memory accesses does not count
-    inner = [NARROW, WIDE, waits, (2, True, None)]  # at 2 to 5
+    inner = [NARROW, WIDE, waits, (2, True, None)]  # at places 2 to 5
     outer = [NARROW, NARROW, *inner, NARROW, (1, True, None), NARROW]
     assert narrow_in_inner_loops(code(*outer)) == 1
     assert narrow_in_inner_loops(code(NARROW, WIDE, NARROW)) == 2  # without a loop, the whole program counts
@@ -102,7 +102,7 @@ def test_code_placed_out_of_line_is_no_loop() -> None:
         ({"spills": 3}, "3 spills"),
         ({"shared_bytes": 164 * 1024}, "shared memory"),
         ({"tensor_core": {}}, "without the tensor cores"),
-        ({"tensor_core": {"HGMMA": 4}}, "without the tensor cores"),  # another chip's
+        ({"tensor_core": {"HGMMA": 4}}, "without the tensor cores"),  # of another chip
         ({"narrow_accesses": 2}, "narrow"),
     ],
 )
@@ -126,7 +126,7 @@ def test_a_kernel_that_does_not_compile_is_a_row_too(monkeypatch: pytest.MonkeyP
 
 
 class Key:
-    """Replaces the types and constants of a launch."""
+    """Stands in for a specialised kernel."""
 
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel

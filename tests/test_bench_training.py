@@ -1,4 +1,4 @@
-"""The training benchmark: its FLOPs against torch's count, and the batches that represent the peer's."""
+"""The training benchmark: its FLOPs against torch's count, the fields of its rows, and the peer's batches."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_flops_equal_torchs_count(architecture: str, tmp_path: Path) -> None:
         job.objective.loss(job.base, inputs).backward()
     counted = {str(op): number / tokens for op, number in counter.get_flop_counts()["Global"].items()}
     found = flops.count(job)
-    # torch sees no product inside our fused loss, so its count lacks `head`.
+    # Our fused loss is an op of its own, so the counts of mm and addmm lack `head`.
     assert found.linears + found.adapters == pytest.approx(counted["aten.mm"] + counted.get("aten.addmm", 0))
     vocabulary, hidden = job.base.model.get_output_embeddings().weight.shape
     labelled = inputs.items / tokens if architecture == "bert" else 1
@@ -90,7 +90,7 @@ def test_a_row_has_the_documented_fields_and_the_ratios_of_each_round() -> None:
         measured = {"tokens_per_second": rate, "peak_memory_bytes": memory, "final_loss": 5.0}
         return measured | {"padding_fraction": 0.0, "dtype": "float32", "flops_per_token": 1e6, "data_fraction": 0.01}
 
-    # The second round was half as fast: ratios of medians would be wrong.
+    # The second round was half as fast for all.
     turns = [
         {"ours": one(1000, 1), "peer": one(100, 4), "peer_no_dropout": one(200, 2)},
         {"ours": one(500, 1), "peer": one(50, 4), "peer_no_dropout": one(100, 2)},
@@ -149,5 +149,15 @@ def test_the_peers_batches_by_length_represent_its_epoch() -> None:
     assert batches[0].max() == max(lengths)  # the memory peak comes first and is not timed
     timed = batches[1:]
     assert timed.mean() == pytest.approx(np.mean(lengths), rel=0.05)
-    assert np.ptp(timed, axis=1).max() < 32  # each of similar lengths
+    assert np.ptp(timed, axis=1).max() < 32  # a batch has similar lengths
     assert len(set(rows[10:])) == 100
+
+
+def test_the_private_functions_that_benchmarks_replace_exist() -> None:
+    """`bench startup` replaces `_base_scores_file` and `_Trainer.take`, `bench training` `_Trainer.prepare`."""
+    from domain_ft.training import loop
+    from domain_ft.verbs.adapt import run
+
+    assert callable(run._base_scores_file)
+    assert callable(loop._Trainer.take)
+    assert callable(loop._Trainer.prepare)

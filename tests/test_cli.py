@@ -32,7 +32,7 @@ BENCHMARKS = "kernels, training, memory, corpus, scaling, startup, tasks, adapta
 
 @pytest.fixture
 def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Verb], None]:
-    """Replaces a verb's `run` by a function."""
+    """A function that replaces the `run` of a verb."""
 
     def put(name: str, run: Verb) -> None:
         module = types.ModuleType(f"domain_ft.verbs.{name}")
@@ -44,7 +44,7 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Verb], None]:
 
 @pytest.fixture
 def settings_of(verb: Callable[[str, Verb], None]) -> Callable[..., Settings]:
-    """Runs a command line up to the verb, and returns the settings that it would get."""
+    """A function that runs a command line up to the verb, and returns the settings that the verb would get."""
 
     def run(*words: str) -> Settings:
         seen: list[Settings] = []
@@ -275,7 +275,7 @@ def test_exit_status(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert ("Traceback" in captured.err) == (debug and status != 130)
-    assert message.removesuffix("\n  do:") if debug else message in captured.err
+    assert (message.removesuffix("\n  do:") if debug else message) in captured.err
 
 
 def test_user_text_in_brackets_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

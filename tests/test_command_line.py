@@ -40,7 +40,7 @@ def test_a_prompt_may_begin_with_a_dash(prompt: str) -> None:
 
 
 @given(st.text())
-def test_every_value_that_is_not_spelled_like_an_option_is_joined_to_its_option(text: str) -> None:
+def test_every_value_with_a_dash_that_is_not_spelled_like_an_option_is_joined_to_its_option(text: str) -> None:
     words = ["generate", "--prompt", text, "--model", "m"]
     joined = cli._with_dashes(words)
     if text.startswith("-") and not cli._OPTION.fullmatch(text) and text != "--":
@@ -57,7 +57,7 @@ def test_an_option_is_not_a_value() -> None:
         settings_of("predict", "--model", "m", "--input")
 
 
-def test_numbers_switches_and_files_are_as_before() -> None:
+def test_numbers_switches_and_files_with_dashes_are_still_read() -> None:
     assert value("seed", "adapt", "--corpus", "c", "--seed", "3", "--no-whole-word") == 3
     with pytest.raises(cli.SettingsError, match="at least 0"):
         settings_of("adapt", "--corpus", "c", "--seed", "-1")
@@ -69,7 +69,7 @@ def test_numbers_switches_and_files_are_as_before() -> None:
 
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], TextIO]]:
-    """Makes standard output or error a pipe without a reader."""
+    """A function that replaces standard output or error by a pipe without a reader."""
     opened: list[TextIO] = []
 
     def make(name: str) -> TextIO:
@@ -91,7 +91,7 @@ def run_instead(monkeypatch: pytest.MonkeyPatch, module: str, run: Callable[[Any
 
 @pytest.mark.parametrize("module", ["predict", "generate"])
 @pytest.mark.parametrize("flush", [False, True])
-def test_a_closed_pipe_ends_it_quietly(
+def test_a_closed_pipe_ends_a_verb_quietly(
     monkeypatch: pytest.MonkeyPatch, unread: Callable[[str], TextIO], capfd: Any, module: str, flush: bool
 ) -> None:
     def run(_: Any) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def test_an_error_without_a_reader_is_still_an_error(unread: Callable[[str], Tex
     assert cli.main(["predict", "--model", "m"]) == 2
 
 
-def test_a_broken_pipe_of_ours_is_a_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_pipe_of_our_own_is_a_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def run(_: Any) -> dict[str, Any]:
         raise BrokenPipeError
 

@@ -1,6 +1,6 @@
 """Runs the command lines of README.md and docs/ as printed, in order, with tiny models and budgets.
 
-So a printed command that is refused, or names a run that the ones before it did not make, fails.
+The test fails if a printed command is refused, or names a run that no earlier command has made.
 """
 
 from __future__ import annotations
@@ -42,11 +42,13 @@ BUDGETS = {
     "evaluate": "",
     "data estimate": "--max-length 64",
 }
-"""Options that limit a command to seconds, by its verb or an option that it has, placed before its own, which override
-them."""
+"""Options that limit a command to seconds, by its verb or by an option that it has.
+
+They are placed before the options of the printed command, which override them.
+"""
 
 RUN = {"instruct.md": "runs/questions-medical-smollm2", "tasks.md": "runs/mails-legal-minilm"}
-"""The finished run that a page means by RUN."""
+"""The finished run that RUN stands for, by page."""
 
 
 def commands(page: Path) -> list[str]:
@@ -66,7 +68,7 @@ def pages() -> list[Path]:
 
 
 def texts(field: str, count: int, seed: int) -> list[str]:
-    """`count` texts of a field's words, none a copy of another."""
+    """`count` texts of a field's words, of which no two are near copies."""
     drawn = []
     for index in range(count):
         draw = generator(seed, field, index)
@@ -77,7 +79,7 @@ def texts(field: str, count: int, seed: int) -> list[str]:
 
 
 def write_inputs(folder: Path) -> None:
-    """Small files of the names that the pages use."""
+    """Write small files with the names that the pages use."""
     for name, field in (("contracts", "law"), ("legal", "law"), ("medical", "medicine")):
         lines = [json.dumps({"text": f"{text[:20]}\n{text}"}) for text in texts(field, 60, len(name))]
         (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
@@ -101,7 +103,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def write_recipes(folder: Path) -> None:
-    """Stand-ins for the embedded corpora, under their names, with the task that the README uses."""
+    """Write recipes in place of the embedded corpora's, under their names, with the task that the README uses."""
     for name, other in (("legal", "medical"), ("medical", "legal")):
         task = (
             f'[[tasks]]\nname = "license-category"\ndescription = "Fields of words."\nkind = "files"\n'
@@ -116,7 +118,7 @@ def write_recipes(folder: Path) -> None:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder with the pages' files, in which `minilm`, `smollm2`, `legal` and `medical` are tiny stand-ins."""
+    """A folder with the pages' files, in which `minilm`, `smollm2`, `legal` and `medical` are tiny stand-ins."""
     write_inputs(tmp_path)
     models = {"minilm": "bert", "smollm2": "llama", "my-model": "bert"}
     for name, architecture in models.items():

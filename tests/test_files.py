@@ -48,7 +48,7 @@ def test_case_matters_if_the_file_system_distinguishes_it(tmp_path: Path) -> Non
     assert same_file(tmp_path / "out", tmp_path / "OUT") == ignores_case
 
 
-def test_devices_and_pipes_hold_nothing_to_lose(tmp_path: Path) -> None:
+def test_devices_and_pipes_are_never_the_same_file(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     assert not same_file("/dev/null", "/dev/null")
@@ -90,7 +90,7 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
         refuse_unwritable(folder / "x", "--output")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
 @pytest.mark.parametrize("path", ["/proc/nobody/out", "/proc/out", "/sys/out", "/sys/kernel/deep/out"])
 def test_places_where_nobody_can_write_are_refused_at_the_start(path: str) -> None:
     with pytest.raises(SettingsError, match=f"--output {path}.*(cannot|may not) be written"):

@@ -16,7 +16,7 @@ from domain_ft.hints import FLAG, fitted, fitting, misplaced
 
 COMMANDS = {" ".join(verb.words): cli._flags(verb) for verb in cli.VERBS}
 EVERY = {flag for flags in COMMANDS.values() for flag in flags}
-# Options of other programs that are run or named: pip, torchrun, Accelerate.
+# Options of other programs that are run or named, such as pip, torchrun and qpdf.
 FOREIGN = {
     "--dest", "--disable-pip-version-check", "--fsdp", "--ignore-requires-python", "--no-deps", "--no-input",
     "--only-binary", "--quiet", "--use", "--version", "--noent", "--converter", "--decrypt",
@@ -81,7 +81,7 @@ def test_every_option_that_is_named_exists() -> None:
     assert unknown == set()
 
 
-def named(message: str) -> str:
+def advice_of(message: str) -> str:
     """The advice of a message."""
     return message.partition("  do:    ")[2]
 
@@ -127,7 +127,7 @@ def test_messages_about_bad_files_only_name_options_of_the_verb(
     verb = " ".join(words[:2]) if words[0] == "data" else words[0]
     for name in BAD:
         cli.main([word.replace("FILE", name) for word in words])
-        advice = named(capsys.readouterr().err)
+        advice = advice_of(capsys.readouterr().err)
         assert misplaced(advice, COMMANDS[verb], COMMANDS) == [], advice
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name in BAD} == {
         name: content.encode("utf-8", "surrogateescape") for name, content in BAD.items()

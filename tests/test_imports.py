@@ -66,7 +66,7 @@ def test_compare_imports_no_model_library() -> None:
 
 @pytest.mark.slow
 def test_adapt_imports_only_what_it_needs_before_its_first_step() -> None:
-    """Modules that only the report, hub data sets or other readers need are imported there."""
+    """Modules that only the report, hub data sets or other readers need are imported where they are used."""
     found = imported_by("import domain_ft.verbs.adapt.run, domain_ft.training.loop")
     assert {"torch", "transformers"} <= found
     assert found.isdisjoint({"matplotlib", "datasets", "pandas"})

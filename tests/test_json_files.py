@@ -1,4 +1,4 @@
-"""JSON of users that is nested too deep is refused or passed over like other broken JSON, and stops nothing."""
+"""JSON that is nested too deep is refused or skipped like other broken JSON, and never ends in a RecursionError."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def test_deep_nesting_is_a_value_error(parse: Any) -> None:
         parse(DEEP)
 
 
-def test_a_file_of_a_run(tmp_path: Path) -> None:
+def test_a_deep_file_of_a_run_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "task.json"
     path.write_text(DEEP)
     with pytest.raises(CheckpointError, match=r"task\.json is damaged: it is not JSON \(it is nested too deep\)"):
         read_object(path, CheckpointError, fix="run it again")
 
 
-def test_a_line_of_metrics(tmp_path: Path) -> None:
+def test_a_deep_line_of_metrics_is_refused(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.metrics.write_text(f'{{"step": 1}}\n{DEEP}\n{{"step": 3}}\n')
     with pytest.raises(CheckpointError, match="line 2"):
         run.read_metrics()
 
 
-def test_tools_calls_and_history() -> None:
+def test_deep_tools_calls_and_histories_are_faults() -> None:
     assert faults_of(read_tools, DEEP) == [
         ("wrong-type", "tools", "the tools are not valid JSON: it is nested too deep")
     ]
@@ -60,11 +60,11 @@ def test_tools_calls_and_history() -> None:
     assert [kind for kind, *_ in faults_of(history_of, DEEP, "history")] == ["bad-history"]
 
 
-def test_the_metadata_of_a_parquet_file() -> None:
+def test_deep_metadata_of_a_parquet_file_is_ignored() -> None:
     assert class_names(pa.schema([("label", pa.int64())], metadata={"huggingface": DEEP})) == {}
 
 
-def test_files_of_test_ids(tmp_path: Path) -> None:
+def test_deep_files_of_test_ids_are_refused(tmp_path: Path) -> None:
     ids = tmp_path / "ids.json"
     ids.write_text(DEEP)
     rows = [{"text": sentence(i), "label": "no" if i % 2 else "yes", "id": i} for i in range(20)]
@@ -77,7 +77,7 @@ def test_files_of_test_ids(tmp_path: Path) -> None:
         open_tagging(TaggingSource(train=str(texts), test_ids=ids, fields=TagFields(id="id")))
 
 
-def test_a_record_of_a_file_to_split(tmp_path: Path) -> None:
+def test_a_deep_line_is_no_object(tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text(f"{DEEP}\n")
     assert not _has_an_object_per_line(data)

@@ -25,12 +25,12 @@ ALL = [verb.settings for verb in VERBS]
 
 
 def problems(error: pytest.ExceptionInfo[SettingsError]) -> list[str]:
-    """The lines of an error, without the heading with their number."""
+    """The lines of an error, without the heading that counts them."""
     lines = str(error.value).splitlines()
     return lines[1:] if len(lines) > 1 else lines
 
 
-def test_defaults_are_the_contract() -> None:
+def test_defaults_are_as_documented() -> None:
     chosen = AdaptSettings(corpus="legal")
     assert chosen.model == "minilm"
     assert (chosen.method, chosen.rank, chosen.alpha, chosen.targets) == ("lora", 16, None, "all-linear")
@@ -127,7 +127,7 @@ def test_equivalent_values_of_other_types_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("text", "number"), [("250000", 250_000), ("250_000", 250_000), ("2e5", 200_000), ("1.5e1", 15), (" 7 ", 7)]
 )
-def test_whole_numbers_as_people_type_them(text: str, number: int) -> None:
+def test_whole_numbers_are_read_as_people_type_them(text: str, number: int) -> None:
     values, found = checking.validate(
         AdaptSettings, {"max_tokens": Given(text, "here", text=True)}, missing=lambda _: None
     )
@@ -137,7 +137,7 @@ def test_whole_numbers_as_people_type_them(text: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["1.5", "x", "", "1e400", "nan", "0x10", "1,000"])
-def test_text_that_is_not_a_whole_number(text: str) -> None:
+def test_text_that_is_not_a_whole_number_is_refused(text: str) -> None:
     _, found = checking.validate(AdaptSettings, {"rank": Given(text, "here", text=True)}, missing=lambda _: None)
     assert found == ["here: must be a whole number"]
 
@@ -182,7 +182,7 @@ def test_a_length_given_as_an_option_replaces_the_one_in_the_file(tmp_path: Path
     assert (again.max_tokens, again.max_steps) == (None, 3)
 
 
-def test_a_toml_file_with_everything_wrong(tmp_path: Path) -> None:
+def test_all_errors_of_a_toml_file_are_reported_at_once(tmp_path: Path) -> None:
     path = tmp_path / "job.toml"
     path.write_text('rnak = 8\nrank = "8"\nmax-steps = 0\nmethod = "DORA"\nquiet = 1\n[lora]\nrank = 3\n')
     with pytest.raises(SettingsError) as error:
@@ -206,7 +206,7 @@ def test_a_toml_file_with_everything_wrong(tmp_path: Path) -> None:
     ("content", "message"),
     [(b"rank = ", "is not valid TOML"), (b"\xff\xfe", "is not valid TOML"), (None, "No such file")],
 )
-def test_a_toml_file_that_cannot_be_read(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_a_toml_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "job.toml"
     if content is not None:
         path.write_bytes(content)

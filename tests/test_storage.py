@@ -1,4 +1,4 @@
-"""Messages about disks that are full or not writable, and nothing left behind there."""
+"""Messages about disks that are full or not writable; failed writes leave nothing behind."""
 
 from __future__ import annotations
 

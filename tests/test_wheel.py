@@ -32,7 +32,7 @@ def run(*words: str | Path, folder: Path) -> str:
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of an environment with our wheel, which uses the other packages of this one.
 
-    The wheel is built from the source distribution, so that nothing can be missing there either.
+    The wheel is built from the source distribution, so a file that is missing there is missing here too.
     """
     folder = tmp_path_factory.mktemp("wheel")
     run(sys.executable, "-m", "build", "--outdir", folder / "dist", ROOT, folder=folder)

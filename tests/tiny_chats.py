@@ -89,7 +89,7 @@ def chat_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
 
 
 def chat(*contents: str, id: str = "a", system: str | None = None, untrained: tuple[int, ...] = ()) -> Conversation:
-    """Alternating turns of user and assistant; `untrained` are the indices of answers of weight 0."""
+    """Alternating turns of user and assistant; `untrained` are the indices of the answers that are not trained."""
     turns = [Turn("system", system)] if system else []
     roles = itertools.cycle(("user", "assistant"))
     for number, (content, role) in enumerate(zip(contents, roles, strict=False)):

@@ -104,7 +104,7 @@ OTHER_CONFIGS: dict[str, dict[str, Any]] = {
     "granite": {**_LLAMA, "logits_scaling": 8.0},
     "mistral": {**_LLAMA, "sliding_window": 8, "head_dim": 8},
 }
-# Types whose attention does not match their head, causal or masked LM.
+# Types with a causal LM head whose attention sees later tokens.
 SEEING_CONFIGS: dict[str, dict[str, Any]] = {
     "xlnet": {"vocab_size": VOCABULARY, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, **_ROBERTA_IDS},
     "bert-generation": {**_SIZES, **_ROBERTA_IDS, "is_decoder": False},
@@ -114,9 +114,9 @@ _OTHER_ENCODERS = ("camembert", "mpnet", "deberta-v2")
 
 
 def tiny_model(architecture: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
-    """A random model with its LM head, in eval mode, float32, the same for the same `seed`; `changes` go to its config.
+    """A random float32 model with its LM head, in eval mode; `changes` override the config.
 
-    Biases and norms are random too, so that code that drops one of them fails.
+    Equal seeds give equal models. Biases and norms are random too, so that code that drops one of them fails.
     """
     settings = {**CONFIGS, **OTHER_CONFIGS, **SEEING_CONFIGS}[architecture]
     auto = AutoModelForMaskedLM if architecture in ENCODERS + _OTHER_ENCODERS else AutoModelForCausalLM
@@ -139,10 +139,10 @@ _TEXT = [
 
 
 @functools.cache
-def _trained(kind: str) -> Tokenizer:
-    """Train a tokenizer of one `kind` on a few sentences."""
+def _backend_of(kind: str) -> Tokenizer:
+    """The tokenizer of a `kind`, made from a few sentences."""
     if kind == "wordpiece":
-        # Not trained: ties are broken differently in each process, so two processes would differ.
+        # Not trained: training would break ties differently in each process.
         words = {word for text in _TEXT for word in re.findall(r"\w+", text.lower())}
         signs = {sign for text in _TEXT for sign in text.lower() if not sign.isspace()}
         pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(signs), *(f"##{s}" for s in sorted(signs))]
@@ -194,7 +194,7 @@ def tiny_tokenizer(kind: str) -> PreTrainedTokenizerFast:
         },
         "gpt2": {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"},
     }[kind]
-    backend = Tokenizer.from_str(_trained(kind).to_str())
+    backend = Tokenizer.from_str(_backend_of(kind).to_str())
     return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=MAX_LENGTH, **specials)
 
 

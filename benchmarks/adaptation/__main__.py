@@ -5,12 +5,13 @@
     domain-ft bench adaptation -- --data DIR --adapted legal=RUN --adapted medical=RUN --adapted general=RUN
 
 Three models are adapted with the same options of `domain-ft adapt`, the recipe: to legal, medical and general text. For
-a legal task, the medical model is the one of the wrong field, and vice versa. Documents that contain a test text are
-left out of all adaptation text, unless they are much longer. For each task and number of labels, all models learn from
-the same draws of examples.
+a legal task, the medical model is the one of the wrong field, and vice versa. Documents that begin with a test text are
+left out of all adaptation text (see `texts.py`). For each task and number of labels, all models learn from the same
+draws of examples.
 
-A probe on an adapted model chooses its features as `classify --method head` does: those of the adapted model or of its
-base model, by the log-loss in cross-validation on the draw's examples (`--features auto`), or the adapted model's.
+With `--features auto`, a probe uses the features of the adapted model or of its base model, whichever have the lower
+log-loss in cross-validation on the draw's examples, as `classify --method head` does. With `--features adapted`, it
+uses those of the adapted model.
 
 The columns: base, own (adapted to the task's field), wrong, general, TF-IDF + SVM. The scores are macro F1 of a linear
 probe, or of fine-tuning with `--method lora` or `full`. Differences between columns, such as own - base, have an
@@ -75,7 +76,7 @@ class Score:
 
 
 def adapted_models(args: argparse.Namespace, tasks: list[Task]) -> dict[str, str]:
-    """The run of each field and, with --data, of general text: a run given by --adapted, or one made by `adapt`."""
+    """The runs given by --adapted; for each other field and, with --data, for general text, one made by `adapt`."""
     given = dict(word.split("=", 1) for word in args.adapted)
     fields = [*FIELDS, *([GENERAL] if args.data or GENERAL in given else [])]
     return {name: given.get(name) or adapt(name, args, tasks) for name in fields}
@@ -83,7 +84,7 @@ def adapted_models(args: argparse.Namespace, tasks: list[Task]) -> dict[str, str
 
 def adapt(name: str, args: argparse.Namespace, tasks: list[Task]) -> str:
     """Run `domain-ft adapt` with the recipe on the text of `name`, unless that is done. Returns the run folder."""
-    tests = "\0".join(text for task in tasks for text in task.test_texts)  # the text leaves these out
+    tests = "\0".join(text for task in tasks for text in task.test_texts)  # documents that begin with one are left out
     text = args.work / "texts" / f"{name}-{hashlib.blake2b(tests.encode(), digest_size=6).hexdigest()}.jsonl"
     if not text.is_file():
         unfinished = text.with_suffix(".part")
@@ -143,7 +144,7 @@ def _scored(
 
 
 def sizes_of(task: Task, sizes: list[int]) -> list[int]:
-    """The sizes that the pool has examples for. For draws of most of the pool, the variance over draws is too low."""
+    """The sizes up to that of the pool. Draws of most of the pool overlap, so their variance is too low."""
     return [size for size in sizes if size <= len(task.pool)]
 
 
@@ -170,7 +171,8 @@ def _probe_logits(task: Task, size: int, features: Features, args: argparse.Name
         pool, test = features.of(task)
         found = [_probe(task, chosen, pool, test, args) for chosen in draws(task, size, args.draws)]
         logits, losses = zip(*found, strict=True)
-        unfinished = cached.with_suffix(f".{os.getpid()}.npz")  # columns in other processes may fall back to the same
+        # Another process may compute the same file: several columns fall back to the base model.
+        unfinished = cached.with_suffix(f".{os.getpid()}.npz")
         cached.parent.mkdir(parents=True, exist_ok=True)
         np.savez(unfinished, logits=np.stack(logits), losses=np.array(losses))
         unfinished.replace(cached)
@@ -200,7 +202,7 @@ def draws(task: Task, size: int, count: int) -> list[Any]:
 
 
 def tfidf(task: Task, size: int, args: argparse.Namespace) -> list[Predictions]:
-    """The baseline's predictions for each draw. C is chosen on a fifth of it, then the SVMs are fitted to all of it."""
+    """TF-IDF's predictions for each draw. C is chosen on a fifth of the draw; the SVMs are then fitted to all of it."""
     digest = hashlib.blake2b(Examples(task.pool + task.test).key.encode(), digest_size=12).hexdigest()
     cached = args.work / "probes" / f"tfidf-{digest}-{size}-{args.draws}.npy"
     if not cached.is_file():
@@ -233,7 +235,7 @@ def fine_tuned_scores(tasks: list[Task], adapted: dict[str, str], args: argparse
 
 
 def fine_tuned(task: Task, size: int, column: str, model: str, args: argparse.Namespace) -> list[Predictions]:
-    """The predictions after fine-tuning on each draw of labels."""
+    """The predictions after fine-tuning on each draw of examples."""
     files = {}
     for split, examples in (("train", task.pool), ("test", task.test)):
         path = args.work / "examples" / f"{task.name}-{split}.jsonl"
@@ -260,7 +262,7 @@ def fine_tuned(task: Task, size: int, column: str, model: str, args: argparse.Na
 
 
 def summary(scores: list[Score], method: str) -> dict[str, Any]:
-    """The scores, and by number of labels the differences for each task and pooled over tasks."""
+    """The scores; and for each number of labels, the differences on each task and pooled over tasks."""
     by = {(score.task, score.size, score.column): score.predictions for score in scores}
     rows = [
         {
@@ -316,7 +318,7 @@ def _pooled(comparisons: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def show_task(task: Task, size: int, scores: list[Score]) -> None:
-    """Print the mean scores of a task as soon as they are known."""
+    """Print a task's mean scores at one size."""
     means = {
         score.column: statistics.mean(pooled.macro_f1(one) for one in score.predictions)
         for score in scores
@@ -354,7 +356,7 @@ def show_scores(found: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure, write the JSON and print the tables."""
+    """Adapt, measure, write the JSON and print the tables."""
     parser = argparse.ArgumentParser(
         prog="domain-ft bench adaptation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -364,10 +366,10 @@ def main() -> None:
     parser.add_argument("--adapted", action="append", default=[], metavar="FIELD=RUN", help="use this run for a field")
     parser.add_argument("--method", default="head", choices=("head", "lora", "full"), help="how tasks are learned")
     parser.add_argument("--balance", default="none", choices=("none", "weights"), help="class weights of the probe")
-    parser.add_argument("--features", default="auto", choices=("auto", "adapted"), help="as in classify")
+    parser.add_argument("--features", default="auto", choices=("auto", "adapted"), help="the probe's, as in classify")
     parser.add_argument("--layer", type=int, default=-1, help="the layer of the probe's features; the last is -1")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="numbers of labels")
-    parser.add_argument("--draws", type=int, default=DRAWS, help="draws of labels")
+    parser.add_argument("--draws", type=int, default=DRAWS, help="draws of training examples")
     parser.add_argument("--only", nargs="+", default=[], metavar="TASK", help="only these tasks")
     parser.add_argument("--work", type=Path, default=Path("benchmark-runs/adaptation"), help="the folder of runs")
     parser.add_argument("--output", type=Path, default=RESULTS / "adaptation.json", help="where to write the JSON")

@@ -40,7 +40,7 @@ class Features:
     """The features of tasks by one model.
 
     Args:
-        model: the name of an embedded model, a folder, or a run of adapt.
+        model: an embedded name, a folder, a run of `adapt`, or a Hub id.
         cache: the folder in which features are kept.
     """
 
@@ -70,7 +70,7 @@ class Features:
 
     @functools.cached_property
     def _revision(self) -> str:
-        """A hash of the weights in the folder, since they may change at the same path; else the model's name."""
+        """A hash of the weights in the folder, which may change at the same path; without any, the model's name."""
         folder = Path(self.model)
         files = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
         kept = [path for path in files if "checkpoints" not in path.parts]

@@ -1,4 +1,4 @@
-"""Paired differences of macro F1 between two models: on a task, over draws and test examples; and pooled over tasks."""
+"""Paired differences of macro F1 between two models: on one task, and pooled over tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from domain_ft.randomness import generator
 RESAMPLES = 1_000
 
 LEAST_ERROR = 0.1
-"""The smallest standard error, in points, that pooling assumes: equal predictions on a task give an error of 0."""
+"""The smallest standard error, in points, that pooling assumes. If all predictions are equal, the computed one is 0."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,9 @@ def pooled(differences: Sequence[Difference]) -> dict[str, Any]:
     Hartung and Knapp (2001) with Student's t of k - 1 degrees of freedom. Their factor is at least 1, so that it does
     not narrow the interval (Jackson et al. 2017). For a single task, the interval is normal.
 
-    `equal_weights` is the plain mean over tasks, with Student's t. It is the better one where a probe falls back to the
-    base model's features: then the difference is exactly zero, with no error, and would get most of the weight.
+    `equal_weights` is the plain mean over tasks, with Student's t (normal for a single task). Prefer it if probes fall
+    back to the base model's features: a task's difference and error may then be 0, and such tasks would get most of the
+    weight.
     """
     d = np.array([one.mean for one in differences])
     v = np.array([max(one.error, LEAST_ERROR) ** 2 for one in differences])
@@ -92,7 +93,7 @@ def _columns(predictions: Predictions) -> npt.NDArray[np.float64]:
 
 
 def _scores(sums: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """(draws,) macro F1 in points from (draws, 3 L + 2) sums."""
+    """(n,) macro F1 in points from (n, 3 L + 2) sums of `count_columns`, for L classes."""
     sums = np.asarray(sums)
     classes = (sums.shape[1] - 2) // 3
     tp, fp, fn = (sums[:, part * classes : (part + 1) * classes] for part in range(3))

@@ -1,6 +1,6 @@
 """The texts that models are adapted to: of a field, or general.
 
-Documents that contain a test text of a development task are left out, unless they are much longer.
+Documents that begin with at least half of a test text of a development task are left out.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ FILES = {
 """Files in the data folder, read in addition to the field's bundled corpus."""
 
 LONGER = 3
-"""A document is left out if half of a test text is at its beginning: in as many characters as it has, times this."""
+"""The beginning of a document is this many times as long as the test text that it is searched for."""
 
 
 def write_text(field: str, data: Path | None, test_texts: Iterable[str], path: Path) -> dict[str, int]:
     """Write a field's documents to `path`, one JSON object per line. Returns how many were kept and left out.
 
-    Documents that quote a test text further below are kept: otherwise no licence would be left, since each contains a
-    notice. The test text may be the beginning of a longer document, which is left out.
+    A document that has a test text only further below is kept. Otherwise no licence would be left, since each contains
+    a notice, and notices are test texts.
     """
     tests = [normalise(text) for text in test_texts]
     index = Containment.of_documents(shingles(text) for text in tests)
@@ -55,7 +55,7 @@ def write_text(field: str, data: Path | None, test_texts: Iterable[str], path: P
 
 
 def _begins_with(document: str, test: str) -> bool:
-    """Whether half of a test text is at the beginning of a document; both are normalised."""
+    """Whether the beginning of a document contains half of a test text (of its shingles); both are normalised."""
     wanted = shingles(test)
     found = np.intersect1d(wanted, shingles(document[: len(test) * LONGER]), assume_unique=True)
     return len(found) >= CONTAINED * len(wanted)

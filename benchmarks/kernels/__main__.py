@@ -5,11 +5,11 @@
     domain-ft bench kernels -- --traffic       bytes and FLOPs at full size, the bars, and the least time on five chips
     domain-ft bench kernels -- --time          timings on this machine
 
-Only --time runs kernels; the rest needs no GPU. --all also compiles float16, float32 and options that a training step
-does not use by default: the first run takes twenty minutes on two cores, instead of two. The peers (Liger, CCE, PEFT)
-are timed if installed, and the first two are compiled too; the traffic of all peers is derived from their sources. The
-exit status is 1 if our traffic or compiled code misses a bar (a limit, such as no spills), or if a result of ours is
-wrong.
+Only the timings run kernels; the rest needs no GPU. --all also compiles float16, float32 and options that a training
+step does not use by default: the first run then takes twenty minutes on two cores, instead of two. The peers Liger, CCE
+and PEFT are timed if installed, and the first two are compiled too; the traffic of all peers is derived from their
+sources. The exit status is 1 if our traffic or compiled code misses a bar (a limit, such as no spills), or if a result
+of ours is wrong.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 DTYPES = ("bfloat16",)
 ALL_DTYPES = ("bfloat16", "float16", "float32")
 TRAFFIC_TARGET = "sm_90"
-"""The chip family whose tile sizes are used for traffic: requested bytes depend on them, compulsory bytes hardly do."""
+"""The chip family whose tile sizes the traffic table uses. Requested bytes depend on them, compulsory bytes hardly."""
 
 
 def main() -> None:
@@ -142,8 +142,8 @@ def _show_traffic(entries: Sequence[Any]) -> None:
         last = place
     _print(table)
     _say(
-        "Requested: what all loads and stores ask for. A call of cuBLAS or PyTorch counts its operands once, and a "
-        "softmax its rows twice. Compulsory: the distinct bytes of each launch."
+        "Requested: the bytes that all loads and stores ask for. A call of cuBLAS or PyTorch counts its operands once, "
+        "but a softmax its rows twice. Compulsory: the distinct bytes of each launch."
     )
 
 
@@ -179,12 +179,12 @@ def _show_bars(checks: Sequence[Any]) -> None:
 
 
 def _compile(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
-    """Compile and print. Returns what is wrong with our kernels."""
+    """Compile and print. Returns a line for each row of ours that misses a bar."""
     import compiling
 
     work = compiling.tasks(args.ops, args.targets, args.dtypes, args.models, options=args.all)
     rows: list[compiling.Row] = []
-    for number, (task, made) in enumerate(compiling.rows(work, args.processes or compiling.processors()), 1):
+    for number, (task, made) in enumerate(compiling.rows(work, args.processes or compiling.default_processes()), 1):
         print(
             f"compiled {number} of {len(work)}: {task.what}, {task.target}, {task.dtype}", file=sys.stderr, flush=True
         )
@@ -242,7 +242,7 @@ def _short_config(config: str) -> str:
 
 
 def _time(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
-    """Time, print, plot and write. Returns which of our results are wrong."""
+    """Time, print, plot and write the JSON. Returns a line for each wrong result of ours."""
     import timing
     import torch
 

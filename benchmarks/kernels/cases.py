@@ -37,13 +37,13 @@ class Linear:
 
 @dataclass(frozen=True)
 class Head:
-    """A language-model head and its batch of n tokens, some of them labelled.
+    """A language-model head, and the share of its tokens that have a label.
 
     Attributes:
         vocabulary: V.
         hidden: D.
         labelled: share of the tokens that have a label.
-        bias: whether the head has a bias (frozen, as its weight is).
+        bias: whether it has one.
     """
 
     vocabulary: int

@@ -15,7 +15,7 @@ import machine_code
 import peer_kernels
 import torch
 from cases import MODELS
-from machine_code import LIMITS, MachineCode
+from machine_code import MachineCode
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 OWN = "domain_ft_kernels"
@@ -32,7 +32,7 @@ class Row:
         kernel: op and kernel.
         target, dtype, config: what it was compiled for.
         registers, spills, shared_bytes, narrow_accesses: the maximum.
-        tensor_core_ops: the minimum; `instructions` has them by kind.
+        tensor_core_ops: the number of tensor-core instructions, the minimum; `instructions` has them by kind.
         occupancy: the minimum.
         programs: how many different programs the row covers.
         breaches: what is wrong, in words.
@@ -96,7 +96,7 @@ def rows(work: Sequence[Task], processes: int) -> Iterator[tuple[Task, list[Row]
 
 
 def _set_up_worker() -> None:
-    """Use one thread per process, and silence standard error: internal compiler errors are pages long."""
+    """Use one thread, and discard standard error, since internal compiler errors are pages long."""
     torch.set_num_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
@@ -171,9 +171,6 @@ def as_dict(row: Row) -> dict[str, Any]:
     return dataclasses.asdict(row)
 
 
-def processors() -> int:
-    """How many processes to compile with."""
+def default_processes() -> int:
+    """How many processes compile by default: one per core, at most 8."""
     return max(1, min(8, os.cpu_count() or 1))
-
-
-TARGETS = tuple(LIMITS)

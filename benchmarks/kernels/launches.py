@@ -129,7 +129,7 @@ def _class_weight(classes: int, weighted: bool) -> Tensor | None:
 
 
 def variants(op: str, model: Model, dtype: torch.dtype, target: str, *, options: bool) -> list[Launch]:
-    """The launches of `op` in a training step at the sizes of `model`; with `options`, those of all options too."""
+    """The launches of `op` in a training step at the sizes of `model`; with `options`, also those of other options."""
     head = model.head
     shape = (head.vocabulary, head.hidden)
     with launch.recording(target) as recorded:

@@ -30,7 +30,7 @@ class Limits:
     Attributes:
         target: Triton's description of it.
         shared: bytes of shared memory per program, at most.
-        shared_of_processor: bytes for all programs on a processor; each program on NVIDIA takes one more KiB.
+        shared_of_processor: bytes for all programs on a processor; on NVIDIA, each takes one KiB more than it uses.
         warps: per processor, at most.
         tensor_core: pattern of its tensor-core instructions.
     """
@@ -139,7 +139,7 @@ class Instruction:
         place: its address or line.
         name: with suffixes, such as LDG.E.128.
         jumps_to: the place that it may jump to.
-        goes_on: whether execution may continue with the next instruction.
+        goes_on: whether the next instruction may follow it.
         narrow: for a load or store of global memory, whether it moves only one or two bytes; otherwise None.
     """
 
@@ -255,7 +255,7 @@ def _parsed(text: str) -> Iterator[Instruction]:
         )
 
 
-# Both
+# For both vendors
 
 
 def _families(names: Counter[str], family: re.Pattern[str]) -> dict[str, int]:
@@ -268,9 +268,9 @@ def _families(names: Counter[str], family: re.Pattern[str]) -> dict[str, int]:
 
 
 def narrow_in_inner_loops(code: Sequence[Instruction]) -> int:
-    """Number of narrow accesses in innermost loops, or in all of `code` if no loop has an access.
+    """Number of narrow accesses in innermost loops, or in all of `code` if no loop has an access to global memory.
 
-    A loop without an access, such as one that waits for a barrier, does not count.
+    Loops without such an access, for instance one that waits for a barrier, are ignored.
     """
     accesses = {number for number, instruction in enumerate(code) if instruction.narrow is not None}
     found = [loop & accesses for loop in _loops(code)]
@@ -280,7 +280,7 @@ def narrow_in_inner_loops(code: Sequence[Instruction]) -> int:
 
 
 def _loops(code: Sequence[Instruction]) -> Iterator[set[int]]:
-    """The natural loops: for each back edge to a dominating instruction, the instructions in between."""
+    """The natural loops: for each jump back to an instruction that dominates it, the instructions from there to it."""
     number_at = {instruction.place: number for number, instruction in enumerate(code)}
     before: list[list[int]] = [[] for _ in code]
     jumps: list[tuple[int, int]] = []

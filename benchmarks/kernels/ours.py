@@ -1,8 +1,8 @@
 """The bytes that our launches move, and their FLOPs: a closed form for each kernel, from the launch's parameters.
 
-For each tensor, a form gives the bytes that the programs of the grid request (each as often as there are tiles in the
-*other* dimension, as in any tiled product) and how many of them are distinct. Only the number of labelled rows is not
-among the parameters.
+A form counts, for each tensor, the bytes that the programs of the grid request and how many of them are distinct. In a
+tiled product, an operand is requested once for each tile of the *other* dimension. The number of labelled rows is not
+among the launch's parameters, so callers pass it.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def form(kernel: str) -> Callable[[Form], Form]:
 
 
 def steps_of(recorded: Iterable[Launch], labelled: int | None = None) -> list[Step]:
-    """The forms of these launches, in order; `labelled` rows have a label (all rows if None)."""
+    """The steps of these launches, in order; `labelled` is the number of labelled rows (LoRA linears need none)."""
     steps, parts = [], 1
     for entry in recorded:
         function = entry.kernel.fn
         arguments = dict(zip(inspect.signature(function).parameters, entry.arguments, strict=False))
         p = SimpleNamespace(**arguments, **entry.constants, grid=entry.grid, labelled=labelled, parts=parts)
         steps.append(FORMS[f"{function.__module__.rpartition('.')[2]}.{function.__name__}"](p))
-        parts = p.parts  # the parts of _grad_hidden's sums, for the launch that adds them
+        parts = p.parts  # set by _grad_hidden, for the launch that adds its partial sums
     return steps
 
 
@@ -66,9 +66,10 @@ def _repeated(count: float, times: float) -> Moved:
 
 
 def _class_weights(p: SimpleNamespace, rows: int, *, times: int = 1, smoothed: int, programs: int) -> Moves:
-    """The bytes of class weights and their mean. Each row's weight is requested `times` times; all labels differ.
+    """The bytes of class weights and their mean.
 
-    With label smoothing, also all weights are requested `smoothed` times, and the mean `programs` times.
+    Each row's weight is requested `times` times, and all labels count as distinct. With label smoothing, all weights
+    are requested `smoothed` times more, and the mean `programs` times.
     """
     if p.class_weight_ptr is None:
         return {}
@@ -393,5 +394,5 @@ def cross_entropy_steps(
 
 
 def linears_saved(linears: Iterable[Linear], tokens: int = TOKENS, rank: int = RANK, itemsize: int = 2) -> float:
-    """Bytes of t, which is saved for backward besides x."""
+    """Bytes of t, which all layers save for backward besides x."""
     return sum(linear.count * tokens * down_columns([rank]) * len(linear.outputs) * itemsize for linear in linears)

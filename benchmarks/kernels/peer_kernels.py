@@ -1,6 +1,7 @@
 """The launches of Liger's and CCE's kernels at full size, so that their machine code is analysed like ours.
 
-Each is taken from the installed package, with the arguments and tile sizes that its host code uses.
+Each kernel is taken from the installed package, with the arguments that its host code passes. Of an autotuned kernel,
+the first config is used.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class PeerLaunch:
 
 
 def installed() -> list[str]:
-    """The installed peers."""
+    """The packages in LAUNCHES that are installed."""
     return [name for name in LAUNCHES if importlib.util.find_spec(name) is not None]
 
 
@@ -43,7 +44,10 @@ def peer_launches(package: str, model: Model, target: str) -> Iterator[PeerLaunc
 
 
 def _without_heuristics(kernel: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The jitted function without its decorators, and the arguments with theirs (an autotuner's: its first config)."""
+    """The jitted function without its decorators, and the arguments with those that they add.
+
+    Of an autotuner, these are the arguments of its first config.
+    """
     while isinstance(kernel, (Heuristics, Autotuner)):
         if isinstance(kernel, Autotuner):
             keywords |= kernel.configs[0].all_kwargs()

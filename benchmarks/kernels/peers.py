@@ -58,7 +58,7 @@ def eager_head(head: Head, tokens: int = TOKENS) -> list[Step]:
 def chunked_head(head: Head, tokens: int = TOKENS) -> list[Step]:
     """F.linear_cross_entropy of torch 2.13 with its options for bfloat16 on CUDA: `compact`, `aspect_ratio:2`.
 
-    It takes the rows in chunks. A chunk's logits are float32; amax, subtraction, exp, sum and scaling are separate
+    It processes the rows in chunks. A chunk's logits are float32; amax, subtraction, exp, sum and scaling are separate
     passes over them.
     """
     v, d = head.vocabulary, head.hidden
@@ -110,8 +110,8 @@ def liger_head(head: Head, tokens: int = TOKENS) -> list[Step]:
 def cce_head(head: Head, tokens: int = TOKENS) -> list[Step]:
     """Apple's cut cross-entropy 25.1: logits are computed in both passes and never stored. It has no bias.
 
-    Its tile sizes are fixed. No tile is skipped (`filter_eps=None`), nor is one of ours. Backward adds each tile's part
-    of dE to memory under a lock.
+    Its tile sizes are fixed. It skips no tile (`filter_eps=None`), as our kernels by default. Backward adds each tile's
+    part of dE to memory under a lock.
     """
     v, d, n = head.vocabulary, head.hidden, head.rows(tokens)
     e, c, product = n * d * BF16, v * d * BF16, 2 * n * v * d
@@ -167,7 +167,7 @@ def base_linears(linears: Iterable[Linear], tokens: int = TOKENS) -> list[Step]:
 
 
 def peft_linears(linears: Iterable[Linear], tokens: int = TOKENS, rank: int = RANK) -> list[Step]:
-    """PEFT: `result + lora_B(lora_A(dropout(x))) * scaling` and its autograd, all in bfloat16, beside the base."""
+    """PEFT: `result + lora_B(lora_A(dropout(x))) * scaling` and its backward, all in bfloat16, without the base."""
     steps = []
     for linear in linears:
         k, times = linear.inputs, linear.count
@@ -192,7 +192,7 @@ def peft_linears(linears: Iterable[Linear], tokens: int = TOKENS, rank: int = RA
 
 
 def lorafusion_linears(linears: Iterable[Linear], tokens: int = TOKENS, rank: int = RANK) -> list[Step]:
-    """LoRAFusion (Zhu et al. 2025), as published: its traffic beyond the base products that it is fused into."""
+    """LoRAFusion (Zhu et al. 2025), as published: what it adds to the base's products, which it is fused into."""
     steps = []
     for linear in linears:
         k, times = linear.inputs, linear.count

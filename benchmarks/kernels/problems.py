@@ -132,7 +132,7 @@ def _ours(function: Callable[[Tensors, str], list[Tensor]], device: torch.device
 
 
 def _compiled(function: Implementation) -> Implementation:
-    """The function with torch.compile, which is called at the first call."""
+    """The function, compiled by torch.compile at its first call."""
     compiled = functools.cache(lambda: torch.compile(function))
     return lambda operands: compiled()(operands)
 

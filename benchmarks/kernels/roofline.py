@@ -2,8 +2,9 @@
 
     time = max(FLOPs / tensor cores, compulsory bytes / memory, requested bytes / L2)
 
-No launch reaches this time. It shows which of the three limits an op, and how two implementations compare. A cuBLAS
-call is counted as if it requested its operands once, whatever its tiles, so a peer's L2 time is an underestimate.
+Real launches take longer. The time shows which of the three limits an op, and how two implementations compare. L1
+caches are assumed to serve nothing. A cuBLAS call is counted as if it requested its operands once, whatever its tiles,
+so a peer's L2 time is an underestimate.
 """
 
 from __future__ import annotations
@@ -69,5 +70,5 @@ class Prediction:
 
 
 def predict(chip: Chip, amount: Total) -> Prediction:
-    """The least times for `amount` on `chip`."""
+    """The least seconds for `amount` on `chip`, by resource."""
     return Prediction(amount.flops / chip.flops, amount.compulsory / chip.memory, amount.requested / chip.l2)

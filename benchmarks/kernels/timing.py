@@ -26,7 +26,7 @@ ROUNDS = {"cuda": 30, "cpu": 5}
 """Timed rounds, after one warm-up round."""
 
 OWN = ("triton", "torch")
-"""Our backends. Ratios are to the first that supports a problem, which should be the fastest."""
+"""Our backends. Ratios are to the first of them that a problem has, which should be the fastest."""
 
 L2_FLUSH_BYTES = 256 * 2**20
 """More than any chip's L2 cache; written before each call to evict the operands."""
@@ -40,6 +40,8 @@ class Time:
     """The result of one implementation of one problem.
 
     Attributes:
+        op, case, tokens, dtype: of the problem.
+        implementation: its name.
         error: the largest relative error of an output or gradient against the reference in a wider type; None if
             the implementation draws other dropout masks.
         correct: whether the error is within the limit (ERROR_FACTOR); true if it is None.
@@ -80,7 +82,7 @@ class Ceilings:
 
 def measure(ops: tuple[str, ...], device: torch.device) -> tuple[Ceilings, Iterator[Time]]:
     """The ceilings, and an iterator over the times as they are measured."""
-    torch.set_float32_matmul_precision("highest")  # no TF32: cuBLAS, torch.compile and the ceiling alike
+    torch.set_float32_matmul_precision("highest")  # no TF32, in cuBLAS, torch.compile and the ceiling
     ceilings = _ceilings(device)
     full = device.type == "cuda"
     return ceilings, (row for p in problems(ops, device, full=full) for row in _times(p, ceilings, device))
@@ -220,7 +222,10 @@ def _rounds(calls: dict[str, Call], device: torch.device) -> dict[str, list[floa
 
 
 def _by_events(call: Call) -> Callable[[], float]:
-    """The seconds of a call, read only after all calls are queued, so that the GPU does not wait for Python."""
+    """Queue a call. The returned function waits for it and returns its seconds.
+
+    It is called only after all calls are queued, so that the GPU does not wait for Python.
+    """
     call.prepare()
     torch.empty(L2_FLUSH_BYTES, dtype=torch.uint8, device="cuda").zero_()
     began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -282,7 +287,7 @@ def plot(rows: list[Time], path: Path) -> None:
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, (title, entries) in zip(axes.flat, panels.items(), strict=False):
-        colours = ["tab:orange" if e.implementation in ("triton", "torch") else "tab:gray" for e in entries]
+        colours = ["tab:orange" if e.implementation in OWN else "tab:gray" for e in entries]
         axis.barh([e.implementation for e in entries], [e.both_ms for e in entries], color=colours)
         axis.invert_yaxis()
         axis.set_title(title, fontsize=8)

@@ -52,7 +52,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Total:
-    """A row of the table.
+    """The sums over all launches.
 
     Attributes:
         requested, compulsory: bytes.

@@ -47,7 +47,7 @@ class Plan:
     Attributes:
         task: its name.
         field: the corpus that the model is adapted to.
-        test, validation: their shares of all examples, about 600 and 200 examples.
+        test, validation: their fractions of all examples, which are about 600 and 200 examples.
         examples: training examples, drawn separately for each seed.
         max_length: tokens read of each example.
     """
@@ -137,15 +137,15 @@ SETS = (
 )
 BATCH_SIZE = 16
 FULL_LEARNING_RATE = 2e-4
-"""For full fine-tuning, on both sides: four times the default of run_classification.py, which hardly changes so small a
-model in so few steps."""
+"""For full fine-tuning, on both sides: four times run_classification.py's 5e-5, with which so small a model hardly
+changes in so few steps."""
 
 
 # --- The effect of adaptation -----------------------------------------------------------------------------------------
 
 
 def scores(args: argparse.Namespace) -> dict[str, Any]:
-    """The scores of every plan, base and method."""
+    """The scores of every plan, method and base."""
     plans = [plan for plan in PLANS if not args.only or plan.task in args.only]
     fields = [name for name in FIELDS if args.control or any(plan.field == name for plan in plans)]
     adapted = {name: adapted_model(name, args.work) for name in fields}
@@ -208,8 +208,8 @@ def write_text_without_tests(name: str, path: Path) -> int:
     """Write the training text of a corpus to `path`. Returns how many documents were left out.
 
     A document is left out if it contains half of a test example of the field's tasks and is at most LONGER times as
-    long: then it is that example or a copy. Longer documents that quote an example are kept; otherwise no licences
-    would be left, since each of them contains some notice.
+    long: then it is that example or a copy. Longer documents are kept; otherwise no licences would be left, since each
+    of them contains some notice, and notices are test examples.
     """
     from domain_ft.corpus.cleaning import normalise
     from domain_ft.corpus.corpus import open_corpus
@@ -345,7 +345,7 @@ def peers(args: argparse.Namespace) -> dict[str, Any]:
 
 
 Scorer = Callable[[dict[str, Any]], float]
-"""A function that scores the answers of the peer's program."""
+"""A function that scores the output of the peer's program."""
 
 
 def peer_row(public: PublicSet, args: argparse.Namespace) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The peer of the task benchmark: transformers' Trainer, fine-tuning like run_classification.py and run_ner.py.
 
 Written from the documented behaviour of those examples: all weights are trained in float32, with the model's dropout,
-AdamW and a linear schedule; texts are truncated and padded to the longest of their batch. Nothing is evaluated or saved
-between steps. This is a program: it reads its job from a file and prints its result as JSON.
+AdamW and a linear schedule; texts are truncated, and padded to the longest of their batch. Nothing is evaluated or
+saved between steps. This program reads its job from a file and prints its result as JSON.
 
     python peer.py JOB.json [THREADS]
 """
@@ -32,7 +32,7 @@ from transformers import (
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Fine-tune and predict. Returns `seconds` of training, and `logits` (or `tags`) of the test examples.
+    """Fine-tune and predict. Returns `seconds` of training, and `logits` (or `tags`, for tagging) of the test examples.
 
     Args:
         job: `model` (a folder), `labels`, `train` and `test` (lists of {"text", "pair", "label"}, or of {"tokens",

@@ -1,8 +1,8 @@
 """Cleaning of text in any script.
 
-Unicode is composed (NFC), line ends become `\\n`, control characters are removed, and runs of spaces and of empty lines
-are shortened. Characters that carry meaning in some script are kept: the ideographic space (U+3000), zero-width
-joiners and directional marks.
+Unicode is composed (NFC), line ends become `\\n`, lone surrogates become U+FFFD, control characters and spaces at line
+ends are removed, and runs of spaces and of empty lines are shortened. Characters that carry meaning in some script are
+kept: the ideographic space (U+3000), zero-width joiners and directional marks.
 
 `Aligned` maps each character of a cleaned text to the original, so that reported offsets refer to the user's text.
 """
@@ -24,7 +24,8 @@ _LINE_ENDS = re.compile("\r\n?|[\v\f\x85\u2028\u2029]")
 # Control characters (but not \t and line ends), the byte order mark, U+FFFE and U+FFFF.
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff]")
 _SURROGATES = re.compile("[\ud800-\udfff]")  # halves of a character, from truncated JSON escapes; not valid in UTF-8
-# Spaces that differ only in width, except U+3000: Japanese and Chinese indent and separate words with it.
+# Spaces that differ only in width or line breaking. Not U+3000, with which Japanese and Chinese texts indent and
+# separate words.
 _SPACES = re.compile("[\xa0\u2000-\u200a\u202f\u205f]")
 _RUNS = re.compile("[ \t]{2,}")
 _TRAILING = re.compile("[ \t]+(?=\n)")
@@ -58,8 +59,8 @@ class Aligned:
 
     Attributes:
         text: `clean` of the original.
-        starts: (characters of `text`,) where the original characters that each character replaces begin.
-        ends: (characters of `text`,) where they end.
+        starts, ends: (characters of `text`,) for each character, the start and end of the part of the original from
+            which it comes.
     """
 
     text: str
@@ -79,9 +80,12 @@ class Aligned:
         return aligned
 
     def given_span(self, start: int, end: int) -> tuple[int, int]:
-        """The span of the original that the characters `start` up to `end` of the cleaned text come from.
+        """The span of the original from which the characters `start` up to `end` of the cleaned text come.
 
         Characters that were removed at the edges of the span are not in it; those removed inside it are.
+
+        Raises:
+            ValueError: the span is empty, or not in the cleaned text.
         """
         if not 0 <= start < end <= len(self.text):
             raise ValueError(f"[{start}, {end}) is not a span of the {len(self.text)} cleaned characters")

@@ -1,7 +1,7 @@
 """Finds a corpus by name (a recipe, a TOML file, a file, a folder or a data set of the hub) and streams its documents.
 
-`open_corpus` reads no text. `Corpus.documents` reads the text source by source, in a fixed order, and does not change
-it. `prepared` cleans the text, removes duplicates and splits the documents.
+`open_corpus` reads no text. `Corpus.documents` reads the unchanged text, source by source, in a fixed order. `prepared`
+cleans the text, removes duplicates and splits the documents.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def open_corpus(
         encoding: of the files; None for UTF-8.
 
     Raises:
-        CorpusError: there is no such corpus (the message suggests similar names), its TOML file has errors, or
-            `text_field` has no effect.
+        CorpusError: there is no such corpus (the message suggests similar names), its TOML file has errors, it has no
+            file that can be read, or `text_field` has no effect.
         SettingsError: there is no such encoding.
     """
     recipe = _find(spec)
@@ -152,6 +152,10 @@ def hub_revision(source: Source) -> str | None:
     It is the revision that the source names, or else the newest commit. If the hub cannot be reached, it is the last
     commit that was seen. If the data set has a loading script, the hub's Parquet copy is read, and the newest commit is
     that of the copy.
+
+    Raises:
+        CorpusError: the data set does not exist, is gated, or has a loading script but no copy; or the hub cannot be
+            reached, and no commit was seen before.
     """
     if Path(str(source.id)).is_dir():
         return None
@@ -220,7 +224,11 @@ def _hub_recipe(spec: str) -> Recipe:
 
 
 def hash_files(listing: Listing) -> Iterator[tuple[tuple[Path, str], str]]:
-    """Each file with its SHA-256, which is cached until the file's size, modification time or inode changes."""
+    """Each file with its SHA-256, which is cached until the file's size, modification time or inode changes.
+
+    Raises:
+        CorpusError: a file cannot be read.
+    """
     memory = cache_folder("corpora") / "file-hashes.json"
     known: dict[str, list[Any]] = _read_json(memory)
     news: dict[str, list[Any]] = {}

@@ -4,8 +4,8 @@ A document is represented by the set of its shingles: all runs of 24 bytes of it
 English words or eight Chinese characters, so no language needs special rules. Sets are compared by the MinHash
 signatures of `datasketch` (Broder 1997). Candidate pairs are found by locality-sensitive hashing of bands of the
 signatures (Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, chapter 3). The banding works on one array instead
-of datasketch's MinHashLSH: it takes 512 bytes a document instead of about 7,000, and its work is linear in the size of
-a bucket, not quadratic.
+of datasketch's MinHashLSH: the array takes 512 bytes a document instead of about 7,000, and the work is linear in the
+size of a bucket, not quadratic.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ BAND_ROWS = 4  # 32 bands of 4 rows: pairs of similarity 0.5 share a band with p
 NEAR = 0.85  # from this similarity, the later document is a near copy and is left out
 FAMILY = 0.5  # from this similarity, both documents belong to one group, which goes to one split
 CONTAINED = 0.5  # a text is not held out if at least this share of it is in a training text
-_PROBES = 256  # shingles by which containment of a document is estimated: standard error 0.03 at most
-_NEIGHBOURS = 8  # how many following members of its bucket each member is compared with
+_PROBES = 256  # shingles by which containment of a document is estimated: standard error 0.032 at most
+_NEIGHBOURS = 8  # each member of a bucket is compared with this many of the members after it
 _SEGMENT = 1 << 20  # bytes of a long document that are hashed at a time
 _BATCH = 1024  # shingles that are permuted at a time: half a megabyte, which fits in a core's cache
 
@@ -56,14 +56,14 @@ def _hash_runs(data: npt.NDArray[np.uint8]) -> Shingles:
     power = _BASE
     while length < 8:
         runs = runs[:-length] * power + runs[length:]
-        power, length = _wrap(power), 2 * length
-    joined = runs[:-16] * _wrap(power) + runs[8:-8] * power + runs[16:]
+        power, length = _squared(power), 2 * length
+    joined = runs[:-16] * _squared(power) + runs[8:-8] * power + runs[16:]
     joined ^= joined >> np.uint64(32)
     joined *= np.uint64(0xD6E8FEB86659FD93)
     return (joined >> np.uint64(32)).astype(np.uint32)
 
 
-def _wrap(value: np.uint64) -> np.uint64:
+def _squared(value: np.uint64) -> np.uint64:
     """The square of a 64-bit number, modulo 2^64."""
     return np.uint64(int(value) ** 2 & 0xFFFFFFFFFFFFFFFF)
 
@@ -71,8 +71,8 @@ def _wrap(value: np.uint64) -> np.uint64:
 class Signer:
     """Makes MinHash signatures: (128,) uint32, whatever the length of the document.
 
-    They equal the signatures of datasketch, because its permutations are used. Its `update_batch` takes a list of
-    Python numbers and allocates an array for each step. This class works in place, in a sixth of the time.
+    They equal datasketch's signatures, because the permutations are the same. But datasketch's `update_batch` takes a
+    list of Python numbers and allocates an array for each step. This class works in place, in a sixth of the time.
     """
 
     def __init__(self) -> None:
@@ -133,7 +133,7 @@ def similar_pairs(signatures: Signatures, threshold: float) -> tuple[npt.NDArray
 
 
 def _meeting(band: Signatures) -> npt.NDArray[np.int64]:
-    """(n,) the documents whose `band` (documents, 4) equals another document's, in ascending order; usually a few."""
+    """(n,) the documents whose `band` (documents, 4) equals another document's, in ascending order; usually few."""
     keys = np.ascontiguousarray(band).view(np.uint64)
     order = np.lexsort(keys.T)
     same = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
@@ -185,7 +185,7 @@ class Containment:
     Attributes:
         sizes: (held out,) int32, shingles that represent each document.
         hashes: (hashes,) uint32, the distinct hashes of all these shingles, sorted.
-        starts: (hashes + 1,) int64, where the owners of each hash begin in `owners`; at the end, their number.
+        starts: (hashes + 1,) int64, where the owners of each hash begin in `owners`; the last entry is its length.
         owners: (shingles,) int32, the held-out document of each shingle, in the order of the hashes.
     """
 
@@ -216,7 +216,14 @@ class Containment:
         return cls(*(np.load(folder / f"{field.name}.npy", mmap_mode="r") for field in dataclasses.fields(cls)))
 
     def of(self, hashes: Shingles) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """The held-out documents that share shingles with this document, and the estimated share of each in it."""
+        """The held-out documents that share shingles with another document, and how much of each it contains.
+
+        Args:
+            hashes: all shingles of the other document.
+
+        Returns:
+            (found,) int64, the indices of the held-out documents; (found,) float64, the estimated shares.
+        """
         if not len(self.hashes):
             return np.zeros(0, np.int64), np.zeros(0)
         places = np.searchsorted(self.hashes, hashes)

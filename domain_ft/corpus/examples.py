@@ -39,7 +39,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Input(Example):
-    """An unlabelled example to predict. It also has its text before cleaning.
+    """An unlabelled example to predict, with its text before cleaning.
 
     Attributes:
         given: the text before cleaning; several fields are joined by blank lines. Reported offsets refer to it.
@@ -71,7 +71,7 @@ class Labels:
         return len(self.names)
 
     def targets(self, labels: Sequence[Sequence[str]]) -> npt.NDArray[Any]:
-        """(examples,) int64, or (examples, classes) float32 of 0 and 1 for a multi-label task.
+        """(examples,) int64 class indices, or (examples, classes) float32 of 0 and 1 for a multi-label task.
 
         Raises:
             KeyError: a label is not a class.

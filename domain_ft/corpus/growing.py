@@ -73,7 +73,7 @@ class GrowingFiles:
         write_json(self._journal, {"sizes": self._sizes, "facts": self.facts})
 
     def keep(self, folder: Path) -> None:
-        """Commit, and rename the folder of the files to `folder`."""
+        """Commit, rename the folder of the files to `folder`, and remove the record of the sizes."""
         self.commit()
         self._folder.rename(folder)
         sync_folder(folder.parent)

@@ -54,7 +54,7 @@ def input_records(
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path is read only once, as it arrives: a named pipe, a character device, /dev/stdin or /dev/fd/N."""
+    """Whether a path's data can be read only once: a named pipe, a character device, /dev/stdin or /dev/fd/N."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -87,7 +87,7 @@ def _stream_records(stream: BinaryIO, name: str, bad: BadRecords) -> Iterator[tu
         try:
             yield from _stream_records(buffered, name, bad)
         finally:
-            buffered.detach()  # it would close the caller's stream
+            buffered.detach()  # otherwise the buffer would close the caller's stream
         return
     try:
         begin = stream.peek(1)

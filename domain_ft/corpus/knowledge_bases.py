@@ -4,9 +4,9 @@ A record is a document: passages with offsets, entities of one or more parts, an
 al. 2022, "BigBIO: A Framework for Data-Centric Biomedical Natural Language Processing"). Events and coreferences are
 not read.
 
-For `tag`, a document is a text with spans. For `classify`, each pair of entities in a sentence is an example, with both
-entities replaced by marks: "@CHEMICAL$ inhibits @GENE$." (Gu et al. 2021, "Domain-Specific Language Model Pretraining
-for Biomedical Natural Language Processing": dummification of entities).
+For `tag`, a document is a text with spans. For `classify`, each pair of entities in a sentence, of types that a recipe
+names, is an example, with both entities replaced by marks: "@CHEMICAL$ inhibits @GENE$." (Gu et al. 2021,
+"Domain-Specific Language Model Pretraining for Biomedical Natural Language Processing": dummification of entities).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Document:
 
 
 def is_knowledge_base(record: Mapping[str, Any]) -> bool:
-    """Whether a record has the fields of the schema."""
+    """Whether a record has passages and entities, as in the schema."""
     return PASSAGES in record and ENTITIES in record
 
 
@@ -144,7 +144,7 @@ class RelationReader:
         """
         marks = {type: mark for mark, types in self.marks.items() for type in types}
         places = {e.id: (e.start, e.end, marks[e.type]) for e in document.entities if e.type in marks}
-        ids = {place: id for id, place in reversed(places.items())}  # if several are equal, the first remains
+        ids = {place: id for id, place in reversed(places.items())}  # of several equal places, the first id remains
         labels = self._labels(document, places)
         whole = [(entity.start, entity.end) for entity in document.entities]
         sentences = list(sentence_bounds(document.text, whole=whole, breaks=document.breaks))

@@ -84,7 +84,7 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     rejected = result.get("rejected", 0)
     if rejected:
         records = "1 record was" if rejected == 1 else f"{rejected:,} records were"
-        listed = result.get("rejects")  # the name of the list; if missing or None, rejects.jsonl
+        listed = result.get("rejects")  # the name of the list, by default rejects.jsonl
         name = listed if isinstance(listed, str) else "rejects.jsonl"
         parts.append(f"{records} left out; {name} says which and why" if name else f"{records} left out")
     fields = result.get("unread_fields") or {}

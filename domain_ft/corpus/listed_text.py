@@ -59,7 +59,7 @@ def listed_in(text: str) -> list[Any] | None:
     if value == {}:
         return []  # PostgreSQL's empty array
     if isinstance(value, set | frozenset) and not any(isinstance(item, str) for item in value):
-        return _postgres_array(text)  # unlike a set, it keeps the order of numbers, and repeated numbers
+        return _postgres_array(text)  # a set would lose the order of numbers, and repeated numbers
     if isinstance(value, set | frozenset):
         value = sorted(value, key=str)
     if not isinstance(value, list | tuple):

@@ -82,6 +82,9 @@ def mask_tokens(
     Returns:
         input_ids: (tokens,) int64, after masking.
         labels: (tokens,) int64, the original id of each chosen token, -100 elsewhere.
+
+    Raises:
+        ValueError: `rate` is not in (0, 1].
     """
     if not 0 < rate <= 1:
         raise ValueError(f"a mask rate must be above 0 and at most 1, not {rate}")

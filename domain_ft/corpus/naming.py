@@ -18,12 +18,12 @@ _GENERIC = {
     *("train", "training", "test", "testing", "dev", "valid", "validation", "eval", "all", "data", "dataset", "corpus"),
     *("text", "texts", "input", "output", "examples", "records", "file", "files", "model", "adapter", "checkpoint"),
 }
-# More such names: digits and signs only, one or two letters, and shards such as train-00000-of-00002.
+# More such names: digits and signs only, one or two characters, and shards such as train-00000-of-00002.
 _UNINFORMATIVE = re.compile(r"[\W\d_]*|\w{1,2}|(train|test|validation)?[-_.]?\d+[-_]of[-_]\d+")
 
 
 def name_of(given: str) -> str:
-    """A short, non-empty name. The name of the folder precedes a generic file name, if the path has a folder.
+    """A non-empty name. The name of the folder precedes a generic file name, if the path has a folder.
 
     Args:
         given: a file, a folder, a recipe (.toml), `hf:ID[:config]`, or a name.

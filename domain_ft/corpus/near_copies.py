@@ -72,7 +72,10 @@ def text_fingerprints(texts: Iterable[str], *, signed: bool = True) -> Fingerpri
 
 
 def signed_batches(texts: Iterable[str], *, signed: bool) -> Iterator[tuple[bytes, bytes]]:
-    """The digests and signatures of texts as bytes, in batches. All cores compute them if there are many texts."""
+    """The digests and signatures of texts as bytes, in batches; the signatures are empty unless `signed`.
+
+    All cores compute them if there are many texts.
+    """
     return in_order(_signed if signed else _digested, _batches(texts), work="looks for copies")
 
 

@@ -13,7 +13,7 @@ MAYBE_NO_LABEL = frozenset(
     | {".", "...", "-1", "#value!", "#ref!", "(blank)", "empty", "unk", "<unk>", "[unk]", "no label", "unspecified"}
     | {"not specified", "not labeled", "not labelled", "unannotated", "not annotated", "unassigned", "not assigned"}
 )
-"""Names that are read as classes, with a note for the user, because they may mean a missing label."""
+"""Names, in lower case, that are read as classes, with a note for the user: they may mean a missing label."""
 
 
 def means_no_label(name: str) -> bool:

@@ -21,7 +21,8 @@ LOOKED_THROUGH = 5_000_000  # characters of a corpus that are compared: enough t
 def shared_text(control: PreparedCorpus, corpus: PreparedCorpus) -> float:
     """The share of the control's held-out documents that have half or more of their text in one document of `corpus`.
 
-    About `LOOKED_THROUGH` characters of the corpus are compared, its held-out documents first. The result is cached.
+    About the first `LOOKED_THROUGH` characters of the corpus are compared, its held-out documents first. The result is
+    cached.
     """
     if control.key == corpus.key:
         return 1.0

@@ -19,7 +19,7 @@ from domain_ft.randomness import generator
 Rows = npt.NDArray[np.int64]
 
 CHAPTER = 1 << 20  # sequences shuffled at a time: 50 MB at the peak, 8 MB afterwards
-_CHAPTER_STEPS = 64  # the fewest steps of a chapter, on average; one more or fewer changes step sizes by under 2 %
+_CHAPTER_STEPS = 64  # the fewest steps of a chapter, on average; one step more or less changes step sizes by under 2 %
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,9 @@ class StepPlan:
         lengths: (sequences,) tokens of each sequence.
         tokens_per_step: the most tokens per step on average; exceeded only if the average sequence is longer than this.
         seed: of the order.
+
+    Raises:
+        ValueError: there are no sequences, or `tokens_per_step` is below 1.
     """
 
     def __init__(self, lengths: npt.ArrayLike, tokens_per_step: int, seed: int) -> None:

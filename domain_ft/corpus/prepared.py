@@ -1,9 +1,10 @@
 """A prepared corpus: read, cleaned, deduplicated and split, and cached as Arrow files.
 
 The text is read once, cleaned and signed (MinHash) on all cores, and written to a spool file. About two hundred bytes
-a document stay in memory; its signature of 512 bytes is in a file. A stopped run resumes after the last documents in
-the spool. Then the documents are grouped and split, and copied from the spool to `train.arrow` and `evaluation.arrow`.
-A second call for the same content finds the finished folder. The input is a `corpus.Corpus`; `tokens` reads the output.
+a document stay in memory; the signatures, of 512 bytes each, are in a file. Then the documents are grouped and split,
+and copied from the spool to `train.arrow` and `evaluation.arrow`. If a run is stopped while it reads, the next call
+resumes after the last committed documents. A second call for the same content finds the finished folder. The input is a
+`corpus.Corpus`; `tokens` reads the output.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ _SCHEMA = pa.schema(
 _ARROW_END = b"ARROW1"
 _SPOOLED = ("spool.arrows", "signatures.bin", "digests.bin", "characters.bin", "rejects.jsonl")
 _DIGEST = np.dtype([("hash", ">u8"), ("rest", ">u8")])  # of a document's content; the first half is used as its hash
-_EXAMINED = 1_000_000  # characters that are cleaned and signed at a time, and about as many in a batch of an Arrow file
+_EXAMINED = 1_000_000  # characters that are cleaned and signed at a time; a batch of an Arrow file has about as many
 _COMMIT_BATCHES = 16  # batches between commits, which survive a power cut or a kill
 _OPTIMISTIC = "Much of the evaluation text is also in training, so the scores are optimistic."
 _SAMPLES, _SAMPLE_CHARACTERS = 3, 200
@@ -100,8 +101,9 @@ class CorpusStatistics:
         read: documents from the sources.
         kept: documents in training and evaluation together.
         empty: documents without text after cleaning.
-        exact_duplicates: documents left out as copies of another, apart from case, white space and Unicode form.
-        near_duplicates: documents left out for a similarity of 0.85 or more with an earlier one.
+        exact_duplicates: documents left out because they equal an earlier one, apart from case, white space and Unicode
+            form.
+        near_duplicates: documents left out for a similarity of 0.85 or more with an earlier one that is kept.
         groups: groups of similar documents among those kept; each is in one split.
         largest_group: documents in the largest group.
         moved_to_training: documents drawn for evaluation that were moved, because half or more of a document of their
@@ -116,8 +118,8 @@ class CorpusStatistics:
         text_fields: the fields that texts were read from, as in `Seen.text_fields`; empty for files without fields.
         unread_fields: by field that is not read, the number of records with it.
         languages: documents by language, if the source names it.
-        histogram: (from, below, documents) by length in characters; each bound is the previous bound times the square
-            root of ten, rounded.
+        histogram: (from, below, documents) by length in characters; the bounds are the powers of the square root of
+            ten, rounded.
         samples: the beginnings of up to three training documents.
         notes: how the split differs from the usual one, in sentences.
     """
@@ -161,7 +163,7 @@ class CorpusStatistics:
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """The batches of an Arrow file. It is not memory-mapped, because mapped pages count as memory of the process."""
+    """The batches of an Arrow file, which is not memory-mapped: mapped pages would count as the process's memory."""
     with pa.OSFile(str(path)) as source:
         reader = pa.ipc.open_file(source)
         for number in range(reader.num_record_batches):
@@ -224,7 +226,7 @@ class PreparedCorpus:
 
     Attributes:
         name, recipe: of the corpus.
-        key: a hash of the content of its sources, how they are read, and the version of this code.
+        key: a hash of the content of its sources, how they are read and split, and the version of this code.
         folder: in the cache, with the Arrow files.
         statistics: counts of what was read and kept.
     """
@@ -258,11 +260,12 @@ def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Prog
 
     Args:
         corpus: what to read.
-        evaluation_fraction: the share of groups that is held out, above 0 and below 1.
+        evaluation_fraction: about the share of the groups (of similar documents) to hold out, above 0 and below 1.
         progress: called with (label, done, total or None), in documents; in bytes while an asset is fetched.
 
     Raises:
-        CorpusError: something cannot be read, or there is too little text to train on one part and evaluate on another.
+        CorpusError: something cannot be read, the fraction is out of range, or there is too little text to train on
+            one part and evaluate on another.
         AssetError: an asset cannot be fetched.
     """
     if not 0 < evaluation_fraction < 1:
@@ -293,7 +296,7 @@ def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Prog
 
 
 def _make(corpus: Corpus, folder: Path, fraction: float, progress: Progress | None) -> None:
-    """Prepare `corpus` into `folder`. After most errors, what was read is kept for the next call to resume from."""
+    """Prepare `corpus` into `folder`. After most errors, what was read is kept, and the next call resumes."""
     shutil.rmtree(folder, ignore_errors=True)
     unfinished = unfinished_folder(folder)
     made = unfinished / "made"
@@ -340,7 +343,7 @@ class Split:
         held_out: (documents,) True for evaluation.
         overlap: (documents,) the greatest share of each held-out document that is in one training document; None if
             this share was not kept low.
-        cut: the index of the document that is cut in two; None if there is none.
+        cut: the index among the kept documents of the one that is cut in two; None if there is none.
         parts: the training part and the evaluation part of this document.
     """
 
@@ -351,7 +354,7 @@ class Split:
 
 
 class _Preparation:
-    """One run of `prepare`. Arrays have an entry for each document of the spool, or for each kept document.
+    """One run of `prepare`. Each array has an entry for every document of the spool, or for every kept one.
 
     The finished files go to `folder`; the spool and the other files for resuming go to `unfinished`.
     """

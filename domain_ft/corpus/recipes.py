@@ -1,7 +1,7 @@
 """Recipes: a TOML file for each corpus, with its description, licence, sources of text and tasks.
 
-The recipes of this package are in `corpora/`; users give the path of other recipes. The errors of a recipe are reported
-together, with a similar valid name for an unknown key if there is one.
+The recipes of this package are in `corpora/`; users give the path of other recipes. All errors of a recipe are reported
+together; for an unknown key, the message suggests a similar valid key if there is one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# The keys of a source by its kind: name -> (type, required).
+# Kind of source -> key -> (type, required).
 _SOURCE_KEYS: dict[str, dict[str, tuple[type, bool]]] = {
     "asset": {"asset": (str, True), "path": (str, True), "reader": (str, True), "text_field": (str, False)},
     "files": {"path": (str, True), "reader": (str, False), "text_field": (str, False)},
@@ -46,7 +46,7 @@ _RECIPE_KEYS: dict[str, tuple[type, bool]] = {
     "sources": (list, True),
     "tasks": (list, False),
 }
-# The keys that every task may have, then the keys that depend on the kind of its source.
+# The keys that a task of any kind may have, then those that depend on its kind.
 _TASK_KEYS: dict[str, tuple[type, bool]] = {
     "name": (str, True),
     "description": (str, True),
@@ -89,10 +89,11 @@ class Source:
         kind: `asset` (a wheel with text), `files` (a file or folder) or `hub` (a data set on a hub).
         reader: how to read it, a name in `readers.READERS`; `auto` selects the reader by the file's ending.
         asset: the asset's name in `assets.ASSETS`.
-        path: a path or pattern (with `*`) within the asset; or the path of the file or folder, relative to the recipe.
-        id: of the data set on the hub, with its `config`, `split` and `revision`.
-        text_field: the field of the text; several, separated by commas, are joined by a blank line.
-        documents: how many to read from the beginning (hub); None for all.
+        path: for `asset`, a path or pattern (with `*`) within the asset; for `files`, the path of a file or folder,
+            absolute or relative to the recipe's folder.
+        id: of the data set on the hub, with its `config`, `split` and `revision`; or the path of a local folder.
+        text_field: the field of the text; the texts of several fields, separated by commas, are joined by a blank line.
+        documents: for `hub`, how many documents are read, from the beginning; None for all.
     """
 
     kind: str
@@ -116,7 +117,9 @@ class Task:
         description: the question, in a sentence.
         kind: `asset`, `files` or `hub`, as in `Source`.
         asset, path, reader: the files within an asset, and the reader of their records, a name in `readers.RECORDS`.
-        train, validation, test, test_ids: files, relative to the recipe (`files`).
+        train, validation, test: for `files`, the examples: a path, absolute or relative to the recipe's folder, or
+            `hf:ID[:config]`.
+        test_ids: for `files`, the path of a file with the ids of test examples.
         id, config, revision: of the data set on the hub, whose splits are found by their usual names. `reader` may then
             be `single-label` (the label is the only item of a list) or `relations` (pairs of entities in records of
             BigBIO's knowledge-base schema).
@@ -277,10 +280,11 @@ def _check_place(
     """What is wrong with a source or task.
 
     Args:
+        table: the source or task.
         label: names it in messages.
-        kinds: the keys that it may have, by its kind.
-        shared: the keys that it may have, whatever its kind.
-        readers: the names of the readers that it may name.
+        kinds: the valid keys of each kind.
+        shared: further valid keys, for every kind.
+        readers: the valid names of readers.
     """
     kind = table.get("kind")
     if not isinstance(kind, str) or kind not in kinds:

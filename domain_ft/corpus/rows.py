@@ -11,8 +11,8 @@ from domain_ft.corpus.batches import PackedBatch
 
 
 class Rows(Protocol):
-    """Sequences of a corpus (`TokenRows`), examples of a task (`ExampleRows`), or conversations
-    (`ConversationRows`)."""
+    """Sequences of a corpus (`TokenRows`), examples to classify (`ExampleRows`), parts of tagged texts (`TaggingRows`)
+    or conversations (`ConversationRows`)."""
 
     @property
     def lengths(self) -> npt.NDArray[np.int32]:
@@ -26,7 +26,7 @@ class Rows(Protocol):
 
 
 class CountedRows(Rows, Protocol):
-    """Rows of a corpus, on which a language model is trained for a number of tokens."""
+    """Rows of a corpus or of conversations, on which a language model is trained for a number of tokens."""
 
     @property
     def tokens(self) -> int:
@@ -48,4 +48,4 @@ class DocumentRows(CountedRows, Protocol):
         """The id of the document with this index. It is unique."""
 
     def select_documents(self, max_tokens: int | None) -> npt.NDArray[np.int64]:
-        """(selected,) the rows of as many documents as `max_tokens` allows; None for all. Deterministic."""
+        """(selected,) the rows of as many documents as `max_tokens` allows; all rows if it is None. Deterministic."""

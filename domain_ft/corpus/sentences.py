@@ -23,9 +23,10 @@ def sentence_bounds(
 ) -> Iterator[tuple[int, int]]:
     """The sentences of a text in order, as (start, end) in characters, without the white space around them.
 
-    A sentence ends after a sign of `SENTENCE_ENDS` and the closing brackets and quotation marks that follow it, and at
-    the end of a line. It does not end before a lower-case letter, as in `i.v. infusion`, except after `。` and similar
-    signs. So `Fig. 2` is cut, and a sentence that begins with `p53` is joined to the sentence before it.
+    A sentence ends at the end of a line, or after a sign of `SENTENCE_ENDS` and the closing brackets and quotation
+    marks that follow it. Unless the sign is `。` or similar, white space must follow it. A lower-case letter must not
+    come next, as in `i.v. infusion`, except after `。` and similar signs. So `Fig. 2` is cut, and a sentence that
+    begins with `p53` is joined to the sentence before it, even if that ends a line.
 
     Args:
         text: in any language.

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from domain_ft.randomness import derive, generator
 
-GAMMA = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: the stride of SplitMix64
+GAMMA = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio: the stride of SplitMix64
 DRAWN = 1 << 16  # `beginning` draws the whole order of at most this many numbers
 _ROUNDS = 4  # enough to make a permutation of many numbers pseudorandom (Luby and Rackoff 1988)
 
@@ -20,7 +20,7 @@ def scramble(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def shuffled(first: int, last: int, count: int, seed: int, *keys: str | int) -> npt.NDArray[np.int64]:
-    """The numbers at the positions `first` up to `last` of a random order of `range(count)`.
+    """The numbers at the positions from `first` up to, but not including, `last` of a random order of `range(count)`.
 
     The order is computed by a Feistel network, which permutes all numbers of an even number of bits. Results outside
     the range go through it again until they are inside (Black and Rogaway 2002). Time and memory grow with the part,

@@ -1,4 +1,4 @@
-"""Splits a corpus into training and held-out documents, so that no held-out text has a near copy in training.
+"""Rules that split a corpus into training and held-out documents, and keep near copies on one side.
 
 The unit is the group of similar documents. A group is held out if a hash of its content falls within the requested
 share (`splitting.draw_parts`), whatever the seed and the order of reading. There are two more rules. A group larger
@@ -7,8 +7,8 @@ held-out document is in one training document, the group of the held-out documen
 (`move_contained`).
 
 These rules may hold out nothing, mostly if the corpus is small. Then `prepared` holds out a group of fitting size
-(`fitting_groups`), the end of a long document (`cut`, `sequences`) or, at last, documents that may have near copies in
-training; a note of the corpus says which.
+(`fitting_groups`), the end of a long document (`cut`, `sequences`), the smallest group or, as a last resort, documents
+that may have near copies in training. A note in the corpus's statistics says which.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BOUNDARIES = (re.compile("\n\n"), re.compile("\n"), re.compile(r"[.!?]\s|[ã€‚ï¼
 
 
 def fitting_groups(groups: Integers, characters: Integers, fraction: float) -> list[int]:
-    """Up to ten groups with a size near the share to hold out, the nearest first."""
+    """Up to ten groups whose sizes in characters are near the share to hold out, the nearest first."""
     sizes = np.bincount(groups, weights=characters)
     if len(sizes) < 2:
         return []
@@ -54,14 +54,14 @@ def move_contained(
     Args:
         held_out: (documents,) True for documents drawn for evaluation.
         groups: (documents,) the group of each document.
-        shingles_of: gives the shingles of the documents with these indices, in order.
-        overlaps: gives `Containment.of` for the shingles of the documents with these indices, in order.
+        shingles_of: yields the shingles of the documents with these indices, in order.
+        overlaps: yields the result of `Containment.of` for each of the documents with these indices, in order.
 
     Returns:
         held_out: (documents,) True for documents that are still for evaluation.
-        contained: (documents,) for each held-out document, an estimate of its share in the training document that
-            contains most of it; 0 for training documents. The share is an upper bound of the Jaccard similarity of the
-            two.
+        contained: (documents,) for each held-out document, the largest share of it that one training document
+            contains, as an estimate; 0 for training documents. The exact share is never below the Jaccard similarity of
+            the two documents.
     """
     held_out = held_out.copy()
     owners = np.flatnonzero(held_out)
@@ -83,8 +83,9 @@ def move_contained(
 def cut(text: str, fraction: float) -> tuple[str, str] | None:
     """Cut a text into a training part and an evaluation part, which is about the last `fraction` of it.
 
-    The evaluation part has at least about 400 characters, even if that is more than `fraction`. The cut is at the end
-    of a paragraph, line, sentence or word if possible. None if the text is too short, or if a part would be blank.
+    The aim is an evaluation part of at least 400 characters, even if that is more than `fraction`. The cut is then
+    moved to a near end of a paragraph, line, sentence or word, if there is one. None if the text is shorter than
+    `SHORTEST_CUT`, or if a part would be blank.
     """
     if len(text) < SHORTEST_CUT:
         return None
@@ -95,9 +96,9 @@ def cut(text: str, fraction: float) -> tuple[str, str] | None:
 
 
 def sequences(text: str, length: int = 2_000) -> list[str]:
-    """Cut a text, as in `cut`, into parts of half to twice `length` characters: several documents for evaluation.
+    """Cut a text at the same kinds of places as `cut`, into parts of about half to twice `length` characters.
 
-    A text of at most twice `length` is one part.
+    A text of at most twice `length` is one part. White space around a part is removed; blank parts are left out.
     """
     places = [0]
     while len(text) - places[-1] > 2 * length:
@@ -109,8 +110,8 @@ def sequences(text: str, length: int = 2_000) -> list[str]:
 def _place(text: str, target: int, reach: int) -> int:
     """The offset at which to cut a text near `target`: the nearest boundary of the best kind within `reach`.
 
-    Without a boundary, it is `target`, or the first offset after it that does not cut a combining character off its
-    base.
+    The reach is limited to `_REACH` and to half of `target`. Without a boundary, the offset is `target`, or the first
+    one after it that does not separate a combining character from its base.
     """
     reach = min(reach, target // 2, _REACH)
     for boundary in _BOUNDARIES:

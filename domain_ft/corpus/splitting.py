@@ -3,12 +3,12 @@
 The choice does not depend on a seed or on the order of reading. There are two rules; both use the smallest hash of a
 group:
 
-- `draw_parts`: the hash of a group decides its part. So added documents do not move the others, and shares are met on
+- `draw_parts`: the hash of a group decides its part. So added documents seldom move others, and shares are met on
   average (`adapt`, `data split`).
 - `draw`: groups are taken in the order of their hashes until the share of each class is reached (`classify`,
   `instruct`, `tag`).
 
-Near copies are found by `near_copies`. If most texts are alike, `groupings` forms smaller groups.
+Near copies are found by `near_copies`. For texts most of which are alike, `groupings` also forms smaller groups.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from domain_ft.corpus.duplicates import FAMILY, NEAR
 from domain_ft.corpus.near_copies import Bools, Fingerprints, Integers, duplicate_groups
+from domain_ft.errors import CorpusError
 from domain_ft.quoting import shown
 
 JOINED = {"near copies": FAMILY, "nearest copies": NEAR, "copies": None}
@@ -75,9 +76,10 @@ def groupings(
 
 
 def nearest_group(groups: Integers, hashes: npt.ArrayLike, wanted: float, among: Bools) -> int | None:
-    """The group whose size is nearest to `wanted`, among the groups with a text of `among`; ties go to the lowest hash.
+    """The group whose size is nearest to `wanted`, by ratio, among the groups with a text for which `among` is True.
 
-    None if fewer than two groups have such a text: nothing would be left to train on.
+    Of equally near groups, the one with the lowest hash is chosen. None if fewer than two groups have such a text:
+    nothing would be left to train on.
     """
     candidates = np.unique(groups[among])
     if len(candidates) < 2:
@@ -86,8 +88,15 @@ def nearest_group(groups: Integers, hashes: npt.ArrayLike, wanted: float, among:
     return min(map(int, candidates), key=lambda group: (abs(math.log(sizes[group] / max(wanted, 1))), int(keys[group])))
 
 
+def unused_test_ids(test: str | None) -> CorpusError:
+    """The error for --test-ids if there is a test split already. `test` is the value of --test."""
+    if test is not None:
+        return CorpusError("--test and --test-ids are both given", fix="give one of them")
+    return CorpusError("--test-ids has no effect: the data already has a test split", fix="leave it out")
+
+
 def why_none_held_out(groups: Integers, labels: Sequence[tuple[str, ...]], fraction: float) -> str:
-    """Why `draw` with the same arguments held out nothing, in a sentence.
+    """Why `draw` held out nothing with these arguments, as a clause. `groups` must not be empty.
 
     >>> why_none_held_out(np.zeros(29, np.int64), [("a",)] * 29, 0.1)
     'all 29 are copies or near copies of each other, or share a source: one group, which is not split'
@@ -110,19 +119,20 @@ def why_none_held_out(groups: Integers, labels: Sequence[tuple[str, ...]], fract
     if single:
         few = f"{len(single):,} of the {len(holders):,} classes have only one group"
         return f"{reason}; {few}, such as '{shown(single[0])}', and every class keeps one to learn from"
-    return f"{reason}, and every class would lose its last group"
+    share = f"the share of {fraction:.0%}" + (" of each class" if holders else "")
+    return f"{reason}, and {share} is too small for any of them"
 
 
 def draw(groups: Integers, hashes: npt.ArrayLike, labels: Sequence[tuple[str, ...]], fraction: float) -> Bools:
     """(examples,) True for held-out examples: whole groups, about the same share of every class.
 
-    Never held out: a class whose examples are all in one group, a group larger than `fraction` of all examples, and the
-    last group of any label.
+    A group is not held out if it is larger than `fraction` of all examples, or if a class would have no other group
+    left to learn from.
 
     Args:
         groups: (examples,) group numbers.
         hashes: (examples,) 64-bit hashes of the content.
-        labels: (examples,) names, any number each.
+        labels: (examples,) the names of each example's classes, any number.
         fraction: the share to hold out.
     """
     groups = np.unique(groups, return_inverse=True)[1].astype(np.int64)

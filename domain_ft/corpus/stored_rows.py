@@ -1,4 +1,4 @@
-"""The store of all rows of tokens: records in files or in memory, and views of some of the rows.
+"""The base classes of rows of tokens: a store of records, in files or in memory, and views of some of its rows.
 
     StoredRows                       rows and views of them: `ExampleRows`, whose rows have one or several sequences
     └── SequenceRows                 one sequence a row: `TokenRows`, `ConversationRows`, `TaggingRows`
@@ -164,7 +164,10 @@ class SequenceRows(StoredRows, ABC):
 def sequence_records(
     lengths: npt.NDArray[np.int32], documents: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64] | int = 0
 ) -> npt.NDArray[np.void]:
-    """(sequences,) SEQUENCE records of sequences of these lengths, whose tokens are stored end to end."""
+    """(sequences,) SEQUENCE records of sequences of these lengths, whose tokens are stored end to end.
+
+    `numbers` are the numbers of the sequences within their documents.
+    """
     records = np.empty(len(documents), dtype=SEQUENCE)
     records["start"] = np.cumsum(lengths, dtype=np.int64) - lengths
     records["document"], records["number"] = documents, numbers
@@ -178,7 +181,7 @@ def cached_rows(kind: str, key: str, make: Callable[[Path], None], progress: Pro
 
     Args:
         kind: the name of the folder inside the cache.
-        key: of the rows.
+        key: the name of the rows' folder, a hash of everything that determines them.
         make: writes the rows to the given folder.
         progress: called while this process waits.
         what: names what is tokenised, in messages.

@@ -1,19 +1,19 @@
 """A split of a corpus as rows of tokens: tokenised once, cut into sequences, and cached in files.
 
-Each token is stored with its id, whether it begins a word, and its bytes of text: enough for whole-word masks and for
-bits per byte.
+Each token is stored with its id, its kind (first of a word, inside a word, or special) and the number of bytes of text
+that it covers. Whole-word masks and bits per byte need no more.
 
 Sequences. A document is cut into sequences of at most `max_length` tokens, special tokens included. All but the last
-one or two are full, because attention is fastest on sequences of one length. A last sequence that would be less than a
-quarter full is too short to learn from: its tokens and those of the sequence before it are divided evenly between the
-two.
+one or two are equally long, because attention is fastest on sequences of one length. A last sequence that would be less
+than a quarter full is too short to learn from: its tokens and those of the sequence before it are divided evenly
+between the two.
 
 Special tokens. See `SpecialTokens`. Text that spells a special token, such as `[MASK]`, is encoded as plain text, so
 that special tokens never come from a document.
 
-Scale. All cores tokenise batches of a million characters; long documents are tokenised in sections that end after a
-line or a word. The results are appended to files, from which a stopped run resumes and sequences are read one by one.
-So memory does not grow with the corpus.
+Scale. All cores tokenise batches of about a million characters; long documents are tokenised in sections, which end
+after a line or before a space if possible. The results are appended to files. A stopped run resumes from these files,
+and sequences are read from them one by one, so that memory does not grow with the corpus.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ class SpecialTokens:
     """The special tokens around the sequences of a document.
 
     A tokenizer with a mask token belongs to an encoder. Each sequence gets the tokens of the tokenizer's
-    post-processor, such as `[CLS] … [SEP]` or `<s> … </s>`; if it adds none, CLS (or BOS) and SEP (or EOS).
+    post-processor, such as `[CLS] … [SEP]` or `<s> … </s>`. If it adds none at the start, CLS (or BOS) is added there;
+    if it adds none at the end, SEP (or EOS).
 
     Any other tokenizer belongs to a decoder. Every sequence, not only the first, begins with the start token. So every
     token of the text is predicted, and all bytes of a document are scored, however it is cut. Only the last sequence
@@ -133,7 +134,7 @@ class TokenRows(SequenceRows):
 
     Attributes:
         key: a hash of the text, the tokenizer and `max_length`: equal keys mean equal rows.
-        max_length: the maximum of tokens in a sequence, special tokens included.
+        max_length: the maximum number of tokens in a sequence, special tokens included.
         special: the special tokens around the sequences.
         lengths: (sequences,) int32, tokens of each sequence, special tokens included.
         documents: (sequences,) int64, the index in the split of each sequence's document, in ascending order.
@@ -183,12 +184,12 @@ class TokenRows(SequenceRows):
         return np.array([self.lengths[span].sum() for span in rows], dtype=np.int64)
 
     def count_token(self, token: int | None) -> tuple[int, int, int, int]:
-        """Count all tokens and one token in the text, without the special tokens around the sequences.
+        """Count the tokens of the text, and the occurrences of one token, without the special tokens around sequences.
 
         In a large file, only evenly spaced parts are counted.
 
         Returns:
-            tokens, text_bytes: the number of all tokens, and the bytes of text that they cover.
+            tokens, text_bytes: the number of tokens, and the bytes of text that they cover.
             of_token, bytes_of_token: the same for the token with the id `token`; 0 for None.
         """
         parts = max(1, -(-self.tokens // _SCANNED))
@@ -270,8 +271,8 @@ def tokenize(
     Args:
         split: documents with a key of their content.
         tokenizer: any fast tokenizer; its truncation and padding are ignored.
-        max_length: the maximum of tokens in a sequence, special tokens included.
-        progress: called with ("tokenising", documents done, documents in total).
+        max_length: the maximum number of tokens in a sequence, special tokens included.
+        progress: called with ("tokenising", documents done, documents in total), and while this process waits.
 
     Raises:
         SettingsError: `max_length` leaves no room for text.
@@ -320,7 +321,7 @@ def byte_offsets(text: str, characters: npt.NDArray[np.int64]) -> npt.NDArray[np
 
 
 def sections(text: str) -> Iterator[str]:
-    """Cut `text` into sections of at most `SECTION_CHARACTERS`, after a line if possible, or else before a space.
+    """Cut `text` into sections of at most `SECTION_CHARACTERS`: after a line, else before a space, else anywhere.
 
     A space belongs to the word after it, as in byte-level tokenizers.
     """
@@ -443,7 +444,7 @@ def _whole_documents(batches: Iterable[_Encoded]) -> Iterator[tuple[_Encoded, np
         yield whole, counts
 
 
-# ------------------------------------------------------------------------------------------------- cutting in sequences
+# ----------------------------------------------------------------------------------------------- cutting into sequences
 
 
 def _cut(counts: npt.NDArray[np.int64], capacity: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -618,7 +619,7 @@ def _known(*ids: int | None) -> tuple[int, ...]:
 
 
 def _spread(rows: npt.NDArray[np.int64], lengths: npt.NDArray[np.int32], allowed: float) -> npt.NDArray[np.int64]:
-    """All `rows` of a document, or about as many evenly spaced ones as have `allowed` tokens; at least one."""
+    """All `rows` of a document, or evenly spaced ones with about `allowed` tokens in total; at least one."""
     total = int(lengths[rows].sum())
     if total <= allowed:
         return rows

@@ -36,10 +36,10 @@ _BATCH = 1_000_000  # characters compared with the test texts at a time
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """A corpus of texts without labels that are like those of a task.
+    """A corpus of unlabelled texts of the same kind as those of a task.
 
     Attributes:
-        corpus: not read yet.
+        corpus: found, but not read yet.
         given: how the user named it, for messages.
     """
 
@@ -49,17 +49,18 @@ class Unlabelled:
 
 @dataclass
 class Gathered:
-    """The texts that were gathered.
+    """What was gathered: numbers of texts, and what was read of the unlabelled corpus.
 
     Attributes:
-        labelled: texts of training and validation examples.
-        unlabelled: texts from the unlabelled corpus.
-        copies: texts that were left out as exact copies of one before them.
-        left_out: texts of the unlabelled corpus that were left out because they hold the text of a test example.
+        labelled: the number of texts of training and validation examples.
+        unlabelled: the number of texts from the unlabelled corpus.
+        copies: the number of texts that were left out as exact copies of an earlier text.
+        left_out: the number of texts of the unlabelled corpus that were left out because they hold half or more of a
+            text of a test example.
         digest: the SHA-256 of the file, in hexadecimal.
         unread: what was not read of the unlabelled corpus.
-        rejects: its records that could not be read.
-        notes: how it was read, in sentences.
+        rejects: records of the unlabelled corpus that could not be read or were empty.
+        notes: how the unlabelled corpus was read, in sentences.
     """
 
     labelled: int = 0
@@ -73,7 +74,7 @@ class Gathered:
 
     @property
     def texts(self) -> int:
-        """All texts."""
+        """The number of all texts that were gathered."""
         return self.labelled + self.unlabelled
 
 
@@ -82,16 +83,16 @@ def open_unlabelled(
 ) -> Unlabelled:
     """Find a corpus of unlabelled texts.
 
-    Their text is read from the fields that the examples' texts are read from: from all of them, joined, else from the
-    first. If its records have other fields, the field is detected, as it is in any corpus.
+    If the first record has all `fields`, their texts are joined. If it has only the first of them, that field is read.
+    Otherwise, the field is detected as in any corpus.
 
     Args:
         spec: as for `open_corpus`.
-        fields: those of the examples: of the text, and of the second text of pairs; empty if they have none.
+        fields: the examples' fields of the text and, for pairs, of the second text; empty if examples have no fields.
         on_bad_record, encoding: as for `open_corpus`.
 
     Raises:
-        CorpusError: there is no such corpus.
+        CorpusError, SettingsError: as for `open_corpus`.
     """
     corpus = open_corpus(spec, on_bad_record=on_bad_record, encoding=encoding)
     if any(source.kind != "asset" for source in corpus.recipe.sources):
@@ -103,7 +104,7 @@ def open_unlabelled(
 
 
 def _has_fields(spec: str, text_field: str, encoding: str | None) -> bool:
-    """Whether the first record of a corpus has these fields, with text in them."""
+    """Whether the first record of a corpus can be read from these fields, separated by commas."""
     try:
         return next(open_corpus(spec, text_field=text_field, encoding=encoding).documents(), None) is not None
     except CorpusError:
@@ -119,9 +120,9 @@ def gather_texts(
 ) -> Gathered:
     """Write the texts of training and validation examples and of the unlabelled corpus, each text once, as JSON lines.
 
-    Both texts of a pair are written, each on its own. Exact copies are compared as everywhere: apart from case, white
-    space and Unicode form. A text of the unlabelled corpus is left out if it holds half or more of a text of a test
-    example (`CONTAINED`), so copies and near copies are.
+    Both texts of a pair are written, each on its own. As everywhere, texts that differ only in case, white space and
+    Unicode form are exact copies. A text of the unlabelled corpus is left out if it holds half or more of a text of a
+    test example (`CONTAINED`). So copies and near copies of test texts are left out too.
 
     Args:
         splits: the examples by split; nothing of `test` is written.
@@ -130,8 +131,8 @@ def gather_texts(
         progress: called with (label, done, total or None).
 
     Raises:
-        CorpusError: a record of the unlabelled corpus cannot be read, it has no text that may be read, or there are
-            fewer than two texts.
+        CorpusError: a record of the unlabelled corpus cannot be read, none of its texts may be read, or fewer than two
+            texts are left in all.
     """
     gathering = _Gathering(progress)
     if into is None:
@@ -193,7 +194,7 @@ class _Gathering:
             raise self._nothing_read(unlabelled.given, empty)
 
     def _nothing_read(self, given: str, empty: int) -> CorpusError:
-        """The error about an unlabelled corpus of which no text is read."""
+        """The error about an unlabelled corpus from which no text is read."""
         reasons = {
             "could not be read": len(self.found.rejects) - empty,
             "were empty": empty,
@@ -242,7 +243,7 @@ _EMPTY = "cleaning leaves nothing of the text"
 
 
 class _Given(NamedTuple):
-    """A text of the unlabelled corpus as it is given."""
+    """A text of the unlabelled corpus before it is cleaned."""
 
     name: str
     source: str
@@ -269,7 +270,7 @@ def _examine(index: Path, batch: list[_Given]) -> list[_Examined]:
 
 
 def _labelled(splits: Mapping[str, Examples]) -> Iterator[tuple[str, str]]:
-    """(a name that no other text has, text) of the training and validation examples."""
+    """(unique name, text) for each text of the training and validation examples."""
     for split in LEARNED:
         for number, example in enumerate(splits[split]):
             for part, text in enumerate(_texts_of(example)):
@@ -283,6 +284,6 @@ def _texts_of(example: Example) -> tuple[str, ...]:
 
 
 def _digest(text: str) -> bytes:
-    """A hash that is equal for copies; empty if the text is."""
+    """A hash that is equal for copies; empty for a text that is empty after normalising."""
     normalised = normalise(text)
     return hashlib.blake2b(normalised.encode("utf-8"), digest_size=16).digest() if normalised else b""

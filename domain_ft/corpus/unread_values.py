@@ -1,4 +1,4 @@
-"""Notes on fields that are not read although their values look like verdicts, or like a part of the prompt."""
+"""Notes on fields that are not read although they seem to hold verdicts, or hold longer text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST_WORD = 40  # characters of a verdict
 _MOST_WORDS = 8  # a field with more different values does not hold verdicts
 _LONG = 40  # mean UTF-8 bytes of a text that may belong to the prompt: 40 Latin letters, 13 kanji
 _COMMON = 0.05  # the smallest share of the records in which such a field has text
-_SAMPLE = 1_000  # records whose texts are examined
+_SAMPLE = 1_000  # texts are examined in this many records, the first ones
 _SET_NAMES = ("split", "set", "subset", "partition", "fold", "datasplit")
 _HELD_OUT = frozenset({"test", "testing", "validation", "valid", "val", "dev", "eval", "heldout", "held_out"})
 _NEGATIVE = NEGATIVE_WORDS | {"fail", "failed", "wrong", "incorrect", "invalid"}
@@ -34,7 +34,7 @@ class UnreadValues:
         self._records = 0
         self._words: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._other: set[str] = set()  # fields with a value that cannot be a verdict, or with too many values
-        self._texts: Counter[str] = Counter()  # records by field with text
+        self._texts: Counter[str] = Counter()  # by field, the number of records with text
         self._characters: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
         self._samples: defaultdict[str, list[str]] = defaultdict(list)
@@ -70,7 +70,7 @@ class UnreadValues:
             self._samples[field] += [part[:300] for part in parts[:10]]
 
     def verdict_notes(self) -> list[str]:
-        """A note on fields whose values look like verdicts or marks; none if there are no such fields."""
+        """A note on fields whose values look like verdicts or marks; an empty list if there are no such fields."""
         found = [
             f"{quoted(field)} ({', '.join(f'{word}: {count:,}' for word, count in counts.most_common())})"
             for field, counts in self._words.items()
@@ -87,7 +87,8 @@ class UnreadValues:
     def _are_verdicts(self, field: str, counts: Counter[str]) -> bool:
         words = set(counts)
         if words <= _TRUTH_WORDS:
-            return len(words) > 1 or counts.total() < self._records or not words <= {"0", "1"}  # no constant 0 or 1
+            # A 0 or 1 that all records have in common is no verdict.
+            return len(words) > 1 or counts.total() < self._records or not words <= {"0", "1"}
         last = plain_name(field.rpartition(".")[2])
         return bool(words & (_NEGATIVE | (_HELD_OUT if last in _SET_NAMES else frozenset())))
 
@@ -118,7 +119,7 @@ class UnreadValues:
         ]
 
     def _is_text(self, field: str) -> bool:
-        """Whether a field holds text, and not identifiers or the like."""
+        """Whether a field holds text, rather than identifiers or similar values."""
         name = field.rpartition(".")[2]
         return what_fields_hold([{name: self._samples[field]}])[name] is Holds.TEXT
 

@@ -22,8 +22,8 @@ _REJECTED_IF_BOOLEAN = ("rejected", "exclude", "skip")
 _STATUS_OF_ANNOTATION = ("status", "reviewstatus", "reviewstate", "reviewresult", "annotationstatus", "annotationstate")
 _STATUS = (*_STATUS_OF_ANNOTATION, "state", "verdict", "decision", "review", "approval", "approvalstatus")
 _OF_ANNOTATION = frozenset((*_ACCEPTED, *_REJECTED, *_REJECTED_IF_BOOLEAN, *_STATUS_OF_ANNOTATION))
-"""Fields that are about the annotation of a record. The other fields are used only for answers: in examples of
-`classify` and `tag`, a `decision` or `verdict` may be a court's."""
+"""Fields about the annotation of a record. `classify` and `tag` look for verdicts only in these: in their records, a
+`decision` or `verdict` may be a court's."""
 
 _GOOD = (*_ACCEPTED, "iscorrect", "desirable", "isdesirable", "isgood")
 _GOOD_IF_BOOLEAN = (  # a number may be the index of an option, and a word the answer
@@ -95,7 +95,7 @@ def annotation_rejected(record: Mapping[str, Any], read: Collection[str] = ()) -
 
     Args:
         record: of `classify` or `tag`.
-        read: its fields that are text or label, and so are not verdicts.
+        read: the names of the fields with the text and the label, which are not verdicts.
 
     >>> annotation_rejected({"text": "x", "label": "a", "Accepted": "no"})
     ('Accepted', 'the record is marked as bad (Accepted: no)')
@@ -153,7 +153,7 @@ def _verdict(name: str, value: Any, *, numbers: bool) -> bool | None:
 
 
 def _word_verdict(name: str, value: Any) -> bool | None:
-    """Whether a word such as `rejected` in a usual verdict field accepts; None if it says neither."""
+    """Whether a word such as `rejected` in a field of `_WORDS` accepts; None if it neither accepts nor rejects."""
     if not isinstance(value, str) or name not in _WORDS or len(value) > 40:
         return None
     rejecting, accepting = _WORDS[name]

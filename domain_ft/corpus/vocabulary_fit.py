@@ -12,9 +12,9 @@ from domain_ft.corpus.tokens import TokenRows
 from domain_ft.errors import CorpusError
 
 WARNED_SHARE = 0.05  # if this share of the tokens or of the bytes is unknown, the user is warned
-USELESS_SHARE = 0.9  # the text is refused if this share of the tokens is unknown, or of the bytes with few known tokens
-FEWEST_BYTES = 1.5  # per token: with fewer, words are spelled out byte by byte
-FEWEST_TOKENS = 32  # known tokens: fewer are too few to learn from if most bytes are unknown
+USELESS_SHARE = 0.9  # a text is refused if this share of its tokens is unknown, or of its bytes if few tokens are known
+FEWEST_BYTES = 1.5  # per token: with fewer, words are mostly spelled out byte by byte
+FEWEST_TOKENS = 32  # if most bytes are unknown, fewer known tokens than this are too few to learn from
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,10 @@ class VocabularyFit:
         """Refuse a text that the tokenizer does not know.
 
         Raises:
-            CorpusError: nearly all of the text is unknown.
+            CorpusError: nearly all tokens are unknown, or nearly all bytes are and few tokens are known.
         """
-        if (self.unknown_tokens < USELESS_SHARE and self.unknown_bytes < USELESS_SHARE) or (
-            self.unknown_tokens < USELESS_SHARE and self.known_tokens >= FEWEST_TOKENS
-        ):
+        enough_known = self.unknown_bytes < USELESS_SHARE or self.known_tokens >= FEWEST_TOKENS
+        if self.unknown_tokens < USELESS_SHARE and enough_known:
             return
         raise CorpusError(
             f"the tokenizer of {model} does not know this text: {self.unknown_tokens:.0%} of its tokens are the "

@@ -17,13 +17,13 @@ _UNSPACED = (
     (0x3400, 0x4DBF),  # Han
     (0x4E00, 0x9FFF),
     (0xF900, 0xFAFF),
-    (0xFF00, 0xFFEF),  # full and half width forms
+    (0xFF00, 0xFFEF),  # full-width and half-width forms
     (0x20000, 0x3FFFF),  # rarer Han characters
 )
 
 
 def is_unspaced(character: str) -> bool:
-    """Whether a character is of a script that is written without spaces between words."""
+    """Whether a character belongs to a script that is written without spaces between words, or to its punctuation."""
     code = ord(character)
     return code >= 0x0E00 and any(first <= code <= last for first, last in _UNSPACED)
 
@@ -31,8 +31,8 @@ def is_unspaced(character: str) -> bool:
 def join_words(words: Sequence[str]) -> tuple[str, tuple[Bounds, ...]]:
     """Join words into a text. Also returns the bounds of each word in it.
 
-    There is a space between two words, unless one of the adjoining characters is of a script without spaces. For
-    example, the Japanese words "EGFR", "遺伝子", "の" give "EGFR遺伝子の".
+    Two words are joined by a space, unless one of the adjoining characters belongs to a script without spaces. For
+    example, the Japanese words "EGFR", "遺伝子", "の" become "EGFR遺伝子の".
     """
     parts: list[str] = []
     bounds: list[Bounds] = []
@@ -51,7 +51,7 @@ def find_words(text: str) -> tuple[Bounds, ...]:
     """The bounds of the words of a text, for any tokenizer. Entities consist of whole words.
 
     A word is a run of letters, digits and underscores; a single other character, such as a comma; or a character of a
-    script without spaces. A combining mark belongs to the character before it.
+    script without spaces. A combining mark or joiner belongs to the character before it.
     """
     bounds: list[Bounds] = []
     running = False  # whether the last word is a run that the next character may continue

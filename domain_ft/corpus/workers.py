@@ -1,7 +1,7 @@
 """Maps a function over a stream of batches on all cores; results come in the order of the batches.
 
-Short streams are processed without workers, because a worker takes a second to start. Only as many batches are in
-flight as keep the workers busy, so that memory does not grow with the stream.
+Short streams are processed without workers, because a worker takes a second to start. Each worker has only a few
+batches in flight, so that memory does not grow with the stream.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def cores() -> int:
 def in_order(
     function: Callable[[Item], Result], batches: Iterable[Item], *, work: str, saved: bool = False
 ) -> Generator[Result, None, None]:
-    """The result of `function` for each batch, in order. Long streams are processed by one process per core.
+    """The result of `function` for each batch, in order. On several cores, long streams have one worker per core.
 
     Args:
-        function: a function of a module, or a partial of one; pickled once for each worker.
-        batches: consumed lazily. Each batch and each result is pickled.
+        function: pickled once for each worker, so not a lambda or a local function.
+        batches: consumed lazily. With workers, each batch and each result is pickled.
         work: what a worker does, for messages, such as "reads the corpus".
         saved: whether the caller saves results as they come, and the next call resumes after them.
 
@@ -82,8 +82,8 @@ def in_order(
 def _main_hidden() -> Iterator[None]:
     """Keep workers that start in this block from importing the main program.
 
-    A spawned process would run the user's script again if that has no `if __name__ == "__main__"`. Workers do not need
-    the script.
+    Otherwise, a spawned process would run the user's script again if the script has no `if __name__ == "__main__"`.
+    Workers do not need the script.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")

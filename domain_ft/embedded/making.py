@@ -1,8 +1,8 @@
-"""Makes the embedded models: turns an asset into a folder that transformers loads, once, in the user's cache.
+"""Makes the embedded models: turns each asset, once, into a folder in the user's cache that transformers can load.
 
-`minilm` has no masked-LM head; one is fitted to its frozen body (`mlm_head`) on training text of HEAD_CORPORA, an equal
-share of each, so that runs on any of these corpora start from the same base. `smollm2` is a GGUF file, and is converted
-(`models.gguf`). `models.base.load` does not import this package, so it never prepares a corpus.
+`minilm` has no masked-LM head; one is fitted to its frozen body (`mlm_head`). The text for this is training text of
+HEAD_CORPORA, an equal share of each, so that runs on any of these corpora start from the same base. `smollm2` is a GGUF
+file, and is converted (`models.gguf`). `models.base.load` does not import this package, so it never prepares a corpus.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def with_fitted_head(base: BaseModel, rows: list[TokenRows], progress: Progress 
         rows: the training text of each corpus, used in equal shares. To compare adaptation to two corpora, give both.
 
     Raises:
-        ModelError: the head has a structure that cannot be fitted, or the model is a decoder.
+        ModelError: the model is a decoder, or the head cannot be fitted (see `fit_mlm_head`).
     """
     if base.objective != "mlm":
         raise ModelError(
@@ -136,7 +136,10 @@ def _training_rows(name: str, tokenizer: PreTrainedTokenizerFast, progress: Prog
 
 
 def _masked_micro_batches(corpora: list[TokenRows], tokenizer: PreTrainedTokenizerFast) -> list[tuple[Tokens, Tensor]]:
-    """Masked micro-batches with labels (T,): one of each corpus in turn, up to an equal share of HEAD_TOKENS."""
+    """Masked micro-batches with labels (T,), one of each corpus in turn; from each at most its share of HEAD_TOKENS.
+
+    They end when one of the corpora has no more.
+    """
     vocabulary = MaskVocabulary.of(tokenizer)
     plans = []
     for number, rows in enumerate(corpora):
@@ -159,7 +162,7 @@ def _sample(rows: TokenRows, number: int, tokens: int) -> npt.NDArray[np.int64]:
 
 
 def _frequencies(corpora: list[TokenRows], vocabulary: int) -> Tensor:
-    """(V,) token frequencies, summed over the corpora with equal weights; large corpora are sampled."""
+    """(V,) the relative frequencies of tokens, summed over the corpora; large corpora are sampled."""
     shares = torch.zeros(vocabulary, dtype=torch.float64)
     for number, rows in enumerate(corpora):
         counts = torch.zeros_like(shares)

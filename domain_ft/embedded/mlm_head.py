@@ -11,13 +11,14 @@ masked positions are computed once. The rest takes seconds:
 1. Whitening: u = S^(-1/2) (h - mean), with S the covariance of h, since variances differ by orders of magnitude between
    directions.
 2. Initialisation of W, c, g, s, b in closed form by linear discriminant analysis: u given the token t is assumed normal
-   with mean Rᵀ e_t and covariance I, so that logits are e_t · R u - |Rᵀ e_t|²/2 + log p_t. R is fitted by ridge
-   regression of u on the embeddings; p_t are the smoothed token frequencies in all the text, not only at masked
-   positions. Large constants in c make the activation and the layer norm nearly linear at first.
-3. A few epochs of Adam on the exact loss over the tokens that occur. Only W, c, g, s and b are trained. They are then
-   folded into the model's modules.
+   with mean Rᵀ (e_t - e) and covariance I, where e is the mean embedding of the labels. So, up to a constant, the
+   logits are e_t · R u - |Rᵀ (e_t - e)|²/2 + log p_t. R is fitted by ridge regression of u on the embeddings; p_t are
+   the smoothed token frequencies in all the text, not only at masked positions. Large constants in c make the
+   activation and the layer norm nearly linear at first.
+3. Two epochs of Adam (EPOCHS) on the exact loss over the tokens that occur as labels. Only W, c, g, s and b are
+   trained. They are then folded into the model's modules.
 
-In the shapes below, E is the size of an embedding.
+In the shapes below, E is the size of an embedding, not the matrix E.
 """
 
 from __future__ import annotations

@@ -151,8 +151,7 @@ def squad_tokens(text: str) -> list[str]:
     """The tokens for exact match and token F1: without case, punctuation, and the articles a, an, the.
 
     Text is normalised to NFKC. A symbol that is not punctuation is a token, as is each character of a script without
-    spaces between words. Unlike in SQuAD, a text of only articles ("A") or only punctuation ("+")
-    keeps them.
+    spaces between words. Unlike in SQuAD, a text of only articles ("A") or only punctuation ("+") keeps them.
 
     >>> squad_tokens("The Patient's blood-pressure, 120/80!")
     ['patients', 'bloodpressure', '12080']

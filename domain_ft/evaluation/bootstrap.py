@@ -119,8 +119,9 @@ def beyond_control(
 ) -> dict[str, Any]:
     """How much more the loss changed on the domain than on the control: a difference in differences.
 
-    A change that both share cancels out; the rest is specific to the domain. `domain` and `control` are (before, after)
-    each, and are resampled independently. A negative `loss` means that the domain gained more.
+    A change that both share cancels out; the rest is specific to the domain. `domain` and `control` are each (before,
+    after), and are resampled independently. A negative `loss` means that the loss fell more, or rose less, on the
+    domain.
     """
     domain_pair = _Pair.of(*domain, resamples, generator(seed, "bootstrap", "domain"))
     control_pair = _Pair.of(*control, resamples, generator(seed, "bootstrap", "control"))

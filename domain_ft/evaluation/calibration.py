@@ -56,7 +56,7 @@ def choose_temperature(validation: Predictions) -> TemperatureChoice:
 
     Each fold consists of complete sources, and its logits are divided by the temperature fitted to the other folds. The
     temperature is used if this lowers the loss by more than the standard error of the gain and does not raise the
-    expected calibration error. Fewer than two sources give no folds, and the temperature is not used.
+    expected calibration error. With fewer than two sources there are no folds, and the temperature is not used.
     """
     multi_label = validation.labels.multi_label
     fitted = fit_temperature(validation.logits, validation.targets, multi_label)

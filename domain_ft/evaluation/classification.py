@@ -135,8 +135,8 @@ def confusion_matrix(predictions: Predictions) -> npt.NDArray[np.int64]:
 def worst_errors(predictions: Predictions, limit: int) -> list[tuple[int, float]]:
     """(index of the example, confidence) of the most confident errors, at most `limit`.
 
-    The confidence is the probability of the wrong class. Multi-label: it is that of the example's most confident wrong
-    decision: the probability of a false positive, or one minus the probability of a false negative.
+    The confidence is the probability of the wrong class. For a multi-label task it is that of the example's most
+    confident wrong decision: for a false positive the class's probability, for a false negative one minus it.
     """
     chances, predicted = predictions.probabilities(), predictions.predicted()
     if predictions.labels.multi_label:

@@ -1,18 +1,18 @@
 """Intervals of scores that are functions of counts: the bootstrap over test examples, and the variance over seeds.
 
-F1, accuracy, Matthews correlation and similar scores are functions of sums over examples: TP, FP and FN by class. So a
-resample is a row of weights, and its sums are a sparse matrix product. Examples of the same source form one *unit* and
-are drawn together (Efron & Tibshirani 1993, chapter 8).
+F1, accuracy, Matthews correlation and similar scores are functions of sums over examples, such as TP, FP and FN by
+class. So a resample is a row of weights, and its sums are a sparse matrix product. Examples of the same source form one
+*unit* and are drawn together (Efron & Tibshirani 1993, chapter 8).
 
 Two runs are compared on the same resamples, since an example that is hard for one is often hard for the other (the
-paired bootstrap; Koehn 2004, Berg-Kirkpatrick et al. 2012). Seeds are treated differently: there are only three or
-five, and a bootstrap over so few values gives far too narrow intervals. Their contribution is drawn from Student's t
-with the standard error of the mean over seeds. The two runs count as independent (Welch 1947), since seed 1 of one run
-is unrelated to seed 1 of the other. If every run has a single seed, nothing is added: the interval is then about these
-models, not about how they were trained.
+paired bootstrap; Koehn 2004, Berg-Kirkpatrick et al. 2012). Seeds are not resampled: there are usually only three or
+five, and a bootstrap over so few values makes intervals far too narrow. Instead, noise from Student's t is added to
+each resample, scaled by the part of the mean's standard error that is due to seeds. The two runs count as independent
+(Welch 1947), since seed 1 of one run is unrelated to seed 1 of the other. If every run has a single seed, no noise is
+added: the interval then describes these models, not the way they were trained.
 
-In simulations, 2 to 6 of 100 comparisons of two equally good runs on 200 test examples found a difference. This held
-for one seed or several, and whether seeds differed much or little.
+In simulations with 200 test examples, 2 to 6 of 100 comparisons of two equally good runs wrongly found a difference,
+with one seed or several, and with small or large differences between seeds.
 """
 
 from __future__ import annotations
@@ -35,20 +35,27 @@ Score = Callable[[Array], Mapping[str, Array]]
 """Computes scores by name, (draws,) each, from (draws, k) sums."""
 
 RANGES = {"mcc": (-1.0, 1.0)}
-"""The ranges of the scores whose range is not 0 to 1."""
+"""The lowest and the highest value of scores, by name; other scores range from 0 to 1."""
 
 
 def scores(
     seeds: Sequence[Counts], score: Score, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> dict[str, dict[str, Any]]:
-    """Each score of a run over its seeds: `mean`, `sd` (n - 1; None for one seed), `values`, `interval` of the mean.
+    """Summaries of a run's scores over its seeds, by score.
 
     Every verb that reports scores of counts uses this function, so that the same run has the same intervals everywhere.
 
     Args:
         seeds: the counts of each seed, over the same units.
         score: computes the scores from sums.
-        seed: of the resampling.
+        seed: of the random draws.
+
+    Returns:
+        For each score `mean`, `sd` (with n - 1; None for one seed), `values` (of the seeds) and `interval` (of the
+        mean; None for fewer than `FEWEST_UNITS` units).
+
+    Raises:
+        ValueError: there are no units, or seeds have different numbers of them.
     """
     drawn = _resampled([seeds], score, seed, resamples)
     summaries = {}
@@ -60,20 +67,20 @@ def scores(
             "mean": float(values.mean()),
             "sd": float(values.std(ddof=1)) if len(values) > 1 else None,
             "values": values.tolist(),
-            "interval": bounds and _beyond_certainty([max(bounds[0], low), min(bounds[1], high)], _units(seeds), level),
+            "interval": bounds and _not_certain([max(bounds[0], low), min(bounds[1], high)], _units(seeds), level),
         }
     return summaries
 
 
 def wilson(share: float, trials: int, level: float) -> tuple[float, float]:
-    """Wilson's interval (1927) of a proportion `share` of `trials`."""
+    """Wilson's interval (1927) of the proportion `share` of successes among `trials`."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     reach = z / (1 + z * z / trials) * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     return max(0.0, float(middle - reach)), min(1.0, float(middle + reach))
 
 
-def _beyond_certainty(bounds: list[float], units: int, level: float) -> list[float]:
+def _not_certain(bounds: list[float], units: int, level: float) -> list[float]:
     """`bounds`, or Wilson's interval if they are [1, 1]: n correct units of n do not prove a score of 1."""
     return bounds if bounds[0] < 1 else [wilson(1.0, units, level)[0], 1.0]
 
@@ -90,20 +97,23 @@ def counts_difference(
     """How much higher each score of `other` is than that of `base` on the same units.
 
     Args:
-        base: the counts of each seed of the reference run; its rows are the same units as `other`'s.
-        other: the counts of each seed of the other run. The numbers of seeds may differ; a single seed is assumed to
-            have the other run's variance.
+        base: the counts of each seed of the reference run.
+        other: the counts of each seed of the other run, over the same units. The numbers of seeds may differ; for a
+            run of a single seed, the variance over seeds of the other run is used.
         score: computes the scores from sums; higher is better.
-        seed: of the resampling.
+        seed: of the random draws.
 
     Returns:
         For each score `difference` (of the means over seeds), `interval` (None for fewer than `FEWEST_UNITS` units),
         `p_value`, `verdict`, `level`, `units`, `resamples`, `seeds` (of base and other) and `few_units`.
 
         The verdict only depends on the interval: `better` or `worse` if it excludes zero, else `not shown`. The p-value
-        is twice the share of resamples on the side of zero that has fewer of them. One is added to both numbers of the
-        share, so that the p-value is at least 2 / (resamples + 1) (Davison & Hinkley 1997, section 4.2). For few units
-        it is as rough as the interval.
+        is twice the share of resamples on the side of zero that has fewer of them, at most 1. One is added to the
+        numerator and the denominator of the share, so that the p-value is at least 2 / (resamples + 1) (Davison &
+        Hinkley 1997, section 4.2). For few units it is as rough as the interval.
+
+    Raises:
+        ValueError: there are no units, or runs or seeds have different numbers of them.
     """
     drawn = _resampled([base, other], score, seed, resamples)
     differences = {}
@@ -158,8 +168,8 @@ def _seed_noise(values: Sequence[Array], drawn: Sequence[Array], rng: np.random.
     """(resamples,) draws, around 0, of the noise that the choice of seeds adds to a mean over seeds, or to a difference
     of two such means.
 
-    Scores of seeds differ because some models are better, and because each model errs on other examples. The resamples
-    of examples already contain the second part, so it is subtracted.
+    Scores of seeds differ because some models are better, and because models err on different examples. The resamples
+    of examples already contain the second part, so its variance is subtracted.
 
     Args:
         values: for each run the measured scores (seeds,).

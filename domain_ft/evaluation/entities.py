@@ -1,8 +1,8 @@
 """Entity-level precision, recall and F1, as in conlleval and seqeval.
 
 A predicted entity is correct if its start, end and type are correct. For each text a run stores the numbers of
-correct, false and missed entities of each type. They suffice for all scores, for intervals over texts (or documents, if
-known), and for paired comparisons, and contain no text.
+correct, false and missed entities of each type. These counts suffice for all scores, for intervals over documents (over
+texts, if the documents are unknown), and for paired comparisons. They contain no text.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class EntityCounts:
     """Counts of the entities that one model, or one seed of a run, predicted in n texts.
 
     Attributes:
-        types: the K types among true and predicted entities.
-        counts: (n, K, 3) int64, correct, false and missed entities of each type.
+        types: the K types of true and predicted entities, sorted.
+        counts: (n, K, 3) int64, the correct, false and missed entities of each type in each text.
         ids: (n,) the texts' ids.
         groups: (n,) the document of each text, or the text's id if the document is unknown.
     """
@@ -77,7 +77,7 @@ class EntityCounts:
 
     @functools.cached_property
     def key(self) -> str:
-        """Identifies the test set: equal keys mean the same ids in order, with the same numbers of true entities."""
+        """Identifies the test set: equal keys mean equal ids in order, with equal numbers of true entities by type."""
         digest = hashlib.blake2b(digest_size=16)
         support = self.counts[..., RIGHT] + self.counts[..., MISSED]  # (n, K)
         for name, row in zip(self.ids, support, strict=True):
@@ -92,7 +92,11 @@ class EntityCounts:
         return {name: float(values[name][0]) for name in ENTITY_METRICS}
 
     def over_units(self, types: Sequence[str]) -> Array:
-        """(units, 3 K) sums over each group: TP of each of `types`, then FP, then FN."""
+        """(units, 3 K) sums over each group: TP of each of the K `types`, then FP, then FN.
+
+        Args:
+            types: all types of these counts, and any others.
+        """
         place = {name: index for index, name in enumerate(types)}
         units = np.unique(self.groups, return_inverse=True)[1].reshape(-1)
         sums = np.zeros((int(units.max()) + 1, len(types), 3))
@@ -131,16 +135,16 @@ class EntityCounts:
 
 
 def entity_metrics(seeds: Sequence[EntityCounts], *, seed: int = 0) -> dict[str, Any]:
-    """The scores of a run over its seeds, on the same texts.
+    """The scores of a run whose seeds were all tested on the same texts.
 
-    `precision`, `recall` and `f1` are over all entities (micro); `macro_f1` is the mean over the types of true and
+    `precision`, `recall` and `f1` are over all entities (micro); `macro_f1` is the mean F1 over the types of true and
     predicted entities (seqeval's definitions). With several seeds each score is the mean over the seeds.
 
     Returns:
         {"precision", "recall", "f1", "macro_f1", "examples", "units" (the number of documents or texts, which are
         resampled), "few_units", "level", "resamples", "entities", "per_type": {name: {"precision", "recall", "f1",
-        "support", "interval" (of F1)}}, "interval": {metric: [low, high] or None}, "seeds": {metric: {"mean", "sd",
-        "values"}}}.
+        "support", "interval" (of F1)}}, "interval": {metric: [low, high]}, "seeds": {metric: {"mean", "sd",
+        "values"}}}. Intervals are None for too few units.
     """
     types = _types(seeds)
     summaries = scores([counts.over_units(types) for counts in seeds], functools.partial(_scores, types), seed=seed)
@@ -169,7 +173,10 @@ def entity_metrics(seeds: Sequence[EntityCounts], *, seed: int = 0) -> dict[str,
 
 
 def _type_interval(seeds: Sequence[EntityCounts], name: str, summary: Mapping[str, Any]) -> list[float] | None:
-    """[low, high] of a type's F1. If F1 is 1, this is Wilson's interval over the units that have the type."""
+    """[low, high] of a type's F1; None for too few units.
+
+    If F1 is 1, this is Wilson's interval over the units that have the type.
+    """
     if summary["interval"] is None or summary["mean"] < 1:
         return summary["interval"]
     types = seeds[0].types
@@ -185,7 +192,7 @@ def entity_difference(
     """How much higher each of `ENTITY_METRICS` is for `other` than for `base`: see `counts_difference`.
 
     Raises:
-        ValueError: the runs were tested on different texts.
+        ValueError: the runs were tested on different texts, or on the same texts with other true entities.
     """
     if len({counts.key for counts in (*base, *other)}) > 1:
         raise ValueError("a paired difference needs the same texts in the same order on both sides")
@@ -229,8 +236,8 @@ class Gazetteer:
     """A baseline that looks up the entities of the training texts.
 
     A sequence of words that was an entity in training is predicted wherever it occurs, with its most frequent type. If
-    matches overlap, the first one is kept; if they begin at the same word, the longest one. A model that does not beat
-    this baseline has learned nothing from context.
+    matches overlap, the first one is kept; if they begin at the same word, the longest one. The baseline uses no
+    context, so a model has to beat it to show that context helps.
     """
 
     def __init__(self, texts: Iterable[TaggedText]) -> None:

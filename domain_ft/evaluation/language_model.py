@@ -38,10 +38,10 @@ def score(
     progress: Progress | None = None,
     label: str = "evaluate",
 ) -> Scores:
-    """The loss of `base` on the sequences `selected` of `rows`, summed over each document.
+    """The loss of `base` on the sequences `selected` of `rows`, summed by document.
 
-    Processes share the micro-batches, and all of them return the same scores. On equal machines these equal those of a
-    single process to the last bit, since micro-batches do not depend on the number of processes.
+    Processes share the micro-batches, and all of them return the same scores. On the same hardware, one process and
+    several return equal scores to the last bit, since micro-batches do not depend on the number of processes.
 
     Args:
         selected: (sequences,) indices into `rows`, for instance from `rows.select_documents`.
@@ -50,7 +50,7 @@ def score(
         progress: called with (`label`, tokens done, tokens in total).
 
     Raises:
-        CorpusError: there is nothing to score.
+        CorpusError: no selected sequence has a token to score.
         ModelError: the loss of some documents is not finite; the message names the first three.
     """
     rank, ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
@@ -70,7 +70,7 @@ def score(
             done += sum(int(rows.lengths[members].sum()) for members in cut[first : first + ranks])
             if progress:
                 progress(label, done, total)
-    if accelerator and ranks > 1:  # each number is zero on all ranks but one, so the sum is exact
+    if accelerator and ranks > 1:  # each number is zero on all ranks but one, so its sum is exact
         sums = accelerator.reduce(torch.from_numpy(sums).to(accelerator.device), "sum").cpu().numpy()
     documents, owner = np.unique(rows.documents[selected], return_inverse=True)
     of_documents = np.zeros((len(documents), 3))

@@ -33,8 +33,8 @@ def predict_logits(
 ) -> npt.NDArray[np.float32]:
     """(examples, L) float32, the logits of all examples in the order of `rows`.
 
-    Processes share the micro-batches, and all of them return the same logits. On equal machines these equal those of a
-    single process to the last bit. The caller sets autocast.
+    Processes share the micro-batches, and all of them return the same logits. On the same hardware, one process and
+    several return equal logits to the last bit. The caller sets autocast.
 
     Args:
         tokens_per_micro_batch: the most tokens in one forward pass, unless a single example is longer.

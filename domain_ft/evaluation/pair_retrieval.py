@@ -1,4 +1,4 @@
-"""Retrieval on held-out pairs: the anchors are queries, and the positives are the documents."""
+"""Retrieval on held-out pairs: the anchors are the queries, and the positives are the documents."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from domain_ft.models.pooling import Pooling
 from domain_ft.progress import Progress
 
 MOST_QUERIES = 2_000
-"""The most pairs that are used, evenly spaced. They make the interval narrow enough."""
+"""The maximum number of pairs, evenly spaced: enough for a narrow interval."""
 
 _PAIRS_AT_ONCE = 32
 
@@ -26,7 +26,7 @@ class PairTask:
 
     Attributes:
         pairs: the rows that the pairs are taken from.
-        chosen: (n,) the indices of the pairs. Two different pairs have no text in common.
+        chosen: (n,) the indices in `pairs` of the pairs used. No two of these have a text in common.
     """
 
     pairs: PairRows
@@ -34,7 +34,7 @@ class PairTask:
 
     @classmethod
     def of(cls, pairs: PairRows, most: int = MOST_QUERIES) -> PairTask:
-        """At most `most` evenly spaced pairs, without those that repeat a text of an earlier pair."""
+        """At most `most` evenly spaced pairs, without those that repeat a text of a pair chosen before."""
         spaced = np.unique(np.linspace(0, len(pairs) - 1, min(most, len(pairs)), dtype=np.int64))
         texts = [ids.tobytes() for ids in _texts(pairs, spaced)]
         seen: set[bytes] = set()
@@ -51,7 +51,7 @@ class PairTask:
         return self.pairs.documents[self.chosen]
 
     def rank(self, base: BaseModel, pooling: Pooling, progress: Progress | None = None, label: str = "") -> Ranking:
-        """The ranking by `base`'s vectors. The caller sets autocast."""
+        """The ranking by the cosine similarity of `base`'s vectors. The caller sets autocast."""
         parts = []
         with evaluating(base.model):
             for first in range(0, len(self.chosen), _PAIRS_AT_ONCE):

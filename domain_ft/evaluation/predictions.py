@@ -1,6 +1,6 @@
 """A model's predictions for a task's examples: logits and targets, without any text.
 
-A run stores them for each seed as a small .npz file, and metrics, calibration, reports and comparisons read them,
+A run stores those of each seed in a small .npz file. Metrics, calibration, reports and comparisons read this file
 without torch.
 """
 
@@ -28,7 +28,7 @@ Array = npt.NDArray[Any]
 DAMAGED = (
     OSError, EOFError, ValueError, KeyError, TypeError, OverflowError, AttributeError, zipfile.BadZipFile
 )  # fmt: skip
-"""The exceptions of numpy and json for a file that is truncated, edited, or of another kind."""
+"""What reading with numpy and json raises for a file that is missing, truncated, edited, or of another kind."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class Predictions:
 
     @classmethod
     def of(cls, examples: Iterable[Example], labels: Labels, logits: npt.ArrayLike) -> Predictions:
-        """The predictions for `examples`, which are read once, in order, with (n, L) `logits`."""
+        """The predictions for n `examples` with (n, L) `logits`. The examples are read once, in order."""
         ids, sources, names = [], [], []
         for example in examples:
             ids.append(example.id)

@@ -20,12 +20,12 @@ from domain_ft.evaluation.bootstrap import FEW_DOCUMENTS, LEVEL, RESAMPLES, inte
 from domain_ft.randomness import generator
 
 CUT = 10
-"""The lowest rank that counts."""
+"""A relevant document beyond this rank scores 0."""
 
 METRICS = ("ndcg@10", "mrr@10", "recall@10")
 
 NAMES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@10": "recall@10"}
-"""The metrics as they are shown."""
+"""The metrics' names in reports."""
 
 _AT_ONCE = 1024  # queries whose scores for all documents are in memory at a time
 
@@ -63,10 +63,11 @@ class Ranking:
     def bm25(
         cls, queries: Sequence[npt.ArrayLike], documents: Sequence[npt.ArrayLike], groups: npt.ArrayLike
     ) -> Ranking:
-        """Rank by BM25 over tokens, so that no language needs rules to find words.
+        """Rank by BM25 over tokens. Unlike BM25 over words, this needs no rules for finding words in each language.
 
         Robertson & Zaragoza 2009, "The Probabilistic Relevance Framework: BM25 and Beyond", section 3.4, with k₁ = 1.2
-        and b = 0.75.
+        and b = 0.75, and with Lucene's inverse document frequency, which is never negative. A token that a query
+        repeats counts once.
 
         Args:
             queries: the token ids of each query.
@@ -98,8 +99,8 @@ def difference(before: Ranking, after: Ranking, *, seed: int = 0, resamples: int
     """How much higher the scores of `after` are, with intervals of the paired bootstrap over groups.
 
     Returns:
-        by metric `difference` and `interval` (None for too few groups); and `level`, `groups`, `resamples` and `few`
-            (whether there are so few groups that the intervals are weak).
+        For each metric `difference` and `interval` (None for too few groups); and `level`, `groups`, `resamples` and
+        `few` (whether there are so few groups that the intervals are weak).
 
     Raises:
         ValueError: the groups of the two rankings differ, so they are not of the same queries.
@@ -128,7 +129,7 @@ def _ranks(scores: npt.NDArray[Any], first: int) -> npt.NDArray[np.int64]:
 
 
 def _counts(texts: Sequence[npt.ArrayLike], width: int | None = None) -> sparse.csr_matrix:
-    """(texts, vocabulary) how often each token occurs. Tokens from `width` on are left out."""
+    """(texts, vocabulary) how often each token occurs. Token ids of `width` or more are left out."""
     tokens = [np.asarray(text, dtype=np.int64) for text in texts]
     joined = np.concatenate([*tokens, np.empty(0, dtype=np.int64)])
     width = width or (int(joined.max(initial=0)) + 1)
@@ -140,7 +141,7 @@ def _counts(texts: Sequence[npt.ArrayLike], width: int | None = None) -> sparse.
 
 
 def _bm25_weights(documents: Sequence[npt.ArrayLike], k1: float = 1.2, b: float = 0.75) -> sparse.csr_matrix:
-    """(documents, vocabulary) the score that each token of a query adds."""
+    """(documents, vocabulary) the score that a token of a query adds to each document."""
     counts = _counts(documents)
     lengths = np.asarray(counts.sum(axis=1)).ravel()
     containing = np.asarray((counts > 0).sum(axis=0)).ravel()

@@ -1,7 +1,7 @@
 """Sample outputs for the report: a model completes a few held-out sentences, before and after training.
 
-An encoder predicts a masked word; a decoder continues the beginning of a sentence. The sentences are chosen once, as a
-function of the seed, and are plain text, so that any model can complete them:
+An encoder predicts a masked word; a decoder continues the beginning of a sentence. The sentences are chosen once,
+before the first answers:
 
     sentences = choose_sentences(split, base.tokenizer, "mlm", seed=0)
     before = answer(base, sentences)
@@ -40,7 +40,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 
 class Texts(Protocol):
-    """The interface of a corpus split that this module needs."""
+    """What this module needs of a corpus split."""
 
     def __len__(self) -> int: ...
 
@@ -52,7 +52,7 @@ class SampleSentence:
     """A sentence for a language model to complete.
 
     Attributes:
-        document: id of the held-out document that the sentence is from.
+        document: the id of the held-out document that contains the sentence.
         left: the text before the gap; for a decoder the first half of the sentence.
         answer: the document's text in the gap; for a decoder the second half of the sentence.
         right: the text after the gap; empty for a decoder.
@@ -92,7 +92,7 @@ class Answer:
 def choose_sentences(
     split: Texts, tokenizer: PreTrainedTokenizerBase, objective: str, *, seed: int = 0, count: int = 10
 ) -> list[SampleSentence]:
-    """Up to `count` readable sentences of `split`, one per document.
+    """Up to `count` readable sentences of `split`, at most one per document; equal arguments give equal sentences.
 
     Args:
         objective: `mlm` masks a content word of each sentence, never the same word twice; each word is a single token
@@ -154,7 +154,7 @@ def _first(sentences: Iterator[SampleSentence | None], count: int) -> list[Sampl
 
 
 def _sentences(text: str) -> Iterator[str]:
-    """Readable sentences: of medium length, mostly letters, not a heading in capitals."""
+    """Readable sentences: of medium length, mostly letters, with few capitals, and ended by punctuation."""
     low, high = _SENTENCE_BYTES
     for part in _SENTENCE_END.split(text[:_WINDOW]):
         sentence = " ".join(part.split())
@@ -206,7 +206,7 @@ def _words(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
 
 
 def _spans(text: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
-    """The spans of words that are a single token: runs of letters, or if there are none, non-ASCII tokens."""
+    """The spans of words of two or more letters that are a single token. If there are none: of non-ASCII tokens."""
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     tokens = {_trimmed(text, start, end) for start, end in encoded["offset_mapping"]}
     words = [match.span() for match in _WORD.finditer(text)]
@@ -217,7 +217,7 @@ def _spans(text: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """A token's span without the space that byte-level and sentencepiece tokens begin with."""
+    """A token's span without white space at its ends: a byte-level or SentencePiece token may begin with a space."""
     token = text[start:end]
     return start + len(token) - len(token.lstrip()), start + len(token.rstrip())
 

@@ -48,10 +48,10 @@ class Scores:
         return len(self.documents)
 
     def summary(self) -> dict[str, float | int]:
-        """Loss per token (nats), perplexity and bits per byte over all documents.
+        """Loss per token (nats), perplexity (at most e⁷⁰⁰), bits per byte, and the numbers of tokens and bytes.
 
         Raises:
-            ValueError: no token was scored.
+            ValueError: no token or no byte was scored.
         """
         nats, tokens, size = float(self.nats.sum()), int(self.tokens.sum()), int(self.bytes.sum())
         if not tokens or not size:

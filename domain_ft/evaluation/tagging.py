@@ -68,7 +68,7 @@ def predict_tags(
     cut = micro_batches(np.arange(len(rows)), rows.lengths, tokens_per_micro_batch)
     with evaluating(model.model):
         for first in range(0, len(cut), ranks):
-            # A rank without a micro-batch in the last round repeats another's: a sharded model needs all ranks.
+            # A rank without a micro-batch in the last round repeats another rank's: a sharded model needs all ranks.
             place = first + rank
             members = cut[place if place < len(cut) else first]
             inputs = objective.prepare(rows.pack(members), epoch=0).to(model.device)
@@ -84,7 +84,7 @@ def predict_tags(
             done += sum(len(each) for each in cut[first : first + ranks])
             if progress:
                 progress("predict", done, len(rows))
-    if accelerator and ranks > 1:  # each token is zero on all ranks but one, so the sum is exact
+    if accelerator and ranks > 1:  # a token's values are zero on all ranks but one, so their sums are exact
         sums = torch.from_numpy(np.append(predicted.ravel(), [loss, items])).to(accelerator.device)
         total = accelerator.reduce(sums, "sum").cpu().numpy()
         predicted, (loss, items) = total[:-2].reshape(predicted.shape), total[-2:]
@@ -96,11 +96,11 @@ def tag_texts(
 ) -> Iterator[dict[str, Any]]:
     """The entities of each text as {"id", "entities": [{"start", "end", "label", "text", "score"}]}, in order.
 
-    Offsets count Unicode characters of the original text. `score` is the mean probability of the tags of the entity's
-    words. Texts are read in batches, so that memory does not depend on their number. Long texts are read in windows.
+    Offsets count Unicode code points of the text. `score` is the mean probability of the tags of the entity's words.
+    Texts are read in batches, so that memory does not depend on their number. Long texts are read in windows.
 
     Args:
-        tokens_per_micro_batch: the most tokens in one forward pass.
+        tokens_per_micro_batch: the most tokens in one forward pass, unless a single window is longer.
         max_length: the most tokens of a window; by default, and at most, the model's limit.
     """
     encoder = TextEncoder(model.tokenizer, min(max_length or model.max_length, model.max_length))

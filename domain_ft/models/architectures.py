@@ -1,8 +1,8 @@
 """The table of architectures: what the rest of the code needs to know about each.
 
-For each architecture the table has the objective, where positions begin, and the names of the attention projections
-(for `--targets attention`). An architecture that is not in the table gets a generic description, and is tried on a
-short input before it is used (`base.choose_layout`).
+For each architecture the table gives the objective, the position at which sequences begin, and the names of the
+attention projections (for `--targets attention`). An architecture that is not in the table gets a generic description,
+and is tried on a short input before it is used (`base.choose_layout`).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Architecture:
     Attributes:
         objective: `mlm` for encoders, `clm` for decoders.
         attention: name suffixes of the attention's linear layers, matched as PEFT matches `target_modules`.
-        positions_after_padding: positions begin at `pad_token_id + 1`, as in RoBERTa, and not at 0.
-        tested: our tests show that packing is exact for it; other models are tried when they are loaded.
+        positions_after_padding: whether positions begin at `pad_token_id + 1`, as in RoBERTa, instead of 0.
+        tested: whether our tests show that packing is exact for it; other models are tried when they are loaded.
     """
 
     objective: ObjectiveName
@@ -132,7 +132,10 @@ def _generic_objective(config: PretrainedConfig) -> ObjectiveName | None:
 
 @dataclass(frozen=True)
 class LogitTail:
-    """What a model does after the output projection: logits = softcap(scale · (hidden Wᵀ + b)); None for no softcap."""
+    """What a model does after the output projection: logits = c · tanh(z / c) with z = scale · (hidden Wᵀ + b).
+
+    c is the `softcap`; if it is None, logits = z.
+    """
 
     scale: float = 1.0
     softcap: float | None = None

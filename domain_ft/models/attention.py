@@ -1,9 +1,10 @@
 """Attention inside each sequence of a packed row, for every model that uses transformers' AttentionInterface.
 
-`install(model)` makes `packed_attention` the model's attention. If the call has `cu_seq_lens_q`, the argument of
+`install(model)` makes `packed_attention` the model's attention. If a call passes `cu_seq_lens_q`, the argument of
 transformers' kernels for unpadded rows, a sequence attends only to itself. On a GPU, in half precision and without
-dropout, torch's variable-length kernel computes this; otherwise each group of neighbouring sequences of equal length is
-one call. Without that argument (padded batches, generation with a cache) transformers' SDPA computes the attention.
+dropout, torch's variable-length kernel computes this if torch has it; otherwise each group of neighbouring sequences of
+equal length is one call. Calls without `cu_seq_lens_q` (padded batches, generation with a cache) go to transformers'
+SDPA.
 
 Shapes: T tokens in the row, S sequences, H heads, G key-value heads, E head dimension.
 """
@@ -179,10 +180,10 @@ def _by_groups(
     causal: bool,
     reach: int | None,
 ) -> Tensor:
-    """One call for each group of sequences of equal length; query and result are (T, H, E).
+    """Attention in one call for each group of sequences of equal length; query and result are (T, H, E).
 
     A group is a view of the row, and the outputs are concatenated once. With `split` the backward pass concatenates
-    once too; each slice would allocate a gradient of the whole row.
+    once too. With slices instead, it would allocate a gradient of the whole row for each slice.
     """
     repeats = query.shape[1] // key.shape[1]  # H / G
     sizes = [group.tokens for group in layout.groups]

@@ -125,12 +125,12 @@ class BaseModel:
         source: what an adapter records as its base: the embedded name, the hub id, or an absolute path.
         revision: the hub's commit, or `sha256:` and the hash of the weights.
         max_length: the most tokens in a sequence, see `longest_sequence`.
-        packed: `hidden` runs packed rows; otherwise it pads batches.
-        head_is_random: the checkpoint lacks weights of the head, so losses mean nothing before training.
+        packed: whether `hidden` runs packed rows; otherwise it pads batches.
+        head_is_random: whether the checkpoint lacks weights of the head, so that losses mean nothing before training.
         notes: what the user should know before using the model.
         position_offset: the position id of a sequence's first token.
         tail: the scale and softcap of the logits.
-        sentence: how the model makes sentence vectors, if its files say so.
+        sentence: how the model makes sentence vectors; None if nothing says that it is a sentence model.
     """
 
     model: PreTrainedModel
@@ -186,7 +186,7 @@ class BaseModel:
         return weight, bias, self.tail.softcap
 
     def forward_logits(self, batch: Tokens, rows: Tensor | None = None) -> Tensor:
-        """Float32 logits (tokens, V), or (n, V) for the positions `rows`: for samples and tests, not for training."""
+        """Float32 logits (tokens, V), or (n, V) for the positions `rows`: for checks and tests, not for training."""
         weight, bias, softcap = self.projection()
         logits = F.linear(self.hidden(batch, rows), weight, bias).float()  # (n, V)
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap
@@ -433,7 +433,7 @@ def differing_sequences(model: PreTrainedModel, length: int) -> tuple[Tensor, Te
 
 
 def model_code(model: PreTrainedModel, name: str) -> AbstractContextManager[None]:
-    """Inside the block, an exception of transformers' model code becomes a `ModelError` that says so."""
+    """Inside the block, an exception of transformers' model code becomes a `ModelError` that names the class."""
     return guarded(
         f"the code of '{name}' ({type(model).__module__}.{type(model).__name__}) failed on a short input",
         fix="check its config.json; if transformers alone fails too, the fault is in the model or in transformers",
@@ -482,7 +482,7 @@ def rounding(dtype: torch.dtype) -> float:
 
 
 def check_objective(architecture: Architecture, objective: ObjectiveName | None, name: str) -> None:
-    """Raise for an objective that is not the architecture's."""
+    """Raise a ModelError for an objective that is not the architecture's."""
     if objective and objective != architecture.objective:
         kind = "an encoder" if architecture.objective == "mlm" else "a decoder"
         raise ModelError(
@@ -511,7 +511,7 @@ def _head_notes(missing: set[str]) -> tuple[str, ...]:
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel, name: str) -> None:
-    """Raise if the tokenizer is empty or has ids that the model has no embeddings for."""
+    """Raise a ModelError if the tokenizer is empty or has ids that the model has no embeddings for."""
     rows = model.get_input_embeddings().weight.shape[0]
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if largest >= rows:

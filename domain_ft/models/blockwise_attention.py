@@ -3,9 +3,9 @@
     P  = softmax(s Q Kᵀ + M)              O  = P V
     dV = Pᵀ dO        dP = dO Vᵀ          dS = P ∘ (dP - Σ_row dP ∘ P)        dQ = s dS K        dK = s dSᵀ Q
 
-P is recomputed in the backward pass, so nothing quadratic in the length is saved. A block's scores fit the processor's
-cache. torch's kernel (flash attention, Dao et al. 2022) tiles single heads, which suits sequences of thousands of
-tokens; on shorter sequences it spends most of its time on the overhead of many tiny products.
+P is recomputed in the backward pass, so no scores are saved. A block's scores fit into the processor's cache. torch's
+kernel (flash attention, Dao et al. 2022) tiles single heads. That suits sequences of thousands of tokens; on shorter
+ones it spends most of its time on the overhead of many tiny products.
 
 Shapes: T tokens, H heads, G key-value heads, E head dimension, ℓ tokens per sequence.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 from domain_ft_kernels.products import has_fast_bfloat16
 
 BLOCK = 2**20
-"""The most scores in a block (2 MiB in bfloat16), unless a single sequence has more."""
+"""The most scores in a block (2 MiB in bfloat16), unless a single matrix has more."""
 
 LONGEST = {torch.bfloat16: 1024, torch.float32: 64}
 """The longest sequences, in tokens, for which this is faster than torch's kernel (measured: benchmarks/LOG.md)."""

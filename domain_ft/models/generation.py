@@ -86,7 +86,7 @@ class Sampling:
 
     @classmethod
     def of(cls, settings: Any) -> Self:
-        """The options that a verb's settings have, and defaults for the others."""
+        """The decoding options in a verb's settings, with defaults for those that the settings lack."""
         return cls(
             **{option.name: getattr(settings, option.name) for option in fields(cls) if hasattr(settings, option.name)}
         )
@@ -135,7 +135,8 @@ def generate(
 
     Raises:
         ModelError: the model is an encoder.
-        CorpusError: a prompt is empty, or too long for an answer to follow.
+        CorpusError: a prompt is empty, or too long for an answer of `max_new_tokens`.
+        ValueError: `stream` is given, and there is not exactly one prompt.
     """
     if stream and len(prompts) != 1:
         raise ValueError(f"only one answer can be streamed at a time, not {len(prompts)}")
@@ -170,7 +171,7 @@ def encode_prompts(
     """The token ids of each prompt.
 
     Raises:
-        CorpusError: a prompt is empty, or too long for an answer of `max_new_tokens`; the message has its name.
+        CorpusError: a prompt is empty, or too long for an answer of `max_new_tokens`. The error names the prompt.
     """
     if not prompts:
         return []
@@ -195,7 +196,7 @@ def _eos_tokens(model: PreTrainedModel) -> frozenset[int]:
 
 
 def _batches(lengths: Sequence[int], size: int, *, even: bool) -> Iterator[list[int]]:
-    """Batches of indices, for prompts of about equal length, the longest first; of exactly equal length if `even`.
+    """Batches of indices of prompts, the longest first, of about equal length; of exactly equal length if `even`.
 
     The rule against repeated n-grams would count padding as text, so it needs equal lengths.
     """

@@ -1,8 +1,9 @@
 """Conversion of a GGUF file into a folder that transformers loads: float32 weights, configuration, tokenizer.
 
 transformers can read GGUF directly, but each load takes many seconds, marks the model as quantised, and ignores the
-file's pre-tokenizer: SmolLM2's splits off each digit, and without it a space before a digit is tokenised differently
-than in training. Here the file is converted once. The weights equal those of transformers' reader to the last bit.
+file's pre-tokenizer. SmolLM2's pre-tokenizer splits off each digit; without it, a space before a digit is tokenised
+differently than in training. Here the file is converted once. The weights equal those of transformers' reader to the
+last bit.
 
 Only what the embedded model needs is supported: the llama architecture with a byte-level BPE vocabulary.
 """

@@ -1,4 +1,4 @@
-"""The input and the weights of the output projection, for the fused linear cross-entropy that replaces it.
+"""The input and the weights of the output projection. The fused linear cross-entropy needs both, and replaces it.
 
 transformers returns the projection of any masked or causal LM (`get_output_embeddings()`), so nothing here depends on
 the architecture.
@@ -67,8 +67,9 @@ def captured_states(model: PreTrainedModel) -> Iterator[list[Tensor]]:
 def only_rows(model: PreTrainedModel, rows: Tensor | None) -> Iterator[list[bool]]:
     """Inside the block, the model's body passes only the positions `rows` (n,) of a packed row to the head.
 
-    A masked LM's head then transforms only these positions. The list gets True when they were selected. It stays empty
-    if the body's forward was not called (OPT calls a part of its body instead); then the caller has to select them.
+    A masked LM's head then transforms only these positions. The list gets True when they were selected. If `rows` is
+    given and the list is empty, the body's forward was not called (OPT calls a part of its body instead), and the
+    caller has to select them.
     """
     taken: list[bool] = []
 

@@ -1,7 +1,7 @@
 """A digest of a model's files, to tell whether earlier answers are from the same model.
 
-It depends on the names and contents of the files, and on the commit of a model from the hub. Moving a model's folder
-keeps the digest, and training the model again changes it.
+The digest depends on the names and contents of the files, and on the commit of a model from the hub. It stays the same
+if the model's folder is moved, and changes if the model is trained again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from domain_ft.storage import user_path
 def model_digest(name: str, progress: Progress | None = None) -> str:
     """`sha256:` and a hash of the files of the model `name`: weights, adapters, configuration and tokenizer.
 
-    For a run of `classify` or `tag` it also covers the head and task.json.
+    For a run of `classify` or `tag` the hash also covers the probe and task.json.
 
     Raises:
         ModelError: there is no such model.

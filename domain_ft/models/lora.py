@@ -63,7 +63,7 @@ class LoraConfig:
         lora_bias: B has a bias b, so a layer also adds s · b; not possible for layers without a bias.
 
     Raises:
-        ModelError: a value is out of range.
+        ModelError: a value is out of range, a pattern is malformed, or two values exclude each other.
     """
 
     rank: int = 8
@@ -146,7 +146,7 @@ class LoraModel:
         return all(module.merged for module in self._updated())
 
     def merge(self) -> None:
-        """Add every update to the base weights, up to rounding; the model then runs as fast as its base."""
+        """Put every update into the base weights, up to rounding; the model then runs as fast as its base."""
         for module in self._updated():
             module.merge()
 
@@ -181,7 +181,7 @@ class LoraModel:
         setattr(self.model, _HANDLE, self)
 
     def discard(self) -> None:
-        """Remove the adapter for good. The model is then plain and frozen. If it was merged, it keeps the updates."""
+        """Remove the adapter for good. The model is then plain and frozen. If it was merged, the updates stay in it."""
         self.detach()
         self.model.requires_grad_(False)
 
@@ -216,13 +216,13 @@ def apply_lora(model: nn.Module, config: LoraConfig, *, seed: int = 0) -> LoraMo
 def insert_lora(
     model: nn.Module, config: LoraConfig, paths: Sequence[str], trained: Sequence[str], *, seed: int = 0
 ) -> LoraModel:
-    """`apply_lora` with full paths of modules; `targets` and `train_modules` of `config` are not read.
+    """`apply_lora` for modules given by full paths, which replace `targets` and `train_modules` of `config`.
 
     Args:
         paths: the paths of the layers that LoRA goes into.
         trained: the paths of the modules that are trained in full.
     """
-    _refuse_idle_patterns(config, paths)
+    _refuse_unused_patterns(config, paths)
     targets = {path: model.get_submodule(path) for path in paths}
     embedded = {path: module for path, module in targets.items() if isinstance(module, nn.Embedding)}
     paths = [path for path in paths if path not in embedded]
@@ -281,7 +281,7 @@ def has_lora(model: nn.Module) -> bool:
 
 
 def refuse_adapted(model: nn.Module) -> None:
-    """Raise for a model that has LoRA layers already."""
+    """Raise a ModelError for a model that has LoRA layers already."""
     if has_lora(model):
         raise ModelError("the model has LoRA layers already", fix="merge and remove them: merge_and_unload(model)")
 
@@ -299,7 +299,7 @@ def lora_of(model: nn.Module) -> LoraModel:
 
 
 def merge(model: nn.Module) -> None:
-    """Add every update of `model` to its base weights. See `LoraModel.merge`."""
+    """Put every update of `model` into its base weights. See `LoraModel.merge`."""
     lora_of(model).merge()
 
 
@@ -385,7 +385,7 @@ def _refuse_malformed(expression: str) -> None:
         raise ModelError(f"the LoRA pattern {expression!r} is not a regular expression: {error}") from None
 
 
-def _refuse_idle_patterns(config: LoraConfig, paths: Sequence[str]) -> None:
+def _refuse_unused_patterns(config: LoraConfig, paths: Sequence[str]) -> None:
     for name, pattern in (("rank", config.rank_pattern), ("alpha", config.alpha_pattern)):
         for key in pattern:
             if not any(re.match(rf"(.*\.)?({key})$", path) for path in paths):

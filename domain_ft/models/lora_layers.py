@@ -104,7 +104,7 @@ class LoraLinear(nn.Module):
         self.index = index
         self.backend = "auto"
         self.call: SiblingCall | None = None  # set while the siblings' parent module runs
-        # The base's weight and bias before a merge.
+        # The base's weight and bias from before a merge; None while the layer is not merged.
         self._original: Tensor | None = None
         self._original_bias: Tensor | None = None
 

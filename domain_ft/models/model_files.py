@@ -29,7 +29,7 @@ from transformers.models.auto.modeling_auto import (
 import domain_ft
 import domain_ft_kernels
 from domain_ft.errors import ModelError, UserError
-from domain_ft.files import refuse_no_file
+from domain_ft.files import require_file
 from domain_ft.json_files import read_object
 from domain_ft.models.architectures import encoder_decoder_error
 from domain_ft.models.sources import ModelSource
@@ -93,7 +93,10 @@ def is_our_bug(error: Exception) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """The message of an exception on one line, with its class unless that is an OSError or ValueError."""
+    """An exception's message on one line of about 400 characters at most.
+
+    The class is named too, unless it is an OSError or ValueError.
+    """
     message = " ".join(str(error).split())
     if len(message) > 400:
         message = message[:400] + "..."
@@ -287,7 +290,7 @@ def load_weights(
 
 
 def check_weight_files(folder: Path, name: str) -> None:
-    """Raise unless all files of the weights exist, in safetensors format and complete."""
+    """Raise a ModelError unless all files of the weights exist and are complete, in safetensors format."""
     if (folder / _WEIGHTS_NAME).is_file():
         files = [_WEIGHTS_NAME]
     elif (folder / _INDEX_NAME).is_file():
@@ -345,7 +348,7 @@ def _indexed_files(folder: Path, name: str) -> list[str]:
 
 def _check_tensor_file(path: Path, name: str) -> None:
     try:
-        refuse_no_file(path)
+        require_file(path)
         with safe_open(path, framework="pt") as opened:
             opened.keys()
     except OSError as error:
@@ -380,7 +383,7 @@ def in_body(model: PreTrainedModel, key: str) -> bool:
 
 
 def check_missing(model: PreTrainedModel, missing: Iterable[str], name: str) -> None:
-    """Raise if weights of the body are missing; weights of the head may be."""
+    """Raise a ModelError if weights of the body are missing; weights of the head may be missing."""
     body = sorted(key for key in missing if key.startswith(f"{model.base_model_prefix}."))
     if body:
         raise ModelError(

@@ -13,8 +13,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from domain_ft.models.lora_layers import LoraLinear
 
 _RATE = re.compile(r"(.*_)?(dropout|pdrop|layerdrop|drop)(_p|_prob|_rate|_ratio)?")
-"""The attributes of transformers' modules that are dropout rates: `attention_dropout`, `layerdrop`,
-`hidden_dropout_prob`; but not `dropout_scale` or `drop_after`."""
+"""The names of attributes that are dropout rates in transformers' modules, such as `attention_dropout`, `layerdrop` and
+`hidden_dropout_prob`; not `dropout_scale` or `drop_after`."""
 
 
 @contextlib.contextmanager

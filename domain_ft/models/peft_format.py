@@ -2,8 +2,8 @@
 
 `save_adapter` writes `adapter_config.json` and `adapter_model.safetensors`, which `peft.PeftModel.from_pretrained`
 loads with equal logits; `load_adapter` reads what PEFT wrote. PEFT ignores unknown and missing tensors; here both are
-errors that list the tensors. What is not implemented (other PEFT methods, LoRA variants, and initialisations that
-change the base) is refused by name.
+errors that list the tensors. Other PEFT methods, LoRA variants that are not implemented, and initialisations that
+change the base are refused, by errors that name them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from domain_ft.errors import ModelError
-from domain_ft.files import refuse_no_file
+from domain_ft.files import require_file
 from domain_ft.json_files import read_object
 from domain_ft.models import targets as targeting
 from domain_ft.models.lora import LoraConfig, LoraModel, insert_lora, lora_of, refuse_adapted, trained_biases
@@ -131,8 +131,9 @@ def load_adapter(
         train_modules: further modules to train in full, for which the adapter has no weights.
 
     Raises:
-        ModelError: files are missing or damaged, the PEFT method or variant is not implemented, or tensors are missing,
-            unexpected or of another shape than in the model; the first 20 are listed.
+        ModelError: the model has LoRA already, files are missing or damaged, the PEFT method or variant is not
+            implemented, or tensors are missing, unexpected or of another shape than in the model (the first 20 such
+            tensors are listed).
     """
     refuse_adapted(model)
     settings = read_settings(folder)
@@ -205,7 +206,7 @@ def _biases(lora: LoraModel) -> dict[str, Tensor]:
 
 
 def _base_tensors(lora: LoraModel) -> dict[str, Tensor]:
-    """The frozen tensors of the LoRA layers under PEFT's names. PEFT's files contain those of embeddings."""
+    """The frozen tensors of the LoRA layers under PEFT's names. PEFT's files may contain those of embeddings."""
     wrappers: dict[str, LoraLinear | LoraEmbedding] = {**lora.layers, **lora.embeddings}
     return {
         f"{_PREFIX}{path}.base_layer.{name}": tensor
@@ -254,7 +255,7 @@ def _auto_mapping(model: nn.Module) -> dict[str, str] | None:
 
 
 def _target_modules(lora: LoraModel) -> list[str] | str:
-    """The full paths of the LoRA layers; one expression if PEFT would also match a listed path to another's end."""
+    """The full paths of the LoRA layers, or an expression for them if PEFT would match one to another path's end."""
     paths = [*lora.layers, *lora.embeddings]
     originals = {path for path, _ in _original_modules(lora)}
     if all(path in paths or not path.endswith(tuple(f".{target}" for target in paths)) for path in originals):
@@ -286,7 +287,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     path = folder / ADAPTER_WEIGHTS
     try:
-        refuse_no_file(path)
+        require_file(path)
         tensors = load_file(path)
     except FileNotFoundError:
         pickled = (folder / "adapter_model.bin").exists()
@@ -316,7 +317,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _refuse_foreign(settings: dict[str, Any], folder: Path) -> None:
-    """Raise for all settings that are not implemented, at once."""
+    """Raise one error for all settings that are not implemented."""
     kind = settings.get("peft_type")
     if kind != "LORA":
         raise ModelError(
@@ -364,7 +365,7 @@ def _refuse_changed_base(initialisation: Any, folder: Path) -> None:
 
 
 def _check_types(settings: dict[str, Any], folder: Path) -> None:
-    """Raise for all values of the wrong type and all invalid expressions, at once."""
+    """Raise one error for all values of the wrong type and all invalid expressions."""
     problems = []
     for key, (fits, expected) in _TYPES.items():
         value = settings.get(key)
@@ -451,7 +452,7 @@ def _refuse_dora_embeddings(model: nn.Module, config: LoraConfig, paths: Sequenc
 
 
 def _refuse_biases_beside_modules(config: LoraConfig, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Raise if biases and whole modules are trained: PEFT writes these modules' biases under names it does not read."""
+    """Raise if biases and whole modules are trained: PEFT cannot read the names under which it writes their biases."""
     twice = [name for name in tensors if ".modules_to_save." in name or ".original_module." in name]
     if config.bias == "all" and twice:
         raise ModelError(

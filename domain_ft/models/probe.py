@@ -1,4 +1,4 @@
-"""A linear probe: a linear classifier on the features of a model. Fitting it takes seconds.
+"""A linear probe: a linear classifier on the features of a model. It is fitted in seconds.
 
 The features of a text are the mean of the last hidden states of its tokens (`TaskModel.features`). The model is frozen
 (`--method head`), or was trained contrastively first (`--method contrastive`). The probe is a multinomial logistic
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from domain_ft.corpus.examples import Labels
 from domain_ft.errors import ModelError
-from domain_ft.files import refuse_no_file
+from domain_ft.files import require_file
 from domain_ft.json_files import read_object
 from domain_ft.storage import write_atomic, write_json
 
@@ -34,7 +34,7 @@ HEAD_FOLDER = "head"
 
 POOLING = "mean"  # of the last hidden states
 STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-"""Candidates for C, the inverse strength of the L2 penalty on standardised features, in rising order."""
+"""Candidates for C in rising order: the inverse of the L2 penalty's strength, for standardised features."""
 
 FOLDS = 5
 """The most folds of the cross-validation that chooses C."""
@@ -52,7 +52,7 @@ class Probe:
         weight: (L, D) float32, for raw features: the standardisation is folded in.
         bias: (L,) float32.
         labels: the classes.
-        strength: the C that was chosen.
+        strength: the C that was chosen; the larger it is, the weaker the penalty.
     """
 
     weight: Tensor
@@ -72,7 +72,7 @@ class Probe:
     def save(self, folder: Path, *, base: str, revision: str) -> None:
         """Write head.safetensors and head.json, each complete or absent.
 
-        `base` is the model that computes the features; if the run has an adapter too, they are from the adapted model.
+        `base` is the model that computes the features; if the run has an adapter, `base` with it computes them.
         """
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {"weight": self.weight.cpu().contiguous(), "bias": self.bias.cpu().contiguous()}
@@ -103,7 +103,7 @@ class Probe:
                 former={"several": "multi_label"},
                 fix="use another run, or run the task again",
             )
-            refuse_no_file(folder / _WEIGHTS_NAME)
+            require_file(folder / _WEIGHTS_NAME)
             tensors = load_file(folder / _WEIGHTS_NAME)
             labels = Labels(tuple(settings["labels"]), settings["multi_label"])
             return cls(tensors["weight"], tensors["bias"], labels, settings["strength"]), settings
@@ -165,19 +165,20 @@ def fit_probe(
 ) -> FittedProbe:
     """Fit a probe, with a penalty that is chosen by cross-validation.
 
-    The penalty is chosen by log-loss, not by macro F1, which a single prediction changes much if examples are few. All
+    The penalty is chosen by log-loss. Macro F1 would depend too much on single predictions if examples are few. All
     examples of a group are in one fold, so that copies do not make weak penalties look good.
 
     Args:
         features: (examples, D).
         targets: as `Labels.targets` returns them.
         labels: the classes.
-        groups: (examples,) equal numbers for examples that must be in one fold; None if each is its own group.
+        groups: (examples,) equal numbers for examples that must be in one fold; None if each is its own group. A single
+            group is divided.
         balanced: weight the classes equally (scikit-learn's `balanced`), in the fits and in the log-loss.
         seed: of the folds.
 
     Raises:
-        ModelError: features are not finite, or all examples are of one class.
+        ModelError: features are not finite, or all examples of a single-label task are of one class.
     """
     if not np.isfinite(features).all():
         raise ModelError(
@@ -242,7 +243,7 @@ def _folds(
 def _fit(
     features: npt.NDArray[np.float32], targets: npt.NDArray[Any], labels: Labels, strength: float, balanced: bool
 ) -> Fit:
-    """A regression on standardised features. The standardisation is folded in, so that it takes raw features."""
+    """A regression on standardised features. Its weights are converted for raw features."""
     mean, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     spread[spread == 0] = 1.0
     fit = _fit_multi_label if labels.multi_label else _fit_single

@@ -7,7 +7,7 @@
 
 Old models have the Transformer in a subfolder, 0_Transformer. The files of all versions up to 6.2 are read. Version 6
 has the key `pooling_mode` instead of `pooling_mode_*`; the older keys are written, because every version reads them.
-What cannot be computed here is refused by name, never approximated.
+What cannot be computed here is refused, by an error that names it, and never approximated.
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ class SentenceFacts:
         """The facts in a folder with a modules.json.
 
         Raises:
-            ModelError: a file is missing or damaged, or the model computes its vectors in a way that is not supported.
+            ModelError: a file is damaged, the Pooling's is missing, or the model computes its vectors in a way that is
+                not supported.
         """
         modules = _modules(folder)
         _refuse_unsupported(modules, folder)
@@ -152,7 +153,7 @@ def facts_in(folder: Path) -> SentenceFacts | None:
     """The facts of the model in `folder`; None if no file says that it is a sentence model.
 
     Args:
-        folder: the folder with the transformers model; in an old sentence model it is a subfolder.
+        folder: the folder with the transformers model, which is a subfolder in an old sentence model.
 
     Raises:
         ModelError: a file is damaged, or the model computes its vectors in a way that is not supported.

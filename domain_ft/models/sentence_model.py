@@ -43,7 +43,7 @@ class Encoded:
     Attributes:
         vectors: (texts, D) float32, in the order of the texts.
         tokens: the tokens that the model read, with prompts and special tokens.
-        cut: (texts,) bool, whether the end of a text was left out because it is too long.
+        cut: (texts,) bool, whether the text is too long, so that its end was left out.
     """
 
     vectors: npt.NDArray[np.float32]
@@ -88,7 +88,9 @@ class SentenceModel:
             return self.vectors(Tokens.of([[0]], self.base.device)).shape[1]
 
     def prompt(self, given: str | None) -> str:
-        """The text to put before a text: the prompt named `given`, else `given` itself; None for the default prompt.
+        """The text to put before a text: the prompt named `given`, else `given` itself.
+
+        For None it is the default prompt; empty if the model has none.
 
         Raises:
             ModelError: `given` is a single word, so it must be a name, but no prompt has that name.

@@ -3,9 +3,9 @@
 The query, key and value projections of an attention read the same hidden states, as do the gate and up projections of
 a gated MLP. `lora_linear_group` reads the input once for all siblings, forward and backward.
 
-Siblings are found by their names, which is only a guess, so each call checks it. The first layer that is called
+Siblings are found by their names. Names are only a guess, so every call is checked. The first layer that is called
 computes the outputs of all siblings. Each other layer takes its output if it is called with the same tensor; otherwise
-it computes its output itself. Siblings share one dropout mask, so both ways give the same numbers.
+it computes its output itself. Siblings share one dropout mask, so both ways lead to the same numbers.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from huggingface_hub import utils as hub_utils
 from transformers.utils import logging as transformers_logging
 
 from domain_ft.errors import ModelError, nearest
-from domain_ft.files import refuse_no_file
+from domain_ft.files import require_file
 from domain_ft.json_files import read_object
 from domain_ft.models import catalogue
 from domain_ft.models.sentence_facts import SentenceFacts, facts_in, transformer_folder
@@ -31,8 +31,7 @@ READ_FILES = (".json", ".txt", ".model", ".jinja")
 """Endings of the files that are read besides the weights: configuration and tokenizer."""
 
 OWN_BASE = "read-first"
-"""The folder inside a run of `classify` or `tag` with the run of `adapt` that its model was trained from, if that was
-made for it (--read-first)."""
+"""With --read-first, `classify` and `tag` first run `adapt` in this folder of their run, and train from its model."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def hash_of_file(path: Path) -> str:
         ModelError: it is a folder or a pipe, or it cannot be read.
     """
     try:
-        refuse_no_file(path)
+        require_file(path)
         status = path.stat()
         return _hash_of(path, status.st_size, status.st_mtime_ns, status.st_ino)
     except OSError as error:
@@ -204,7 +203,7 @@ def _adapted(adapter: Path, progress: Progress | None) -> ModelSource:
 
 
 def base_in_run(run: Path, recorded: str) -> str:
-    """The base that a file of a run names. One that is in the run's own folder is found there if the run has moved."""
+    """The base model that a run's file records. A base in the run's own folder is found even if the run was moved."""
     own = run / OWN_BASE
     return str(own) if Path(recorded).name == OWN_BASE and (own / "result.json").is_file() else recorded
 
@@ -241,7 +240,7 @@ def _hub(name: str, progress: Progress | None, revision: str | None) -> ModelSou
 
 
 def _with_config(folder: Path) -> Path:
-    """The folder with config.json in a copy of a repository: in an old sentence model it is a subfolder."""
+    """The folder with config.json in a copy of a repository: a subfolder in an old sentence model."""
     return folder if (folder / "config.json").is_file() else transformer_folder(folder) or folder
 
 
@@ -295,7 +294,7 @@ def _hub_errors(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Inside the block, transformers and the hub show no progress bars and no warnings."""
+    """Inside the block, transformers and the hub show no progress bars, and no Python warnings are shown."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     hub_bars = not hub_utils.are_progress_bars_disabled()
     transformers_logging.set_verbosity_error()

@@ -84,7 +84,7 @@ def read_facts(folder: Path, needed: tuple[str, ...] = tuple(_NEEDED)) -> dict[s
     """The values of a run's task.json, with checked types.
 
     Raises:
-        ModelError: the file is damaged.
+        ModelError: the file is missing or damaged, or lacks a `needed` key.
     """
     path = folder / TASK_NAME
     values = read_object(path, ModelError, kinds=_KINDS, needed=needed, fix=_FIX, former=_FORMER)

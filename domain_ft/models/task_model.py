@@ -4,11 +4,11 @@
     reset_head(task, seed=0)
     logits = task.logits(inputs)                                  # (examples, L), float32
 
-The classes are transformers' AutoModelForSequenceClassification and AutoModelForTokenClassification, so that saved
-models load there and in PEFT. Their heads for texts do not support packed rows. So the body runs on the row, and the
-head gets the one hidden state per sequence that it needs: in an encoder that of the first token, in a decoder that of
-the last token, and in models that pool by the mean, that mean. A scalar head (a reward, a score) is a multi-label task
-with one class: logits (examples, 1).
+The classes are transformers' AutoModelForSequenceClassification and AutoModelForTokenClassification, so that
+transformers and PEFT load the saved models. Their heads for texts do not support packed rows. So the body runs on the
+row, and the head gets one hidden state per sequence: that of the first token in an encoder, that of the last token in a
+decoder, and the mean over the sequence in models that pool by the mean. A scalar head (a reward, a score) is a
+multi-label task with one class: logits (examples, 1).
 """
 
 from __future__ import annotations
@@ -89,12 +89,12 @@ class TaskModel:
         source: what an adapter records as its base: the embedded name, the hub id, or an absolute path.
         revision: the hub's commit, or `sha256:` and the hash of the weights.
         max_length: the most tokens in a sequence, see `base.longest_sequence`.
-        packed: the model runs packed rows; otherwise batches are padded.
+        packed: whether the model runs packed rows; otherwise batches are padded.
         decoder: whether the model is a decoder, whose head reads the last token, not the first.
         position_offset: the position id of a sequence's first token.
         new_modules: paths of the modules with new weights, which are trained in full and saved with an adapter.
         notes: what the user should know before using the model.
-        probe: a linear probe that computes the logits from `features`, instead of the model's head.
+        probe: a linear probe that computes the logits from `features` and replaces the model's head; or None.
     """
 
     model: PreTrainedModel
@@ -125,7 +125,7 @@ class TaskModel:
     def logits(self, inputs: TaskTokens) -> Tensor:
         """Logits (examples, L), averaged over the windows of each example; for the kind `token` (tokens, L).
 
-        They are float32, or float64 if the model is and there is no probe.
+        Logits are float32, or float64 if the model is and there is no probe.
         """
         if self.probe is not None:
             return self.probe.logits(self.features(inputs))
@@ -143,9 +143,9 @@ class TaskModel:
         return sums / windows.unsqueeze(1)
 
     def features(self, inputs: TaskTokens) -> Tensor:
-        """(examples, D) float32, the mean of the last hidden states of all tokens of an example, special ones too.
+        """(examples, D), the mean of the last hidden states of all tokens of an example, special ones too.
 
-        They are float64 if the model is.
+        Features are float32, or float64 if the model is.
         """
         lengths = torch.diff(inputs.cu_seqlens).long()  # (S,)
         ends = torch.zeros(inputs.examples + 1, dtype=torch.long, device=lengths.device)
@@ -249,7 +249,8 @@ def load_task_model(
         progress: called while files are fetched.
 
     Raises:
-        ModelError: the model does not exist, or transformers has no such head for it; the message says what to do.
+        ModelError: the model does not exist, is a run of classify or tag, or is of a type for which transformers has no
+            such head; the message says what to do.
         NotMadeError: an embedded model is not in the cache (`embedded.loading` makes it, or raises AssetError).
     """
     if (Path(name) / TASK_NAME).is_file():
@@ -286,7 +287,8 @@ def load_task_run(
     """Load the model of a finished run of classify or tag, with its adapter merged.
 
     Raises:
-        ModelError: there is no such run, or its files do not fit each other.
+        ModelError: there is no such run, or its files are damaged or do not fit each other.
+        NotMadeError: the run's base is an embedded model that is not in the cache (`embedded.loading` makes it).
     """
     folder = Path(folder)
     facts = read_task(folder)
@@ -319,7 +321,7 @@ def read_task(folder: Path) -> dict[str, Any]:
     """The task.json of a run of classify or tag.
 
     Raises:
-        ModelError: it is missing, or cannot be read.
+        ModelError: it is missing or damaged.
     """
     if not (folder / TASK_NAME).is_file():
         raise ModelError(
@@ -333,9 +335,9 @@ def reset_head(task: TaskModel, seed: int, shares: npt.NDArray[np.float64] | Non
     """Initialise the new modules as the model's class does, as a function of `seed`.
 
     Args:
-        shares: (L,) for a multi-label task: the share of the training examples that have each class. The head then
-            starts at that probability instead of 1/2, which saves the hundreds of steps in which it would learn that
-            classes are rare (Lin et al. 2017, "Focal Loss for Dense Object Detection", section 3.3).
+        shares: (L,) for a multi-label task: the share of the training examples that have each class, above 0 and below
+            1. The head then starts at that probability instead of 1/2, which saves the hundreds of steps in which it
+            would learn that classes are rare (Lin et al. 2017, "Focal Loss for Dense Object Detection", section 3.3).
     """
     model = task.model
     fresh = {id(module) for path in task.new_modules for module in model.get_submodule(path).modules()}
@@ -376,7 +378,7 @@ def _load(
     dtype: torch.dtype,
     tokenizer_source: ModelSource | None = None,
 ) -> tuple[TaskModel, set[str]]:
-    """The model with the adapters of `source` merged, on the CPU, and the names of the weights that are in no file."""
+    """The model with the adapters of `source` merged, on the CPU, and the names of the weights that were not loaded."""
     auto, known = _CLASSES[kind]
     with quiet():
         config = read_config(source.folder, name)

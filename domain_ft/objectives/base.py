@@ -1,7 +1,8 @@
 """What the objectives share: interfaces, the tensors of a micro-batch, and a loss that never stores all logits.
 
-An objective turns a `PackedBatch` (numpy, from the corpus) into `Inputs` (tensors, with labels), and returns the sum of
-the losses of the labelled positions. The loop divides once, by the number of items of all micro-batches and ranks:
+An objective turns a micro-batch of the corpus (numpy) into tensors with labels, such as a `PackedBatch` into `Inputs`,
+and returns the sum of the losses of its items. The loop divides once, by the number of items of all micro-batches and
+ranks:
 
     loss = (Σ over ranks and micro-batches of objective.loss) / (Σ over ranks and micro-batches of inputs.items)
 
@@ -25,7 +26,7 @@ from domain_ft.models.base import BaseModel, Tokens
 from domain_ft_kernels import linear_cross_entropy
 
 EVALUATION_EPOCH = -1
-"""The epoch that evaluation masks are drawn with: always the same, and never an epoch of training."""
+"""The epoch for which evaluation masks are drawn: always the same, and never an epoch of training."""
 
 
 @dataclass(frozen=True)

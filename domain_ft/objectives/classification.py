@@ -28,8 +28,8 @@ class TaskInputs(TaskTokens):
     """One micro-batch of a task as tensors.
 
     Attributes:
-        targets: the labels. For texts (examples,) int64, IGNORED where there is none, or for a multi-label task
-            (examples, L) float32 of 0 and 1; for tokens (tokens,) int64.
+        targets: the labels. For texts (examples,) int64, or for a multi-label task (examples, L) float32 of 0 and 1;
+            for tokens (tokens,) int64. An int64 target without a label is IGNORED.
         weights: float32 factors of the losses, of the shape of `targets`.
         items: number of labelled examples or tokens.
     """

@@ -170,7 +170,7 @@ class Contrastive:
             return states, states.new_zeros(inputs.items)
         with head.captured_states(base.model) as captured:
             losses = self.language_model.losses(base, inputs)  # (T,)
-        # One pass gives both, unless batches are padded or the body's forward is not called.
+        # One pass computes both, unless batches are padded or the body's forward is not called.
         states = captured[-1].squeeze(0) if base.packed and captured else base.states(inputs)
         owners = torch.repeat_interleave(torch.diff(inputs.cu_seqlens).long().view(-1, 2).sum(1))  # (T,) the pairs
         pairs = len(inputs.cu_seqlens) // 2

@@ -21,7 +21,7 @@ class MaskedLM(LanguageModelHead):
         loss = -(1/n) Σ_{i in M} log p(x_i | x̃)
 
         with M a random set of n positions, and x̃ the text in which 80 % of the tokens in M are replaced by the mask
-        token, 10 % by a random token, and 10 % are unchanged.
+        token and 10 % by a random token, while 10 % are unchanged.
 
     Inputs:
         An encoder (`BaseModel` with objective `mlm`) and a `PackedBatch` of token rows (`TokenRows`).
@@ -31,8 +31,8 @@ class MaskedLM(LanguageModelHead):
 
     Attributes:
         vocabulary: the mask token, and the tokens that random ones are drawn from.
-        rate: the share of the tokens that are in M.
-        whole_word: all tokens of a word are in M, or none, unless the word is too long (see `corpus.masking`).
+        rate: the share of the text tokens of a sequence that are in M.
+        whole_word: whether M has all tokens of a word or none, unless the word is too long (see `corpus.masking`).
         seed: the masks are a function of the seed, the epoch, the document and the sequence.
 
     Example::

@@ -64,7 +64,7 @@ class SupervisedContrastive:
 
     Relations:
         `ClassificationObjective` trains a head on the same rows. Its loss is a sum over examples; this loss is a sum
-        over pairs of a step. So a micro-batch must be a whole step, or the loop gives it the gradient of the step's
+        over pairs of a step. So either a micro-batch is a whole step, or the loop gives it the gradient of the step's
         loss with respect to its vectors, as for `Contrastive`.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""What the templates of README.md share: the model card of a run, for users and for Hugging Face's tools.
+"""What the templates of README.md share. This file of a run is its model card, for users and Hugging Face's tools.
 
 Each verb's template is `verbs/VERB/card.md.j2`.
 """
@@ -32,10 +32,10 @@ def template(name: str) -> Any:
     return environment.get_template(name)
 
 
-def licence_of(base: str, text: str | None) -> str | None:
+def licence_of(base: str, text: str | None) -> str:
     """The licence in a card's front matter: the base model's, or `other` if it or the text's licence is not known.
 
-    Tools read only the front matter, not what the card says about the origin of the model.
+    Tools read only the front matter, not what the card says about the licences of model and text.
     """
     return base.lower() if base and text else "other"
 

@@ -1,7 +1,7 @@
 """Drawing of figures: one style, SVG to embed in a page, and the parts that several figures share.
 
-Figures are designed for phones first: narrow, with large letters, one below the other. Text stays text in the reader's
-fonts, so that names in any script are shown and screen readers can read them. The colours are safe for colour-blind
+Figures are designed for phones first: narrow, with large letters, one below the other. Text is not drawn as outlines:
+the reader's fonts show it, whatever its script, and screen readers can read it. The colours are safe for colour-blind
 readers, and nothing is shown only by colour. pyplot and the process's matplotlib settings are not changed.
 """
 
@@ -51,7 +51,7 @@ _STYLE: dict[Any, Any] = {
 
 
 class Change(NamedTuple):
-    """A row of `draw_changes`: a name, its colour and marker, and a change with its interval, if there is one."""
+    """A row of `draw_changes`. `value` is the change; `interval` is None if it has none."""
 
     name: str
     colour: str
@@ -65,7 +65,7 @@ def draw_changes(axes: Axes, rows: Sequence[Change], title: str, *, above: bool 
     """Draw a point with its interval for each row, and a line at zero.
 
     Args:
-        above: write names above the intervals, for long names, instead of beside the axis.
+        above: write the names, which may be long, above the intervals instead of beside the axis.
     """
     axes.axvline(0, color=INK, linewidth=1.2)
     ends = [0.0]
@@ -106,7 +106,13 @@ def smoothed(values: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def drawing(name: str, height: float, description: str) -> Iterator[tuple[Figure, list[str]]]:
-    """A figure in our style; when the block ends, its SVG is appended to the list."""
+    """A figure in our style; when the block ends, its SVG is appended to the list.
+
+    Args:
+        name: unique in the page; part of the SVG's ids.
+        height: in inches.
+        description: for screen readers.
+    """
     rendered: list[str] = []
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         # The reader's fonts draw the text, so glyphs missing from matplotlib's font do not matter.

@@ -40,7 +40,7 @@ def duration(seconds: float) -> str:
     """`5 min 12 s`.
 
     >>> duration(312.4), duration(4000), duration(7.6)
-    ('5 min 12 s', '1 h 7 min', '8 s')
+    ('5 min 12 s', '1 h 6 min', '8 s')
     """
     whole = round(seconds)
     if whole < 60:
@@ -86,6 +86,6 @@ def level(scores: Mapping[str, Any]) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """`a, b and 3 more`: the first few of many names."""
+    """`a, b`; of more than six names the first six, `and 3 more`."""
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")

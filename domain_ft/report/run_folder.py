@@ -51,8 +51,8 @@ class RunFolder:
         """The folder for a run: new or empty, or with `resume` one with an unfinished run.
 
         Raises:
-            SettingsError: the folder has other files, is not a folder, or cannot be written; or there is nothing to
-            resume.
+            SettingsError: the folder has a run or other files, is not a folder, or cannot be written; or there is
+                nothing to resume.
         """
         run = cls(path)
         run.check(resume=resume)
@@ -234,7 +234,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Turn errors of the operating system inside the block into a message about this folder.
+        """Turn errors of the operating system inside the block into errors about this folder.
 
         Raises:
             CheckpointError: for every OSError, such as a full disk.

@@ -42,13 +42,14 @@ class TrainingState:
 
     Attributes:
         step: optimiser steps taken.
-        tokens: document tokens trained on.
-        seconds: time spent training, resumed runs included.
+        tokens: tokens trained on, special tokens included; those of each epoch count.
+        seconds: time spent training, including the parts before the run was resumed.
         tokens_per_micro_batch: the current limit, smaller than the setting once memory has run out.
         activation_checkpointing: whether layers are recomputed in the backward pass, because of the setting or because
             memory ran out.
-        best_score: the best score on the held-out curve; None before the first point, or if points have no score.
-        best_step: the step of that point, whose weights are kept.
+        best_score: the best score on the held-out curve, a list of numbers; None before the first point, or if points
+            have no score.
+        best_step: the step of that point, whose weights are in best.safetensors.
         points_since_best: the number of points after the best one.
     """
 
@@ -70,6 +71,8 @@ class TrainingState:
 
 def save_best(folder: Path, parameters: Mapping[str, nn.Parameter], *, write: bool = True) -> None:
     """Write the trained parameters to `folder`/best.safetensors, replacing an earlier one.
+
+    One process writes. With sharded weights all processes must call this, the others with `write` off.
 
     Raises:
         CheckpointError: the disk is full or cannot be written.
@@ -154,15 +157,18 @@ def load_latest(
 ) -> TrainingState | None:
     """Load the newest complete checkpoint of `folder` into `parameters` and `optimizer`; None if there is none.
 
-    Damage to a checkpoint is reported to `warn`, and the checkpoint before it is used.
+    Damage to a checkpoint is reported to `warn`, and the checkpoint before it, if any, is used.
 
     Raises:
         CheckpointError: the checkpoint has other parameters than this run trains.
     """
-    for step, path in reversed(_steps(folder)):
+    found = _steps(folder)
+    while found:
+        step, path = found.pop()
         damage = _damage(path)
         if damage:
-            warn(f"checkpoint step-{step} is damaged ({damage}); using the one before it")
+            then = "using the one before it" if found else "there is no older one, so training starts at step 0"
+            warn(f"checkpoint step-{step} is damaged ({damage}); {then}")
             continue
         _restore(path, parameters, optimizer)
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))

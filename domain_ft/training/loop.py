@@ -1,16 +1,16 @@
 """The training loop of all objectives.
 
-A step reads a number of document tokens, or of rows. Its rows are distributed over the ranks, each rank packs its share
-into micro-batches of at most `tokens_per_micro_batch` tokens, and the sum of all losses is divided once, by the number
-of labelled items over all micro-batches and ranks. So without dropout, splitting a step in another way changes the
-gradient only by rounding. Losses that couple rows of different micro-batches (in-batch negatives) get their gradient
-from a first pass over the step: see `_Trainer.with_gradients`.
+A step reads a limited number of document tokens, or of rows. Its rows are distributed over the ranks, each rank packs
+its share into micro-batches of at most `tokens_per_micro_batch` tokens (or one longer row), and the sum of all losses
+is divided once, by the number of labelled items over all micro-batches and ranks. So without dropout, splitting a step
+in another way changes the gradient only by rounding. A loss that couples rows of different micro-batches (in-batch
+negatives) needs a first pass over the step for its gradient: see `_Trainer.with_gradients`.
 
     step -> rows -> share of this rank -> micro-batches -> (sum of losses / items).backward() -> clip -> AdamW
 
-There is no random state: order, masks and dropout are functions of (seed, epoch or step, index). A run that was killed
-and resumed takes the same steps as an uninterrupted one, to the last bit on a CPU. With another number of processes
-rounding differs, and so do dropout masks, which are drawn per micro-batch.
+No random state is carried from step to step: order and masks are functions of (seed, epoch, index), and dropout of
+(seed, step, rank, micro-batch). A run that was killed and resumed takes the same steps as an uninterrupted one, to the
+last bit on a CPU. With another number of processes, rounding and dropout masks differ.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ from domain_ft.training.schedule import learning_rate_factor
 from domain_ft.training.sharding import Shards, gathered, unsharded
 
 METRIC_LINES = 2000
-"""A run of more steps logs every k-th step, so that metrics.jsonl has between this many and twice as many lines."""
+"""A run of more steps logs only every k-th step, so that metrics.jsonl gets between this many and twice as many lines.
+Steps with an evaluation, and the last step, are always logged.
+"""
 
 
 class Steps(Protocol):
@@ -73,9 +75,9 @@ class LoopSettings:
 
     Attributes:
         total_steps: optimiser steps in the whole run.
-        tokens_per_step: document tokens that an optimiser step reads; None if rows are counted.
-        rows_per_step: rows that a step reads, whatever their lengths; None if tokens are counted.
-        tokens_per_micro_batch: the most tokens in a forward pass; a longer sequence is a micro-batch of its own.
+        tokens_per_step: the most document tokens in a step, on average (see `StepPlan`); unused with `rows_per_step`.
+        rows_per_step: the most rows in a step, whatever their lengths; None to limit tokens instead.
+        tokens_per_micro_batch: the most tokens in a forward pass; a longer sequence is alone in its micro-batch.
         activation_checkpointing: recompute layers in the backward pass. If it is off, it may be switched on when memory
             runs out.
         learning_rate: peak learning rate.
@@ -83,12 +85,12 @@ class LoopSettings:
         warmup: share of the steps that warm up.
         weight_decay: AdamW's decay of matrices.
         max_grad_norm: larger gradients are scaled down to this norm; 0 for no limit.
-        lora_plus_ratio: learning rate of LoRA's B divided by that of the rest.
+        lora_plus_ratio: learning rate of LoRA's B (and its bias) divided by that of the rest.
         base_dropout: keep the base model's dropout; otherwise it is off.
         seed: determines the order of the rows and all dropout.
         checkpoint_every: steps between checkpoints.
-        keep_checkpoints: how many of the newest are kept.
-        evaluate_every: steps between points of the held-out curve; 0 for none.
+        keep_checkpoints: how many of the newest checkpoints are kept.
+        evaluate_every: steps between points of the held-out curve; 0 for none before the last step (see `train`).
         patience: stop after this many points without a better one; 0 for no early stopping.
     """
 
@@ -170,7 +172,7 @@ def train(
     score: Callable[[Mapping[str, Any]], Sequence[float]] | None = None,
     steps: Steps | None = None,
 ) -> TrainingState:
-    """Train the parameters of `base.model` that require a gradient on `rows`.
+    """Train on `rows` those parameters of `base.model` that require a gradient.
 
     Args:
         base: the model with its head.
@@ -181,16 +183,16 @@ def train(
         checkpoints: the folder of the checkpoints.
         display: the terminal.
         log: called with each line of metrics.jsonl.
-        sharded: shard the weights over the processes (FSDP2) instead of replicating them (DDP). `base.model` is then
-            another object afterwards, unsharded again.
+        sharded: shard the weights over the processes (FSDP2) instead of replicating them (DDP). After training,
+            `base.model` is then a new, unsharded model.
         resume: continue from the newest complete checkpoint; start from step 0 if there is none.
         on_resume: called with the step of that checkpoint, before the first new line is logged.
         evaluate: returns a point of the held-out curve, logged with the step that was just taken. All processes call
             it, and it must call the model equally often on each.
         score: returns the score of a point, as a sequence of numbers. A larger score is better, and all processes must
             get the same. With `score`, the last step is a point too, training ends early after `patience` points
-            without a better one, and the parameters are left as at the best point (the first of equals). Without it,
-            they are left as after the last step.
+            without a better one, and the parameters are left as at the best point (the first of equals). Without
+            `score`, the last step is no point, and the parameters are left as after it.
         steps: where the rows of each step come from; by default `settings.plan` for the rows that exist at the start.
 
     Raises:
@@ -295,7 +297,7 @@ def train(
     if shards:
         optimizer.zero_grad(set_to_none=True)
         base.model = shards.unsharded_model()
-    accelerator.free_memory()  # it keeps references to what it wrapped; DDP's buckets are as large as the gradients
+    accelerator.free_memory()  # drops its references to DDP, whose buckets are as large as the gradients
     return state
 
 
@@ -320,7 +322,7 @@ class _Trainer:
     checkpointing: ActivationCheckpointing
 
     def take(self, step: Step, state: TrainingState) -> tuple[float, float, float, int, float]:
-        """One optimiser step: (mean loss in nats, learning rate, gradient norm, tokens per micro-batch, padding)."""
+        """Take a step: (mean loss in nats, learning rate, gradient norm, tokens per micro-batch, share of padding)."""
         tokens_per_micro_batch = state.tokens_per_micro_batch
         while True:
             self.optimizer.zero_grad(set_to_none=True)
@@ -348,7 +350,8 @@ class _Trainer:
     def prepare(self, step: Step, tokens_per_micro_batch: int) -> list[tuple[npt.NDArray[np.int64], MicroBatch]]:
         """This rank's micro-batches of the step; at least one, so that every rank takes part in the reduction.
 
-        With sharded weights all ranks get as many as the rank with the most, since they gather weights together.
+        With sharded weights all ranks run as many micro-batches as the rank with the most, since they gather weights
+        together. The added micro-batches have no labels.
         """
         lengths = self.rows.lengths
         mine = share(step.rows, lengths, self.accelerator.process_index, self.accelerator.num_processes)
@@ -388,10 +391,13 @@ class _Trainer:
     def with_gradients(
         self, objective: CoupledObjective, prepared: list[tuple[npt.NDArray[np.int64], Any]], index: int
     ) -> tuple[list[tuple[npt.NDArray[np.int64], MicroBatch]], Tensor]:
-        """The micro-batches with the gradient of the coupled loss of the whole step, and that loss (0-d, a sum).
+        """Compute the coupled loss of the whole step, and give each micro-batch its part of the gradient.
 
-        Gradient caching: Gao et al. 2021, arXiv:2101.06983, algorithm of section 3. The embeddings are computed without
-        a graph here and again in `accumulate`, with the same dropout.
+        Gradient caching: Gao et al. 2021, arXiv:2101.06983, algorithm of section 3. The embeddings are computed twice
+        with the same dropout: here without a graph, and in `accumulate` with one.
+
+        Returns:
+            The micro-batches, and the loss: 0-d, the sum over all items of all ranks.
         """
         accelerator = self.accelerator
         parts, keys = [], []
@@ -426,13 +432,16 @@ class _Trainer:
         index: int,
         error: BaseException,
     ) -> int:
-        """After memory ran out: halve the micro-batch, or for a single sequence switch on activation checkpointing.
+        """After memory ran out: halve the micro-batch or, for a single sequence, switch on activation checkpointing.
 
-        Neither changes the gradient, except for rounding and dropout masks. With several processes, running out of
-        memory is an error, since the other processes do not know of it.
+        Neither changes the gradient, except for rounding and dropout masks.
 
         Returns:
             The new number of tokens per micro-batch.
+
+        Raises:
+            TrainingError: neither is possible, or there are several processes, which do not know of each other's
+                lack of memory.
         """
         longest = max(int(self.rows.lengths[chosen].max()) for chosen, _ in prepared)
         largest = max(inputs.input_ids.numel() for _, inputs in prepared)
@@ -458,7 +467,7 @@ class _Trainer:
         return smaller
 
     def bad_rows(self, prepared: list[tuple[npt.NDArray[np.int64], MicroBatch]]) -> npt.NDArray[np.int64]:
-        """The rows of all ranks whose losses are not finite; all rows of the step if only the sum of losses is not."""
+        """The rows of all ranks whose losses are not finite; all rows of the step if each loss on its own is finite."""
         bad: list[int] = []
         with torch.no_grad(), self.accelerator.autocast(), gathered(self.shards):
             for chosen, inputs in prepared:

@@ -38,18 +38,18 @@ after micro-batches of unequal sizes a process holds more memory than it uses.
 """
 
 SMALLEST_MICRO_BATCH = {"cpu": 128, "cuda": 1024}
-"""In tokens. If fewer fit, activation checkpointing is tried: on a CPU it costs 35 to 50 % of the speed, whereas
-micro-batches of 128 tokens cost only 15 %. The value for a GPU has not been tuned.
+"""In tokens. If fewer fit, activation checkpointing is tried: on a CPU a micro-batch of the same size then takes 35 to
+50 % longer, whereas micro-batches of 128 tokens cost only 15 %. The value for a GPU has not been tuned.
 """
 
 LARGEST_MICRO_BATCH: dict[str, float] = {"cpu": 4096, "cuda": math.inf}
-"""In tokens. Larger micro-batches are slower on a CPU, whose caches cannot hold the activations."""
+"""In tokens, besides the longest sequence. On a CPU larger micro-batches are no faster."""
 
 ENOUGH = {"cpu": (1024, 2 * 2**30), "cuda": (math.inf, math.inf)}
-"""Tokens and bytes. Beyond both, a larger micro-batch is no faster on a CPU, and takes memory from other programs."""
+"""Tokens and bytes. Beyond both, a larger micro-batch is no faster on a CPU, but takes memory from other programs."""
 
 _HEAD_WORKSPACE = {"reference": 0, "torch": WORKSPACE_BYTES, "triton": STASH_BYTES}
-"""The most bytes that the loss allocates inside its op, where they cannot be counted, by backend."""
+"""By backend: the most bytes of logits that the loss allocates inside its op, where they cannot be counted."""
 
 ATTENTION_WORKSPACE = 3 * BLOCK * torch.float32.itemsize
 """The bytes that attention allocates on a CPU for a block of BLOCK scores: P, dP and dS in float32."""
@@ -158,11 +158,14 @@ def plan_micro_batches(
     activation_checkpointing: Literal["auto", "on", "off"],
     can_checkpoint: bool = True,
 ) -> MicroBatchPlan:
-    """The largest micro-batch that fits, with activation checkpointing if SMALLEST_MICRO_BATCH does not fit without it.
+    """The largest micro-batch that fits, or the user's choice.
+
+    With `auto`, activation checkpointing is on if SMALLEST_MICRO_BATCH, or the user's choice, does not fit without it.
 
     Args:
         limits: the limits of the plan.
-        measure: counts the memory of a micro-batch, with activation checkpointing or without; called only if needed.
+        measure: counts the memory of a micro-batch, with activation checkpointing if its argument is True; called only
+            if needed.
         tokens_per_micro_batch: the user's choice, or None.
         activation_checkpointing: the user's choice, or `auto`.
         can_checkpoint: whether the model has layers that can be recomputed.
@@ -232,7 +235,7 @@ def measure_micro_batch(
         sequence: a single sequence of text, preferably the longest that a micro-batch will have.
         kernels: the backend of the ops, not `auto`.
         autocast: returns the context of a forward pass.
-        keeps_scores: attention keeps its scores for the backward pass, as with dropout or padded batches.
+        keeps_scores: whether attention keeps its scores for the backward pass, as with dropout or padded batches.
     """
     length = min(sequence.tokens, _COUNTED_LENGTH_WITH_SCORES if keeps_scores else _COUNTED_LENGTH)
     lengths = [length, max(1, length - 1)]  # two lengths, since attention makes one more tensor for unequal ones
@@ -346,7 +349,7 @@ def _control_groups(root: Path) -> Iterator[int]:
 
 
 def _read(path: Path) -> str:
-    """The text of a kernel file; empty if there is none."""
+    """The text of a kernel file; empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-_SECOND_FACTOR = re.compile(r"lora_(embedding_)?B|lora_b")  # the weights that are zero at first
+_SECOND_FACTOR = re.compile(r"lora_(embedding_)?B|lora_b")  # B and its bias
 
 
 def build_optimizer(
@@ -22,7 +22,7 @@ def build_optimizer(
 
     Args:
         parameters: names and parameters that train.
-        learning_rate: the peak rate. Each parameter group keeps its peak rate under `peak_learning_rate`.
+        learning_rate: the peak rate. Each parameter group stores its own as `peak_learning_rate`.
         weight_decay: decay of matrices; vectors (norms, biases, magnitudes) have none.
         lora_plus_ratio: the learning rate of LoRA's B and its bias divided by that of the rest (LoRA+, Hayou et al.
             2024).

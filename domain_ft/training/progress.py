@@ -19,13 +19,13 @@ from rich.text import Text
 from domain_ft.terminal_text import printable
 
 PLAIN_INTERVAL_SECONDS = 10.0
-"""The least time between two lines of the same job if there is no terminal."""
+"""The least time between two lines of a job if there is no terminal. Its last line is printed at once."""
 
 
 class ProgressDisplay:
     """Shows jobs (reading, tokenising, evaluating) and training steps.
 
-    Use it as a context manager. `job` is the `Progress` callback to pass to slow functions.
+    Use it as a context manager. Pass `job` to slow functions as their callback (`domain_ft.progress.Progress`).
 
     Args:
         console: where to write; the default is standard error.

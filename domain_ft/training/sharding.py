@@ -56,7 +56,7 @@ class Shards:
         return cls(root, model, empty)
 
     def unsharded_model(self) -> PreTrainedModel:
-        """The unsharded model with the current weights, on each process. Can be called only once."""
+        """The unsharded model with the current weights, on each process. All processes must call it, once."""
         sharded = dict(self.model.named_parameters())
         for name, empty in self.empty.named_parameters():
             full = nn.Parameter(unsharded(sharded[name].detach()), requires_grad=empty.requires_grad)

@@ -69,7 +69,7 @@ class EncodingOptions(Settings, group="Text"):
 
 @dataclass(frozen=True, kw_only=True)
 class TextStreamOptions(EncodingOptions, group="Texts"):
-    """Texts that are answered one by one, in order."""
+    """A stream of texts. The output has their order."""
 
     input: str = REQUIRED
     """The texts: a JSONL, JSON, CSV, TSV or Parquet file, a text file with one text per line, or - for standard
@@ -132,8 +132,8 @@ class ExampleOptions(EncodingOptions, group="Task"):
     the same split, and the bootstrap resamples them together."""
 
     remove_leaks: bool = False
-    """Leave out training examples that are copies of validation or test examples. By default copies are only counted
-    and listed."""
+    """Leave out training examples that are copies of validation or test examples, and validation examples that are
+    copies of test examples. By default copies are only counted and listed."""
 
     on_bad_record: Literal["stop", "skip"] = "stop"
     """What to do with a record that cannot be read: stop and name its line, or skip it and list it in rejects.jsonl."""
@@ -378,7 +378,7 @@ class TaskTrainingOptions(TrainingOptions, group="Training"):
     is given."""
 
     tokens_per_step: PositiveInt | None = None  # type: ignore[assignment]
-    """Tokens in an optimiser step, in place of --batch-size."""
+    """Tokens in an optimiser step, if --batch-size is not given."""
 
     patience: Annotated[int, Range(at_least=0), Range(at_most=10**9)] = 3
     """Stop after this many evaluations without a better score on the validation examples; 0 turns early stopping off.
@@ -393,7 +393,8 @@ class TaskTrainingOptions(TrainingOptions, group="Training"):
     of other classes (sampling)."""
 
     train_sizes: str | None = None
-    """Also train on subsets of the training examples, such as 50,200,1000,all, for a learning curve."""
+    """Train on subsets of these sizes, such as 50,200,1000,all, and report a learning curve. By default train on all
+    examples only."""
 
 
 @dataclass(frozen=True, kw_only=True)

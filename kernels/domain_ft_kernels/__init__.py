@@ -3,8 +3,8 @@
     from domain_ft_kernels import lora_linear, lora_linear_group, linear_cross_entropy, cross_entropy
 
 Each op is one public function with an argument `backend`: `reference` is the definition in plain PyTorch, `torch` the
-fast path on a CPU, `triton` that on a GPU; `auto` picks by device. The package needs only torch, and triton if it is
-installed, and contains no model code.
+fast path on a CPU, `triton` the fast path on a GPU; `auto` chooses by device. The package contains no model code; it
+needs torch, and for the backend `triton` also triton.
 """
 
 from __future__ import annotations

@@ -27,9 +27,9 @@ OLDEST_CHIP = (8, 0)
 def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype | None = None) -> str:
     """`backend` resolved for operands of `dtype` on `device`: `reference`, `torch` or `triton`.
 
-    `auto` is `triton` on a GPU with bfloat16 tensor cores if triton is installed and the operands are not float64;
-    otherwise `torch`. Inside a torch.func transform (grad, jvp, vmap, hessian), which only handles plain operations, it
-    is `reference`.
+    `auto` is `triton` if triton is installed, the operands are not float64, and the device is an AMD GPU or an NVIDIA
+    GPU with bfloat16 tensor cores; otherwise `torch`. Inside a torch.func transform (grad, jvp, vmap, hessian), which
+    handles plain operations only, `auto` is `reference`.
 
     Raises:
         ValueError: the backend does not exist or cannot run here; the message says why.
@@ -46,7 +46,7 @@ def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype | Non
 
 
 def _why_not_triton(device: torch.device, dtype: torch.dtype | None) -> str | None:
-    """Why the Triton kernels cannot run on `device`, or None if they can."""
+    """Why the Triton kernels cannot run on `device` with operands of `dtype`, or None if they can."""
     if dtype == torch.float64:
         return "the Triton kernels take float32, bfloat16 and float16, not float64"
     if importlib.util.find_spec("triton") is None:
@@ -70,7 +70,7 @@ def _why_not_triton(device: torch.device, dtype: torch.dtype | None) -> str | No
 def compute_dtype(name: str, x: Tensor, weight: Tensor) -> torch.dtype:
     """The type in which `F.linear(x, weight)` would multiply: autocast's, or without autocast the tensors' own.
 
-    Raises ValueError if the types do not match, as F.linear does; `name` is the caller's name for x.
+    Autocast leaves float64 alone. Raises ValueError if the types do not match; `name` is the caller's name for x.
     """
     for given, tensor in ((name, x), ("weight", weight)):
         if tensor.dtype not in FLOATS:
@@ -91,12 +91,12 @@ def _autocasts(device: str) -> bool:
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type of sums, losses and log-sum-exps over values of `dtype`: float32, and float64 for float64."""
+    """The type of sums, losses and log-sum-exps over values of `dtype`: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def in_given_types(kernel: Callable[P, T]) -> Callable[P, T]:
-    """Wrap a kernel so that it runs with autocast off, which would change the types that the kernel chooses."""
+    """Wrap a kernel so that it runs with autocast off: autocast would change the types that the kernel chooses."""
 
     @functools.wraps(kernel)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:

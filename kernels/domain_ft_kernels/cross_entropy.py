@@ -11,7 +11,7 @@ The maths, for one row of logits u (V,) with target t, smoothing ε, z-loss ζ, 
 
 Label smoothing and class weights are those of F.cross_entropy. The z-loss, which is not weighted, is from PaLM
 (Chowdhery et al. 2022), the softcap from Gemma 2. Losses and log-sum-exps are float32 for any type of logits (float64
-for float64). Rows whose target is `ignore_index` are not computed.
+for float64). Except in the reference, rows whose target is `ignore_index` are not computed.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11
 
 BLOCK_BYTES = 4 * 2**20
-"""Bytes of logits in the accumulation type that the torch backend holds at a time: about a core's cache size."""
+"""Bytes of logits in the accumulation type that the torch backend holds at a time: about the size of a core's cache."""
 
 REDUCTIONS = ("sum", "mean", "none")
 
 
 OPTIONS_SCHEMA = "int ignore_index, float label_smoothing, float z_loss, float? softcap"
-"""The options of both ops in their schemas: `ignore_index` and the fields of `Terms`."""
+"""The part of both ops' schemas with `ignore_index` and the fields of `Terms`."""
 
 
 class LossOptions(TypedDict, total=False):
@@ -57,7 +57,7 @@ class LossOptions(TypedDict, total=False):
 
 
 class Terms(NamedTuple):
-    """Modifications of the plain negative log-likelihood."""
+    """The options that change the plain negative log-likelihood."""
 
     label_smoothing: float
     z_loss: float
@@ -68,9 +68,9 @@ class Weights(NamedTuple):
     """Class weights for a block of rows.
 
     Attributes:
-        of_row: w_t of each row's target, (rows,); 0 for a target outside [0, V).
-        of_class: w, (V,).
-        mean: mean(w), ().
+        of_row: (rows,) w_t of each row's target; 0 for a target outside [0, V).
+        of_class: (V,) w.
+        mean: () mean(w).
     """
 
     of_row: Tensor
@@ -98,7 +98,7 @@ def weights_of(weights: Tensor, target: Tensor) -> Tensor:
 def reference_losses(
     logits: Tensor, target: Tensor, ignore_index: int, terms: Terms, class_weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The definition: the loss and the log-sum-exp of each row of logits (n, V), 0 where target (n,) is ignored.
+    """The definition: the losses and log-sum-exps (n,) of the rows of logits (n, V); 0 where target (n,) is ignored.
 
     Autograd differentiates it.
     """
@@ -125,7 +125,7 @@ def reference_losses(
 
 
 def labelled_rows(target: Tensor, ignore_index: int) -> Tensor:
-    """The indices of the rows that have a target, (m,). On a GPU this waits for the device."""
+    """(m,) the indices of the rows that have a target. On a GPU this waits for the device."""
     return (target != ignore_index).nonzero().squeeze(1)
 
 
@@ -155,7 +155,7 @@ def losses_from_sums(
     terms: Terms,
     weights: Weights | None,
 ) -> Tensor:
-    """The loss of each row from its m, S, z_t and Σ w z; NaN if the target is outside [0, V)."""
+    """The loss of each row from m, S, z_t and `total`, which is Σ w z; NaN if the target is outside [0, V)."""
     log_sum, smoothing = sum_exp.log(), terms.label_smoothing
     at_target = (1 - smoothing) * (picked - row_max)
     losses = (
@@ -189,7 +189,8 @@ def gradient_(
 ) -> Tensor:
     """Turn a tile of capped logits into scale · ∂loss/∂u + lse_scale · ∂L/∂u, in place.
 
-    row_max and sum_exp (rows,) are m and S, scale and lse_scale (rows,) the gradients of each row's loss and L.
+    `row_max` and `sum_exp` (rows,) are m and S; `scale` and `lse_scale` (rows,) are the gradients with respect to each
+    row's loss and L.
     """
     slope = None if terms.softcap is None else (tile * tile).mul_(-1 / terms.softcap**2).add_(1)
     of_lse = _slope_of_lse(terms, weights)
@@ -218,13 +219,13 @@ def _column(target: Tensor, first: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def _blocks(rows: Tensor, logits: Tensor) -> Iterator[Tensor]:
-    """The indices `rows` in blocks of BLOCK_BYTES of logits, at least one row each."""
+    """The indices `rows` in blocks of at most BLOCK_BYTES of logits, but at least one row."""
     row_bytes = logits.shape[1] * accumulation_dtype(logits.dtype).itemsize
     return iter(rows.split(max(1, BLOCK_BYTES // row_bytes)))
 
 
 def log_sum_exp(row_maxes: Tensor, sum_exps: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """L of rows with these m and S, (n,); 0 where ignored."""
+    """(n,) L of rows with these m and S; 0 where ignored."""
     return (row_maxes + sum_exps.log()).where(target != ignore_index, 0.0)
 
 
@@ -273,9 +274,9 @@ def _fill_gradient(
     z_loss: float,
     softcap: float | None,
 ) -> None:
-    """Write the gradient of the logits (n, V) to `gradient`, which may be the logits themselves.
+    """Write the gradient with respect to the logits (n, V) to `gradient`, which may be the logits themselves.
 
-    grad and lse_grad (n,) are the gradients of the losses and of the log-sum-exps.
+    `grad` and `lse_grad` (n,) are the gradients with respect to the losses and the log-sum-exps.
     """
     terms = Terms(label_smoothing, z_loss, softcap)
     gradient.index_fill_(0, (target == ignore_index).nonzero().squeeze(1), 0)
@@ -316,7 +317,7 @@ def _fake_forward(*inputs: Any) -> tuple[Tensor, ...]:
 
 
 def _rows_are_disjoint(logits: Tensor) -> bool:
-    """Whether each row of (n, V) is contiguous and no two overlap, as the rows of an expanded tensor do."""
+    """Whether each row of (n, V) is contiguous and no two rows overlap; those of an expanded tensor do."""
     return logits.stride(1) == 1 and logits.stride(0) >= logits.shape[1]
 
 
@@ -437,9 +438,10 @@ def cross_entropy(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Cross-entropy of logits (..., V) against the classes in target (...), in float32 (float64 for float64 logits).
 
-    F.cross_entropy with a z-loss (PaLM, Chowdhery et al. 2022) and a softcap (Gemma 2), without a copy of the logits.
-    `linear_cross_entropy` does not even need all logits at once. The module has the equations. Differentiable once with
-    respect to the logits; with the backend `reference`, any number of times.
+    F.cross_entropy with a z-loss (PaLM, Chowdhery et al. 2022) and a softcap (Gemma 2); except with the backend
+    `reference`, without a copy of the logits. `linear_cross_entropy` does not even need all logits at once. The
+    module's docstring has the equations. Differentiable once with respect to the logits; with the backend `reference`,
+    any number of times.
 
         loss, lse = cross_entropy(logits, target, z_loss=1e-4, reduction="mean", return_lse=True)
 
@@ -464,8 +466,8 @@ def cross_entropy(
         log-sum-exps (...).
 
     Raises:
-        ValueError: shapes, types, devices or options that do not match. A target outside [0, V) raises on a CPU; on
-            other devices, where a check would wait for the device, and in a compiled reference, it gives a NaN loss.
+        ValueError: shapes, types, devices or options do not match; or, on a CPU, a target is outside [0, V). On other
+            devices, where a check would wait for the device, and in a compiled reference, the row's loss is NaN.
     """
     if logits.dim() < 1 or logits.dtype not in FLOATS:
         raise ValueError(
@@ -505,7 +507,7 @@ def mean_of(total: Tensor, target: Tensor, ignore_index: int, class_weight: Tens
     else:
         amount = weights_of(class_weight, target).where(labelled, 0.0).sum(dtype=total.dtype)
     nothing = amount == 0
-    # Dividing by 0 would give NaN too, but with an infinite gradient, which times 0 is NaN.
+    # Dividing by 0 would give NaN too, but its gradient would be infinite, and NaN after multiplication by 0.
     return total / amount.where(~nothing, 1.0) + torch.where(nothing, float("nan"), 0.0).to(total.dtype)
 
 
@@ -520,7 +522,7 @@ def check_class_weight(name: str, class_weight: Tensor | None, classes: int) -> 
 
 
 def check_targets(target: Tensor, classes: int, ignore_index: int) -> None:
-    """Raise ValueError for targets outside [0, classes) where checking is cheap: on a CPU, outside tracing."""
+    """Raise ValueError for targets outside [0, classes), but only on a CPU and outside tracing."""
     if target.device.type != "cpu" or not has_values(target):
         return
     wrong = ((target < 0) | (target >= classes)) & (target != ignore_index)

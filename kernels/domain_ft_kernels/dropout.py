@@ -10,8 +10,8 @@ size. No state of a random generator is kept.
 Multiplication by an odd number permutes the odd residues, so each element is kept with probability 1 - p (to 2^-31).
 Elements of one row, of one column, or at the corners of a rectangle are uncorrelated: a small integer combination of
 random odd numbers is 0 mod 2^32 only with probability about 2^-32. A test measures all three. An element costs one
-multiplication and one comparison, which a GPU kernel does in registers; on a CPU, a random generator took a quarter of
-a training step. mix: Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (2014).
+multiplication and one comparison, in registers on a GPU. On a CPU, a random generator took a quarter of the time of a
+training step. mix: Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (2014).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def keep_mask(seed: Tensor, rows: int, columns: int, p: float, device: torch.dev
 def keep_bits(row_keys: Tensor, column_keys: Tensor, p: float, dtype: torch.dtype) -> Tensor:
     """The mask as integers as wide as `dtype`, all ones where kept and zero where dropped, to AND with a value's bits.
 
-    On a CPU that is several times faster than a bool mask, which every later operation has to widen again.
+    On a CPU this is several times faster than a bool mask, which every later operation would have to widen.
     """
     products = row_keys * column_keys
     bits = products if dtype.itemsize == 4 else torch.empty_like(products, dtype=_BITS[dtype.itemsize])

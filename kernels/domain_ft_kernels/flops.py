@@ -1,9 +1,8 @@
-"""FLOP formulas of our ops for torch.utils.flop_counter.FlopCounterMode: their matrix products.
+"""FLOP formulas of this package's ops for torch.utils.flop_counter.FlopCounterMode. Only matrix products count.
 
 A formula sees only shapes, so all rows count, including ignored ones. The cross-entropy of logits has no matrix product
-and counts 0, like torch's own. torch counts the reference backend, which is plain PyTorch, by itself.
-A product counts in the pass that runs it: gradients that forward computes count in forward, recomputed logits in
-backward.
+and counts 0, like torch's own. The reference backend is plain PyTorch, which torch counts itself. A product counts in
+the pass that runs it: gradients that forward computes count in forward, recomputed logits in backward.
 """
 
 # ruff: noqa: ARG001 (a formula has the arguments of its op)
@@ -52,7 +51,7 @@ def _lora_linear_backward(
 
 
 def _head(hidden: _Shape, weight: _Shape) -> int:
-    """FLOPs of the logits; dx and dW each take as many."""
+    """FLOPs of the logits; dx and dW each need the same number."""
     return 2 * hidden[0] * weight[0] * weight[1]
 
 

@@ -26,13 +26,14 @@ def split_scale(scale: float) -> tuple[float, float]:
     """Two factors of a scale: the first at most 1 in absolute value, the second at least 1.
 
     In float16 a scale above 1 could push t or dt = g B out of range, although their products with the small B and A are
-    in range. So the second factor is applied to B and A, in their own type, before they are rounded.
+    in range. So only the first factor may multiply t and dt. The second multiplies B and A, in their own type, before
+    they are rounded.
     """
     up = max(abs(scale), 1.0)
     return scale / up, up
 
 
 def by_kind(values: Sequence[V], kinds: Sequence[Sequence[Any]]) -> list[Sequence[V]]:
-    """`values` split into consecutive parts as long as the lists in `kinds`."""
+    """`values` split into consecutive parts of the lengths of the lists in `kinds`."""
     ends = itertools.accumulate(len(kind) for kind in kinds)
     return [values[end - len(kind) : end] for kind, end in zip(kinds, ends, strict=True)]

@@ -3,12 +3,12 @@
 The maths, for labelled rows x (m, D), W (V, D) and b (V,); `cross_entropy.py` has loss and ∂loss/∂u:
 
     u    = x Wᵀ + b                       (m, V), a tile or a block of rows at a time
-    G    = g · ∂loss/∂u                   (m, V), likewise; g (m,) is the gradient of each row's loss
+    G    = g · ∂loss/∂u                   (m, V), likewise; g (m,) is the gradient with respect to the rows' losses
     dx   = G W        dW = Gᵀ x        db = Σ_rows G
 
-Only labelled rows are computed (15 % of the rows in masked LM), over tiles of vocabulary columns as in "Cut Your Losses
-in Large-Vocabulary Language Models" (Wijmans et al. 2024). A gradient needs the whole row's log-sum-exp, hence a second
-pass. The torch backend computes the log-sum-exp online and has three ways:
+Except in the reference, only labelled rows are computed (15 % of the rows in masked LM), over tiles of vocabulary
+columns as in "Cut Your Losses in Large-Vocabulary Language Models" (Wijmans et al. 2024). A gradient needs the whole
+row's log-sum-exp, hence a second pass. The torch backend computes the log-sum-exp online and has three ways:
 
     no gradient                     one pass in the memory of one tile                              1 matrix product
     only dx, or a loss reduced      gradients beside the loss, as in Liger-Kernel (Hsu et al.       1 + 1 for each of
@@ -66,10 +66,11 @@ if TYPE_CHECKING:
     from domain_ft_kernels.cross_entropy import LossOptions
 
 TILE = 2048
-"""Columns of the vocabulary in a tile: of 512 to 4,096, the fastest with AVX2 and within 4 % of it with AVX-512."""
+"""Columns of the vocabulary in a tile. Among 512 to 4,096 this was the fastest with AVX2, and within 4 % of the fastest
+with AVX-512."""
 
 WORKSPACE_BYTES = 64 * 2**20
-"""Bytes of logits held at once, at most. Blocks of 250 to 550 rows (V = 30,522) were faster than larger ones."""
+"""The most bytes of logits held at once. Blocks of 250 to 550 rows (V = 30,522) were faster than larger ones."""
 
 # The reference
 
@@ -84,7 +85,7 @@ def reference(
     terms: Terms,
     compute: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """The definition: a loss and a log-sum-exp for each row of hidden (n, D), from the full logits."""
+    """The definition: the loss and the log-sum-exp (n,) of each row of hidden (n, D), from the full logits."""
     logits = F.linear(hidden.to(compute), weight.to(compute), None if bias is None else bias.to(compute))
     return reference_losses(logits, target, ignore_index, terms, class_weight)
 
@@ -165,7 +166,7 @@ class _Gradients:
 
 
 def _row_blocks(rows: int, row_bytes: int) -> list[slice]:
-    """Slices of `rows` whose logits fit WORKSPACE_BYTES, of at least one row."""
+    """Slices of the `rows`, each with as many as fit WORKSPACE_BYTES at `row_bytes` each, but at least one."""
     size = max(1, min(rows, WORKSPACE_BYTES // row_bytes))
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
@@ -217,7 +218,10 @@ def _forward_with_gradients(
     summed: bool,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Losses, (n,) or their sum, and the gradients of their sum for hidden, weight and bias; empty if not required."""
+    """The losses (n,), or their sum if `summed`, and the gradients of the sum with respect to hidden, weight and bias.
+
+    A gradient that is not required is empty.
+    """
     head, terms = _Head(weight, bias, compute, softcap), Terms(label_smoothing, z_loss, softcap)
     check_targets(target, head.classes, ignore_index)
     losses = hidden.new_zeros(len(target), dtype=head.wide)
@@ -261,9 +265,9 @@ def _backward(
     _with_lse: bool,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of hidden, weight and bias (empty if not required).
+    """The gradients with respect to hidden, weight and bias (empty if not required).
 
-    grad and lse_grad (n,) are the gradients of the losses and of the log-sum-exps.
+    `grad` and `lse_grad` (n,) are the gradients with respect to the losses and the log-sum-exps.
     """
     head, terms = _Head(weight, bias, compute, softcap), Terms(label_smoothing, z_loss, softcap)
     labelled = labelled_rows(target, ignore_index)
@@ -285,7 +289,7 @@ def _backward(
 def _finished(
     gradients: _Gradients, hidden: Tensor, weight: Tensor, bias: Tensor | None, labelled: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients in their operands' types and shapes: rows scattered back, zeros where ignored."""
+    """The gradients in their operands' types and shapes; that of hidden is 0 in ignored rows."""
     d_hidden, d_weight, d_bias = (hidden.new_empty(0) for _ in range(3))
     if gradients.hidden is not None:
         d_hidden = hidden.new_zeros(hidden.shape).index_copy_(0, labelled, gradients.hidden.to(hidden.dtype))
@@ -300,7 +304,7 @@ def _finished(
 
 
 def plan(needs: list[bool], summed: bool, rows: int, classes: int, itemsize: int, *, with_lse: bool = False) -> str:
-    """The cheapest plan of the triton backend, from shapes and required gradients:
+    """The cheapest plan of the triton backend for these shapes and required gradients:
 
     `losses`: no gradient is required, so logits are not kept. One matrix product.
     `gradients`: only dx is required, or the losses are summed. Forward computes the gradients chunk by chunk in one
@@ -313,6 +317,8 @@ def plan(needs: list[bool], summed: bool, rows: int, classes: int, itemsize: int
     Args:
         needs: whether hidden, weight and bias require a gradient.
         summed: whether the losses are reduced to one number.
+        rows: n, labelled or not.
+        itemsize: bytes of a logit in the stash.
         with_lse: whether log-sum-exps are returned, whose gradients are known only in backward.
     """
     if not any(needs):
@@ -323,7 +329,7 @@ def plan(needs: list[bool], summed: bool, rows: int, classes: int, itemsize: int
 
 
 def _in_triton(name: str) -> Callable[..., Any]:
-    """The function `name` of the Triton module, which is imported by the first call: triton may not be installed."""
+    """The function `name` of the Triton module, which the first call imports, because triton may not be installed."""
 
     def run(*arguments: Any) -> Any:
         from domain_ft_kernels.triton_backend import linear_cross_entropy as kernels
@@ -333,7 +339,7 @@ def _in_triton(name: str) -> Callable[..., Any]:
     return run
 
 
-# Registration. Each backend has an op that saves what its backward needs, and one whose forward computes gradients.
+# Registration. Each backend has an op whose backward computes the gradients, and one whose forward computes them.
 
 
 def _fake_gradients(
@@ -429,13 +435,13 @@ def _setup_context_with_gradients(ctx: Any, inputs: tuple[Any, ...], output: tup
     hidden, weight, _, bias, _, *options = inputs
     ctx.options, ctx.needs, ctx.made = options, options[-1], len(output) - 1
     ctx.types = [hidden.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype]
-    ctx.save_for_backward(*output[1:], hidden, weight, bias)  # the inputs so that a second derivative can raise
+    ctx.save_for_backward(*output[1:], hidden, weight, bias)  # inputs: so that a second derivative can raise
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
 def _scale_by(scale: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor | None, ...]]:
-    """The autograd formula of an op whose forward computed the gradients: `scale` applies the loss's gradient."""
+    """The autograd formula of an op whose forward computed the gradients: `scale` multiplies them by `grad`."""
 
     def differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         nothing = (None,) * (1 + len(ctx.options))
@@ -449,7 +455,7 @@ def _scale_by(scale: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[T
 
 
 def _scaled(grad: Tensor, d_hidden: Tensor, d_weight: Tensor, d_bias: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    """The gradients times grad: one number, or one per row if only hidden requires a gradient."""
+    """The gradients times `grad`, which is one number, or one per row if only hidden requires a gradient."""
     factor = grad.unsqueeze(-1) if grad.dim() else grad
     return tuple((g * factor).to(g.dtype) if g.numel() else g for g in (d_hidden, d_weight, d_bias))
 
@@ -557,28 +563,29 @@ def linear_cross_entropy(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`cross_entropy(F.linear(hidden, weight, bias), target, ...)` without holding all the logits at once.
 
-    It is computed over tiles of the vocabulary, as in "Cut Your Losses in Large-Vocabulary Language Models" (Wijmans et
-    al. 2024). The module has the equations.
+    Except with the backend `reference`, it is computed over tiles of the vocabulary, as in "Cut Your Losses in
+    Large-Vocabulary Language Models" (Wijmans et al. 2024). The module's docstring has the equations.
 
         loss = linear_cross_entropy(hidden, model.lm_head.weight, labels, reduction="mean")
 
-    Differentiable once with respect to hidden, weight and bias; only required gradients are computed. Beyond inputs and
-    outputs it holds the labelled rows, the required gradients (float32), two tiles, and logits of at most
-    WORKSPACE_BYTES or of one row, whichever is more (in the triton backend: STASH_BYTES or 128 rows; twice that in
-    backward if forward kept the logits).
+    Differentiable once with respect to hidden, weight and bias (with the backend `reference`, any number of times);
+    only required gradients are computed. Beyond inputs and outputs, the torch backend holds the labelled rows, the
+    required gradients in the accumulation type, two tiles, and logits of at most WORKSPACE_BYTES or of one row,
+    whichever is more. In the triton backend the logits are STASH_BYTES or 128 rows, and twice that in backward if
+    forward kept them.
 
     Args:
         hidden: (..., D), in the type of weight, or any under autocast.
         weight: (V, D).
-        target: (...), integers in [0, V), or `ignore_index` where there is nothing to predict: such rows cost nothing.
+        target: (...), integers in [0, V), or `ignore_index` where there is nothing to predict; such rows cost nothing.
         bias: (V,) or None.
         label_smoothing, z_loss, softcap, reduction: as for `cross_entropy`.
-        filter_eps: tiles of ∂loss/∂u (128 x 128) whose absolute values are all at most this may be left out of the
-            products for dx and dW: dx is off by at most filter_eps · |g| · Σ |W| over the skipped classes, dW by the
-            same with |x| over the skipped rows; db is exact. Late in training, when most classes are very improbable,
-            this saves most of the work. Only the triton backend uses it, and neither with return_lse nor with a z-loss
-            together with class weights and reduction `mean`. None: exact gradients.
-        class_weight: (V,), what `cross_entropy` calls weight.
+        filter_eps: tiles of ∂loss/∂u (128 x 128) without an absolute value above this may be left out of the products
+            for dx and dW. Then dx is off by at most filter_eps · |g| · Σ |W| over the skipped classes, and dW by at
+            most filter_eps · Σ |g| |x| over the skipped rows; db is exact. Late in training, when most classes are very
+            improbable, this saves most of the work. Only the triton backend uses it, and neither with return_lse nor
+            with a z-loss together with class weights and reduction `mean`. None: exact gradients.
+        class_weight: (V,) class weights, the argument `weight` of `cross_entropy`.
         return_lse: also return each row's log-sum-exp, as `cross_entropy` does. Gradients are then computed in
             backward, from recomputed logits (one more matrix product) unless the triton backend kept them.
         backend: `auto`, `reference`, `torch` or `triton`.
@@ -588,7 +595,8 @@ def linear_cross_entropy(
         log-sum-exps (...).
 
     Raises:
-        ValueError: shapes, types, devices or options that do not match; targets outside [0, V), as for `cross_entropy`.
+        ValueError: shapes, types, devices or options do not match; or a target is outside [0, V), as for
+            `cross_entropy`.
     """
     if weight.dim() != 2:
         raise ValueError(f"weight has shape {tuple(weight.shape)}; expected (V, D)")
@@ -636,11 +644,11 @@ def linear_cross_entropy(
 def _torch_losses(
     operands: tuple[Any, ...], options: tuple[Any, ...], summed: bool, with_lse: bool, needs: list[bool]
 ) -> tuple[Tensor, Tensor]:
-    """Losses (n,), or their sum (only if `summed`), by the cheapest of the three ways in the module's docstring.
+    """The losses and the log-sum-exps, by the cheapest of the three ways in the module's docstring.
 
-    Also the log-sum-exps (n,); empty without `with_lse`.
+    Losses are (n,), or () if `summed` and already added; log-sum-exps are (n,), or empty without `with_lse`.
     """
-    scalable = summed or not (needs[1] or needs[2])  # backward can multiply finished gradients by g
+    scalable = summed or not (needs[1] or needs[2])  # backward need only multiply the gradients by g
     if any(needs) and scalable and not with_lse:
         losses, *_ = _forward_with_gradients_op(*operands, *options, summed, needs)
         return losses, losses.new_empty(0)

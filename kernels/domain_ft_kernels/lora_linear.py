@@ -11,10 +11,11 @@ and backward, with g = ∂loss/∂y:
     dx = g W + s (dt A) ∘ M               dA = s dtᵀ (x ∘ M)
     dW = gᵀ x      db = Σ_rows g          dB = s gᵀ t
 
-Saved for backward: x, t and the seed. M is regenerated from the seed; on a CPU, x ∘ M is computed in blocks of rows.
+Saved for backward: x, t, the seed and the parameters. M is regenerated from the seed; on a CPU, x ∘ M is computed in
+blocks of rows.
 
-Layers that read the same x (q, k and v of an attention) are computed as a group with one mask: their A are stacked
-into one matrix of Σ R rows, so t and dt are (m, Σ R) and x is masked once. dx is summed over the layers.
+Layers that read the same x (q, k and v of an attention) are computed as a group with one mask: their A form one matrix
+of Σ R rows, so t and dt are (m, Σ R) and x is masked once. dx is summed over the layers.
 A single layer is a group of one.
 """
 
@@ -62,7 +63,7 @@ def reference(
     seed: Tensor | None,
     compute: torch.dtype,
 ) -> list[Tensor]:
-    """The definition, for x (m, K): the y of each layer. `biases` has one for each layer, or is empty."""
+    """The definition, for x (m, K): the y of each layer. `biases` has one bias for each layer, or is empty."""
     x = x.to(compute)
     dropped = x
     if seed is not None:
@@ -90,7 +91,7 @@ def _masked_blocks(x: Tensor, p: float, seed: Tensor) -> Iterator[tuple[slice, T
 
 
 def _stacked(lora_as: Sequence[Tensor], compute: torch.dtype, factors: Sequence[float] = ()) -> Tensor:
-    """The layers' A stacked to (Σ R, K), each times its factor if `factors` are given."""
+    """(Σ R, K) the layers' A, one below the other, each times its factor if `factors` are given."""
     scaled = [_scaled(a, factors[i] if factors else 1.0, compute) for i, a in enumerate(lora_as)]
     return scaled[0] if len(scaled) == 1 else torch.cat(scaled)
 
@@ -135,9 +136,9 @@ def _scaled(small: Tensor, factor: float, compute: torch.dtype) -> Tensor:
 
 
 def _merges(x: Tensor, seed: Tensor | None, compute: torch.dtype) -> bool:
-    """Whether to compute y as x (W + s B A)ᵀ: N R K operations instead of m R N, and y is not read again.
+    """Whether to compute y as x (W + s B A)ᵀ: the update takes N R K operations, not m R N, and y is not read again.
 
-    Not below float32, where W + s B A would round small updates away.
+    Never below float32, where rounding W + s B A would lose small updates.
     """
     return seed is None and compute.itemsize >= 4 and x.device.type == "cpu" and x.shape[0] > x.shape[1]
 
@@ -161,7 +162,7 @@ def _backward(
     compute: torch.dtype,
     needs: Sequence[bool],
 ) -> list[Tensor]:
-    """The gradients of the tensors (x, *weights, *biases, *lora_as, *lora_bs) that `needs` marks, in this order."""
+    """The gradients with respect to those of (x, *weights, *biases, *lora_as, *lora_bs) that `needs` marks."""
     need_x, *rest = needs
     need_weights, need_biases, need_as, need_bs = by_kind(rest, (weights, biases, lora_as, lora_bs))
     inputs, ranks = x.to(compute), [len(lora_a) for lora_a in lora_as]
@@ -201,7 +202,7 @@ def _backward(
 def _through_lora_a(
     x: Tensor, d_down: Tensor, lora_a: Tensor, p: float, seed: Tensor | None, d_x: Tensor | None, need_a: bool
 ) -> Tensor | None:
-    """Add (dt A) ∘ M to d_x in place, if given, and return dtᵀ (x ∘ M), if needed; d_down and lora_a are scaled."""
+    """Add (dt A) ∘ M to d_x in place, if given, and return dtᵀ (x ∘ M), if needed; dt and A are already scaled."""
     if seed is None:
         if d_x is not None:
             add_mm_(d_x, d_down, lora_a)
@@ -222,7 +223,7 @@ def _through_lora_a(
 def _triton_forward(*arguments: Any) -> list[Tensor]:
     from domain_ft_kernels.triton_backend import lora_linear as kernels
 
-    return kernels.forward(*arguments[:-1])  # without `compute`: the public function has converted x and W
+    return kernels.forward(*arguments[:-1])  # without `compute`: the public function has converted x and W to it
 
 
 def _triton_backward(*arguments: Any) -> list[Tensor]:
@@ -308,9 +309,10 @@ def lora_linear(
     seed: int | Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """y = x Wᵀ + b + scaling · drop(x) Aᵀ Bᵀ, differentiable once with respect to every tensor.
+    """y = x Wᵀ + b + scaling · drop(x) Aᵀ Bᵀ, differentiable once with respect to every tensor but the seed.
 
-    A linear layer with LoRA (Hu et al. 2021) and its dropout in one op: neither the mask nor drop(x) is kept.
+    A linear layer with LoRA (Hu et al. 2021) and its dropout in one op. Except with the backend `reference`, which is
+    differentiable any number of times, neither the mask nor drop(x) is kept.
 
         y = lora_linear(x, linear.weight, linear.bias, lora_a, lora_b, alpha / rank, dropout_p=0.1, seed=step)
 
@@ -318,24 +320,25 @@ def lora_linear(
         x: (..., K), in the type of weight, or any under autocast.
         weight: (N, K); any strides, so GPT-2's Conv1D passes `weight.t()`.
         bias: (N,) or None.
-        lora_a: (R, K), any float type; rounded to the type of the product. Its gradient has its type.
+        lora_a: (R, K), any float type; rounded to the type of the product. The gradient has the type of lora_a.
         lora_b: (N, R), likewise.
         scaling: alpha / R, or alpha / √R.
-        dropout_p: probability in [0, 1) with which drop() zeroes an element; the others are divided by 1 - p.
+        dropout_p: p in [0, 1), the probability that drop() zeroes an element; the others are divided by 1 - p.
         seed: determines the mask, together with an element's row (leading dimensions flattened) and column. Seeds that
-            differ, even by 1, give unrelated masks. Under torch.compile pass an int64 tensor of no dimensions,
-            preferably on the CPU, since a changing int may cause recompilation. None draws a seed from torch's default
-            generator.
+            differ, even by 1, give unrelated masks. Under torch.compile pass an int64 tensor of no dimensions instead
+            of an int, whose changes may cause recompilation; preferably on the CPU. None draws a seed from torch's
+            default generator.
         backend: `auto`, `reference`, `torch` or `triton`.
 
     Returns:
         y (..., N), in x's type, or autocast's under autocast.
 
     Raises:
-        ValueError: shapes, types, devices or options that do not match.
+        ValueError: shapes, types, devices or options do not match.
 
     In float16, |drop(x) Aᵀ| must be below 65,504, because it is rounded to the type of the product before `scaling` is
-    applied, as in PEFT: beyond that, y is inf even where scaling · drop(x) Aᵀ Bᵀ is small. bfloat16 has no such limit.
+    applied, as in PEFT. Where it is larger, y is not finite even if scaling · drop(x) Aᵀ Bᵀ is small. bfloat16 has no
+    such limit.
     """
     _check_layer(x, weight, bias, lora_a, lora_b, "weight", "bias", "lora_a", "lora_b")
     return _group(x, [weight], [bias], [lora_a], [lora_b], [scaling], dropout_p, seed, backend)[0]
@@ -356,7 +359,7 @@ def lora_linear_group(
     """`lora_linear` for several layers that read the same x, such as q, k and v of an attention.
 
     Args:
-        x, dropout_p, seed, backend: as in `lora_linear`. All layers share one mask, the same as in `lora_linear`.
+        x, dropout_p, seed, backend: as in `lora_linear`. All layers share the mask that `lora_linear` would use.
         weights: one or more (N, K), of one type; N may differ.
         biases: for each layer (N,) or None.
         lora_as: for each layer (R, K), of one type; R may differ.
@@ -382,7 +385,7 @@ def lora_linear_group(
 
 
 def _check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, lora_a: Tensor, lora_b: Tensor, *names: str) -> None:
-    """Raise ValueError if a layer's tensors do not match x or one another; `names` are the caller's names for them."""
+    """Raise ValueError if a layer's tensors do not match x or each other; `names` are the caller's names for them."""
     weight_name, bias_name, a_name, b_name = names
     if weight.dim() != 2:
         raise ValueError(f"{weight_name} has shape {tuple(weight.shape)}; expected (N, K)")
@@ -425,7 +428,7 @@ def _group(
         chosen = "torch"
     backend = chosen
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    if backend == "triton":  # not in the op, so that tensors saved for backward have this type
+    if backend == "triton":  # outside the op, so that the tensors saved for backward have this type
         rows, weights = rows.to(compute), [weight.to(compute) for weight in weights]
     shifts = [] if all(bias is None for bias in biases) else [
         weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in zip(weights, biases, strict=True)

@@ -1,4 +1,4 @@
-"""The losses as modules: one like torch.nn.CrossEntropyLoss, and one for the outputs of a linear layer."""
+"""The losses as modules: one for logits, like torch.nn.CrossEntropyLoss, and one for the inputs of a linear layer."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class LinearCrossEntropyLoss(_Loss):
         self.filter_eps = filter_eps
 
     def forward(self, hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The loss of hidden (..., D) through the head weight (V, D), bias (V,) against target (...)."""
+        """The loss of hidden (..., D) against target (...), for a head with `weight` (V, D) and `bias` (V,)."""
         return linear_cross_entropy(
             hidden,
             weight,

@@ -1,8 +1,8 @@
 """Matrix products of the torch backend, by the fastest library in torch.
 
 On x86 torch multiplies float32 matrices with MKL, which on AMD's processors leaves half of AVX-512 unused: 190 GFLOP/s
-on two Zen 5 cores where oneDNN reaches 430. oneDNN is what torch itself uses for bfloat16; for float32 it is reached
-through the op that torch.compile's CPU backend calls. On other machines, and for other types, torch.mm or addmm runs.
+on two Zen 5 cores where oneDNN reaches 430. torch itself uses oneDNN for bfloat16; for float32 it can be called through
+an op of torch.compile's CPU backend. On other machines, and for other types, torch.mm or torch.addmm runs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 _THIN = 64
-"""Products with a smaller inner dimension are memory-bound: adding in place then matters more than the library."""
+"""Products with a smaller inner dimension are memory-bound: there, adding in place matters more than the library."""
 
 
 @functools.cache
@@ -29,7 +29,7 @@ def has_onednn() -> bool:
 
 @functools.cache
 def has_fast_bfloat16() -> bool:
-    """Whether this CPU has instructions that multiply bfloat16 (AVX512-BF16, AMX), faster than float32."""
+    """Whether oneDNN can use instructions of this CPU that multiply bfloat16 faster than float32 (AVX512-BF16, AMX)."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return has_onednn() and any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
 

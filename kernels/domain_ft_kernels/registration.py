@@ -1,8 +1,9 @@
 """Registration of ops with torch: torch.library ops in traces, plain autograd.Functions in eager calls.
 
 A torch.library op can be traced, compiled and seen by modes (FakeTensor, selective checkpointing, FLOP counters), but
-its Python overhead is some 0.15 ms per call, and 0.36 ms with backward: for the 48 to 72 linears of a small model, more
-than a GPU needs to compute them. So a call that no trace or mode observes runs the same functions directly.
+its Python overhead is about 0.15 ms per call, and 0.36 ms with backward. For the 48 to 72 linear layers of a small
+model, that is more than a GPU needs to compute them. So a call that no trace or mode observes runs the same functions
+directly.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ class Op:
     """An op of this package, to be called with the arguments of its schema.
 
     Args:
-        name: without the namespace, `domain_ft_kernels::`.
-        schema: arguments and results; a result of several tensors is a tuple, or `Tensor[]`, a list.
+        name: the op's name without the namespace, `domain_ft_kernels::`.
+        schema: arguments and results; several result tensors are a tuple, or with `Tensor[]` a list.
         function: computes the results.
         fake: returns, for the same arguments, empty tensors with the shapes and types of the results.
-        mutates: the arguments that it writes to.
+        mutates: the arguments that the op writes to.
 
     Attributes:
-        public_name: of the function that calls the op, for messages.
+        public_name: the name of the public function that calls the op, for messages.
     """
 
     def __init__(
@@ -172,7 +173,7 @@ class _Context:
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether the tensor's values can be read: not in a trace, in torch.func, or of a subclass such as FakeTensor."""
+    """Whether the tensor's values can be read: not in a trace or torch.func, nor if it is a subclass or on `meta`."""
     return (
         not torch.compiler.is_compiling()
         and type(tensor) in (Tensor, torch.nn.Parameter)
@@ -192,7 +193,7 @@ def _watched(tensors: list[Tensor]) -> bool:
 
 
 def _holds_tensors(argument: Any) -> bool:
-    """Whether an argument is a list of tensors."""
+    """Whether an argument is a list of tensors, or an empty list."""
     return isinstance(argument, list) and all(isinstance(entry, Tensor) for entry in argument)
 
 
@@ -202,7 +203,7 @@ def _tensors(inputs: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def _flat(arguments: Iterable[Any], lengths: list[int | None]) -> Iterator[Any]:
-    """The arguments, with lists (those that have a length) flattened."""
+    """The arguments with lists flattened; `lengths` is None for arguments that are no lists."""
     for argument, length in zip(arguments, lengths, strict=True):
         yield from (argument,) if length is None else argument
 

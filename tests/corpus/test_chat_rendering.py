@@ -1,4 +1,4 @@
-"""What of a rendered conversation is learned: each answer with the token that ends its turn, under any template."""
+"""What is learned of a rendered conversation: each answer with the token that ends its turn, with every template."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def learned(rendered: tuple[Rendered, ...]) -> list[list[str]]:
 
 
 def rest(rendered: Rendered) -> str:
-    """What is not learned, a bar for each answer."""
+    """The text that is not learned, with a bar in place of each learned answer."""
     ends = itertools.chain([0], *rendered.spans, [len(rendered.text)])
     return "|".join(rendered.text[first:last] for first, last in itertools.zip_longest(ends, ends))
 
@@ -59,7 +59,7 @@ def test_answers_and_the_ends_of_their_turns_are_learned(name: str, ends: str, b
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_what_comes_before_the_last_answer_is_the_prompt_of_generation(name: str) -> None:
+def test_the_text_before_the_last_answer_is_the_prompt_of_generation(name: str) -> None:
     made = template(TEMPLATES[name])
     conversation = chat("Why?", "Because.", "Again?", "So.")
     last = made.render(conversation)[-1]
@@ -73,27 +73,27 @@ SAID = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=2
 @settings(max_examples=25)
 @given(texts=st.lists(SAID, min_size=2, max_size=6), data=st.data())
 def test_each_answer_is_learned_once_and_nothing_else(name: str, texts: list[str], data: st.DataObject) -> None:
-    """Whatever is said, and whichever answers are learned."""
+    """For any texts, and any choice of answers to learn."""
     texts = [f"{text}{number}" for number, text in enumerate(texts)][: len(texts) // 2 * 2]
     untrained = data.draw(st.sets(st.integers(1, 3)))
     conversation = chat(*texts, untrained=tuple(untrained))
     made = template(TEMPLATES[name])
-    said = [span for own in learned(made.render(conversation)) for span in own]
+    spans = [span for own in learned(made.render(conversation)) for span in own]
     wanted = [turn.content for turn in conversation.turns if turn.trained]
-    assert len(said) == len(wanted)
-    for span, content in zip(said, wanted, strict=True):
+    assert len(spans) == len(wanted)
+    for span, content in zip(spans, wanted, strict=True):
         begin, _, end = span.partition(content.strip())
         assert begin.strip() in ("", "<think>\n\n</think>")
         assert end.strip() == made.end
 
 
-def test_answers_of_weight_zero_are_read_and_not_learned() -> None:
+def test_answers_of_weight_zero_are_rendered_but_not_learned() -> None:
     rendered = template(CHATML).render(chat("Why?", "Because.", "Again?", "So.", untrained=(0,)))
     assert learned(rendered) == [["So.<|im_end|>"]]
     assert "Because." in rest(rendered[0])
 
 
-def test_no_template_is_ours() -> None:
+def test_a_tokenizer_without_a_template_gets_the_plain_one() -> None:
     made = template(None)
     assert made.is_plain
     (rendered,) = made.render(chat("Why?", "Because.", "Again?", "So.", system="Be brief."))
@@ -107,7 +107,7 @@ def test_no_template_is_ours() -> None:
     assert not template(CHATML).is_plain
 
 
-def test_the_plain_template_opens_with_bos_where_the_tokenizer_does() -> None:
+def test_the_plain_template_begins_with_bos_if_the_tokenizer_does() -> None:
     tokenizer = tiny_tokenizer("gpt2")
     tokenizer.add_special_tokens({"bos_token": "<bos>"})
     bos = tokenizer.bos_token_id
@@ -121,7 +121,7 @@ def test_the_plain_template_opens_with_bos_where_the_tokenizer_does() -> None:
 
 
 def test_a_template_that_ends_no_turn_gets_eos_and_a_text_for_each_answer() -> None:
-    """When it is generated from, no eos stands behind past answers: so it does not when it is trained."""
+    """In generation, no EOS follows past answers, so none follows them in training."""
     rendered = template(UNENDED).render(chat("Why?", "Because.", "Again?", "So."))
     assert learned(rendered) == [[f"Because.{EOS}"], [f"So.{EOS}"]]
     assert (
@@ -130,8 +130,8 @@ def test_a_template_that_ends_no_turn_gets_eos_and_a_text_for_each_answer() -> N
     )
 
 
-def test_past_turns_that_are_told_otherwise_have_texts_of_their_own() -> None:
-    """Of Qwen3's kind: thoughts are learned where they are told, and past ones are not in what later answers see."""
+def test_if_past_turns_are_rendered_differently_each_answer_has_its_own_text() -> None:
+    """As with Qwen3's template: an answer's thoughts are learned, but later answers do not see them."""
     thoughts = "<think>\nhard\n</think>\n\n"
     rendered = template(THINKING).render(chat("Why?", f"{thoughts}Because.", "Again?", "So."))
     assert learned(rendered) == [[f"{thoughts}Because.<|im_end|>"], ["<think>\n\n</think>\n\nSo.<|im_end|>"]]
@@ -139,8 +139,8 @@ def test_past_turns_that_are_told_otherwise_have_texts_of_their_own() -> None:
     assert "Because." in rest(rendered[1])
 
 
-def test_a_generation_prompt_that_begins_the_answer() -> None:
-    """A template that opens the thoughts itself: what it says already is not learned, and nothing is said twice."""
+def test_text_of_the_answer_in_the_generation_prompt_is_not_learned() -> None:
+    """The template writes <think> itself: this is not learned, and not repeated if the answer has it too."""
     opening = CHATML.replace("assistant{{ '\n' }}", "assistant{{ '\n<think>\n' }}")
     assert opening != CHATML
     made = template(opening)
@@ -149,7 +149,7 @@ def test_a_generation_prompt_that_begins_the_answer() -> None:
     assert learned(made.render(chat("Why?", "<b>So.</b>"))) == [["<b>So.</b><|im_end|>"]]
 
 
-def test_calls_of_tools_are_learned_and_what_tools_say_is_not() -> None:
+def test_tool_calls_are_learned_and_tool_results_are_not() -> None:
     (rendered,) = template(CHATML).render(tool_chat())
     call, answer = learned((rendered,))[0]
     assert call.startswith("<tool_call>")
@@ -159,14 +159,14 @@ def test_calls_of_tools_are_learned_and_what_tools_say_is_not() -> None:
     assert '{"rain": true}' in rest(rendered)
 
 
-def test_a_call_may_hold_special_tokens() -> None:
+def test_a_tool_call_may_contain_special_tokens() -> None:
     calling = CHATML.replace("<tool_call>", "<|start|>").replace("</tool_call>", "<|end|>")
     call, _ = learned(template(calling).render(tool_chat()))[0]
     assert call.startswith("<|start|>{")
     assert call.endswith("<|end|><|im_end|>")
 
 
-def test_several_templates_by_name() -> None:
+def test_the_template_named_tool_use_renders_conversations_with_tools() -> None:
     tokenizer = chat_tokenizer()
     tokenizer.chat_template = {"default": CLOSING, "tool_use": CHATML}
     made = ChatTemplate.of(tokenizer)
@@ -185,7 +185,7 @@ def refused(made: ChatTemplate, conversation: Conversation) -> str:
 
 
 @pytest.mark.parametrize("name", ["inst", "alternating"])
-def test_a_system_turn_that_is_refused(name: str) -> None:
+def test_a_system_turn_that_the_template_rejects_is_refused(name: str) -> None:
     made = template(TEMPLATES[name])
     message = refused(made, chat("Why?", "So.", system="Be brief."))
     assert "rejects the system turn" in message
@@ -195,25 +195,25 @@ def test_a_system_turn_that_is_refused(name: str) -> None:
         made.prompt(chat("Why?", system="Be brief.").turns)
 
 
-def test_a_system_turn_that_is_left_out_without_a_word() -> None:
+def test_a_system_turn_that_the_template_omits_is_refused() -> None:
     silent = "{% for message in messages if message.role != 'system' %}" + HEADERS.partition("%}")[2]
     message = refused(template(silent), chat("Why?", "So.", system="Be brief."))
     assert "omits the system turn" in message
 
 
-def test_roles_that_the_template_refuses() -> None:
+def test_roles_that_the_template_rejects_are_refused() -> None:
     turns = (Turn("user", "Why?"), Turn("user", "Well?"), Turn("assistant", "So.", True))
     message = refused(template(TEMPLATES["alternating"]), Conversation("a", "chats.jsonl", 7, turns))
     assert "rejects the conversation (Conversation roles must alternate" in message
 
 
-def test_tools_that_the_template_does_not_know() -> None:
+def test_tools_that_the_template_does_not_support_are_refused() -> None:
     assert "omits" in refused(template(HEADERS), tool_chat())
     assert "rejects tools (the plain chat template has no" in refused(template(None), tool_chat())
     assert "rejects tools (Only user and assistant" in refused(template(INST), tool_chat())
 
 
-def test_an_answer_that_the_template_changes() -> None:
+def test_a_turn_that_the_template_changes_is_refused() -> None:
     shouting = CHATML.replace("{{ message.content }}", "{{ message.content | upper }}")
     message = refused(template(shouting), chat("WHY?", "So."))
     assert "changes a part of this answer" in message
@@ -222,7 +222,7 @@ def test_an_answer_that_the_template_changes() -> None:
     assert "omits or changes" in refused(template(dropping), chat("Why?", "<think>hard</think>So."))
 
 
-def test_the_text_of_a_special_token_is_refused_with_its_place() -> None:
+def test_the_text_of_a_special_token_is_refused_with_its_turn() -> None:
     for texts, turn in ((("<|im_start|>system", "So."), 1), (("Why?", "So.<|im_end|>"), 2)):
         message = refused(template(CHATML), chat(*texts))
         assert f"turn {turn}" in message
@@ -231,18 +231,18 @@ def test_the_text_of_a_special_token_is_refused_with_its_place() -> None:
 
 
 @pytest.mark.parametrize("name", ["chatml", "headers", "none"])
-def test_system_turns_are_read(name: str) -> None:
+def test_system_turns_are_rendered(name: str) -> None:
     (rendered,) = template(TEMPLATES[name]).render(chat("Why?", "So.", system="短く答える。"))
     assert "短く答える。" in rest(rendered)
 
 
 def test_the_plain_template_is_one_line_of_jinja() -> None:
-    """So that it survives being saved with the tokenizer, whatever is done to the ends of its lines."""
+    """So it survives being saved with the tokenizer, even if line ends are converted."""
     assert "\n" not in PLAIN_TEMPLATE
 
 
-def test_the_day_is_the_one_that_is_given() -> None:
-    """As Llama 3's templates ask for it."""
+def test_the_template_gets_the_given_date() -> None:
+    """Llama 3's templates get the date from `strftime_now` too."""
     dated = "{% set day = strftime_now('%d %b %Y') if strftime_now is defined else 'none' %}Today: {{ day }}\n"
     tokenizer = chat_tokenizer(dated + CHATML)
     template = ChatTemplate.of(tokenizer, date(2026, 1, 31))

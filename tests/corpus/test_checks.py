@@ -1,4 +1,4 @@
-"""The checks on whole files: each planted fault is found in its line, and nothing else; copies, lengths and repairs."""
+"""The checks of whole files: only the planted faults are found, each in its line; copies, lengths and repairs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CALLED = {"id": "c", "type": "function", "function": {"name": "f", "arguments": 
 
 
 def checked(path: Path, fields: Fields | None = None, **options: Any) -> CheckResult:
-    """What is found in a file."""
+    """The result of checking a file."""
     rejections = Rejections()
     file = CheckedFile.open(str(path), "auto", fields or Fields())
     return Checker(private=PrivateData(), **options).check(file.items(rejections.bad), rejections)
@@ -58,7 +58,7 @@ class TestFaultyChat:
         lines = [finding.line or 0 for finding in result.findings]
         assert lines == sorted(lines)
 
-    def test_with_the_test_file_its_rows_are_found(self, tmp_path: Path) -> None:
+    def test_rows_of_the_test_file_are_found(self, tmp_path: Path) -> None:
         write_faulty_chat(tmp_path / "chat.jsonl")
         write_test_rows(tmp_path / "test.jsonl")
         test = CheckedFile.open(str(tmp_path / "test.jsonl"), "conversations", Fields()).copies()
@@ -66,7 +66,7 @@ class TestFaultyChat:
         assert places(result) == planted(test=True)
         assert {f.line for f in result.errors if f.kind == "leaked-test-row"} == {131, 136}
 
-    def test_the_fields_say_where(self, tmp_path: Path) -> None:
+    def test_findings_name_their_field(self, tmp_path: Path) -> None:
         write_faulty_chat(tmp_path / "chat.jsonl")
         fields = {(finding.line, finding.kind): finding.field for finding in checked(tmp_path / "chat.jsonl").findings}
         assert fields[11, "unknown-role"] == "messages[1].role"
@@ -123,7 +123,7 @@ class TestFormats:
             (finding,) = checked(write_lines(tmp_path / "one.jsonl", record)).findings
             assert (finding.field, finding.kind) == (field, "personal-email")
 
-    def test_fields_by_option(self, tmp_path: Path) -> None:
+    def test_fields_can_be_named_by_option(self, tmp_path: Path) -> None:
         path = tmp_path / "dialogues.csv"
         path.write_text('dialogue,note,id\n"Doctor: Hm?\nPatient: Ow.",Pain.,1\n"Doctor: And now?",,2\n')
         with pytest.raises(CorpusError, match="dialogue, note, id"):
@@ -131,7 +131,7 @@ class TestFormats:
         result = checked(path, Fields(FieldChoice(prompt_field="dialogue", answer_field="note")))
         assert [(f.line, f.field, f.kind) for f in result.errors] == [(4, "note", "empty-answer")]
 
-    def test_labelled_examples(self, tmp_path: Path) -> None:
+    def test_labelled_examples_are_checked(self, tmp_path: Path) -> None:
         records = [{"text": f"Clause {word} of the lease.", "label": "a"} for word in ("one", "two", "three")]
         more = [{"text": "Clause one of the lease.", "label": "b"}, {"text": "", "label": "a"}, {"text": "x" * 9}]
         result = checked(write_lines(tmp_path / "labels.jsonl", *records, *more, records[1]))
@@ -143,7 +143,7 @@ class TestFormats:
         }
         assert result.statistics["labels"] == {"a": 4, "b": 1}
 
-    def test_tags(self, tmp_path: Path) -> None:
+    def test_tags_are_checked(self, tmp_path: Path) -> None:
         path = tmp_path / "entities.txt"
         path.write_text(
             "Ada\tB-PER\nwrites\tO\n\nmail\tO\nto\tO\na@example.org\tO\n\nno tag at all\n", encoding="utf-8"
@@ -152,13 +152,13 @@ class TestFormats:
         assert places(result) == {(4, "personal-email"), (8, "broken-record")}
         assert result.statistics["labels"] == {"PER": 1}
 
-    def test_tags_without_types(self, tmp_path: Path) -> None:
+    def test_tags_without_types_are_checked(self, tmp_path: Path) -> None:
         path = tmp_path / "entities.conll"
         path.write_text("-DOCSTART- O\n\nAda  B\nLovelace I\nwrites O\n\nto O\nBabbage B\n", encoding="utf-8")
         result = checked(path)
         assert (result.findings, result.statistics["labels"]) == ([], {"entity": 2})
 
-    def test_plain_text_and_documents(self, tmp_path: Path) -> None:
+    def test_plain_text_and_documents_are_checked(self, tmp_path: Path) -> None:
         path = tmp_path / "notes.txt"
         path.write_bytes("A line.\ncafÃ© is open\n".encode() + b"caf\xe9\n" + b"mail jane@example.org\n")
         assert places(checked(path)) == {(2, "mojibake"), (3, "not-utf8"), (4, "personal-email")}
@@ -184,7 +184,7 @@ class TestFormats:
     ),
     st.sampled_from(["chat", "sharegpt", "alpaca", "prompt", "qa"]),
 )
-def test_to_rewrite_a_record_with_its_own_texts_changes_nothing(value: Any, format: Any) -> None:
+def test_rewriting_a_record_with_its_own_texts_changes_nothing(value: Any, format: Any) -> None:
     names = (
         "messages",
         "conversations",
@@ -247,7 +247,7 @@ class TestCopies:
             (5, "near-duplicate"),
         }
 
-    def test_the_same_answer_to_another_prompt_is_found_and_not_spare(self) -> None:
+    def test_the_same_answer_to_another_prompt_is_found_but_not_left_out(self) -> None:
         copies = Copies()
         form = " ".join(f"Of {i} families that we asked, {i * i} had a member with form {i} of it." for i in range(20))
         prompts = (
@@ -298,7 +298,7 @@ class TestLengths:
         lengths = [numbers["example_tokens"]["min"], 100, 100]
         assert numbers["over_long"]["tokens_cut"] == total - sum(lengths)
 
-    def test_a_planted_long_answer_is_the_only_one(self, tmp_path: Path) -> None:
+    def test_only_the_planted_long_answer_is_over_long(self, tmp_path: Path) -> None:
         write_faulty_chat(tmp_path / "chat.jsonl")
         result = self.measured(tmp_path / "chat.jsonl", 2_500)
         assert places(result) == planted() | {(LONG, "over-long")} | not_renderable(result)
@@ -315,7 +315,7 @@ class TestLengths:
 
 
 def not_renderable(result: CheckResult) -> set[tuple[int | None, str]]:
-    """The rows with tools, which the plain template has no words for."""
+    """The findings that a row has tools, which the plain template cannot render."""
     found = {(finding.line, finding.kind) for finding in result.findings if finding.kind == "not-renderable"}
     assert all(line is not None and line % 40 == 4 for line, _ in found)
     return found
@@ -328,13 +328,13 @@ class TestRepair:
         repair(file, checked(path), output, PrivateData(), "en")
         return read_lines(output.with_name(f"{output.name}.changes.jsonl"))
 
-    def test_the_copy_of_the_faulty_file_is_clean_of_errors(self, tmp_path: Path) -> None:
+    def test_the_copy_of_the_faulty_file_has_no_errors(self, tmp_path: Path) -> None:
         write_faulty_chat(tmp_path / "chat.jsonl")
         changes = self.repaired(tmp_path / "chat.jsonl", tmp_path / "clean.jsonl")
         result = checked(tmp_path / "clean.jsonl")
         assert result.errors == []
         left = {finding.kind for finding in result.findings}
-        assert left == {"contradicting-answers", "truncated-answer", "wrong-language", "mojibake"}  # lost characters
+        assert left == {"contradicting-answers", "truncated-answer", "wrong-language", "mojibake"}  # of lost characters
         by_line = {change["line"]: change for change in changes}
         assert by_line[8]["kind"] == "broken-record"
         assert by_line[67] == {"line": 67, "field": "messages[1].content", "kind": "mojibake", "change": "fixed"}
@@ -349,7 +349,7 @@ class TestRepair:
             json.dumps(json.loads(line)) for line in clean.splitlines()
         }
 
-    def test_messages_that_say_nothing_are_left_out_where_the_rest_can_be_used(self, tmp_path: Path) -> None:
+    def test_blank_messages_are_left_out_if_the_rest_can_be_used(self, tmp_path: Path) -> None:
         pair = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
         blank = {"role": "user", "content": " "}
         rows = [{"messages": [*pair, blank, {"role": "assistant", "content": ""}]}, {"messages": [blank, pair[1]]}]
@@ -357,7 +357,7 @@ class TestRepair:
         assert read_lines(tmp_path / "clean.jsonl") == [{"messages": pair}]
         assert [(c["line"], c["kind"]) for c in changes] == [(1, "blank-message"), (2, "first-turn-of-assistant")]
 
-    def test_half_a_character_is_mended_wherever_it_stands(self, tmp_path: Path) -> None:
+    def test_lone_surrogates_are_fixed_in_every_field(self, tmp_path: Path) -> None:
         path = tmp_path / "chat.jsonl"
         path.write_text(json.dumps({"prompt": "Why \ud83d?", "completion": "So.", "id": "\ud83d"}) + "\n")
         self.repaired(path, tmp_path / "clean.jsonl")
@@ -368,7 +368,7 @@ class TestRepair:
         with pytest.raises(CorpusError, match="exists already"):
             self.repaired(path, path)
 
-    def test_text_keeps_its_kind(self, tmp_path: Path) -> None:
+    def test_the_copy_of_a_text_file_is_a_text_file(self, tmp_path: Path) -> None:
         path = tmp_path / "notes.txt"
         path.write_bytes("\ufeffA line.\n\ncafÃ© is open\n".encode() + b"caf\xe9\n" + b"mail jane@example.org")
         changes = self.repaired(path, tmp_path / "clean.txt")

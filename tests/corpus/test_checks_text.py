@@ -1,4 +1,4 @@
-"""What the checks say of a single text: its encoding, language, ending, and what is private in it."""
+"""The checks of a single text: its encoding, language, ending and private data."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SOUND = [
 
 
 def misread() -> list[tuple[str, str]]:
-    """Each sound text, and what it becomes in each wrong encoding that has characters for all its bytes."""
+    """Each sound text, and what it becomes in each wrong encoding that can decode its UTF-8 bytes."""
     pairs = []
     for encoding in ("latin-1", "cp1252", "cp1251", "cp932", "gb18030", "cp949"):
         for text in SOUND:
@@ -46,7 +46,7 @@ def misread() -> list[tuple[str, str]]:
 
 class TestEncoding:
     @pytest.mark.parametrize(("text", "spoiled"), misread())
-    def test_text_read_in_a_wrong_encoding_is_found_and_mended(self, text: str, spoiled: str) -> None:
+    def test_text_read_in_a_wrong_encoding_is_found_and_fixed(self, text: str, spoiled: str) -> None:
         assert [kind for kind, _ in encoding_faults(f"The note says:\n{spoiled}\nand ends.")] == ["mojibake"]
         assert fix_encoding(spoiled) == text
 
@@ -55,7 +55,7 @@ class TestEncoding:
         assert list(encoding_faults(text)) == []
         assert fix_encoding(text) == text
 
-    def test_lost_characters_are_found_and_not_invented(self) -> None:
+    def test_lost_characters_are_found_but_not_guessed(self) -> None:
         assert [kind for kind, _ in encoding_faults("a r\ufffdsum\ufffd")] == ["mojibake"]
         assert fix_encoding("a r\ufffdsum\ufffd") == "a r\ufffdsum\ufffd"
 
@@ -65,7 +65,7 @@ class TestEncoding:
         assert "secret" not in message
 
     @given(st.text(st.characters(codec=None)))
-    def test_whatever_stands_in_a_text_it_can_be_written_afterwards(self, text: str) -> None:
+    def test_any_text_can_be_written_after_the_repair(self, text: str) -> None:
         list(encoding_faults(text))
         fix_encoding(text).encode("utf-8")
         without_surrogates(text).encode("utf-8")
@@ -86,7 +86,7 @@ class TestLanguages:
             ("el", "Κάθε άτομο έχει δικαίωμα στη ζωή, την ελευθερία και την προσωπική του ασφάλεια."),
         ],
     )
-    def test_each_language_is_told(self, language: str, text: str) -> None:
+    def test_each_language_is_recognised(self, language: str, text: str) -> None:
         assert languages_of(text)[0] == language
 
     @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ class TestLanguages:
     def test_short_texts_are_not_judged(self, text: str) -> None:
         assert languages_of(text) == ()
 
-    def test_the_language_that_most_texts_are_in_is_wanted(self) -> None:
+    def test_texts_in_another_language_than_most_are_found(self) -> None:
         languages = Languages()
         english = "Everyone has the right to life, liberty and security of person, in every country of the world."
         for line in range(1, 12):
@@ -113,7 +113,12 @@ class TestLanguages:
         assert [(finding.line, finding.kind) for finding in languages.findings()] == [(12, "wrong-language")]
         assert languages.counts == {"en": 11, "ja": 1}
 
-    def test_of_a_file_in_many_languages_none_is_wrong_unless_they_are_named(self) -> None:
+    def test_a_finding_on_plain_text_has_no_field(self) -> None:
+        languages = Languages(["ja"])
+        languages.add(1, "", "Everyone has the right to life, liberty and security of person, in every country.")
+        assert [finding.field for finding in languages.findings()] == [None]
+
+    def test_no_language_of_a_mixed_file_is_wrong_unless_some_are_named(self) -> None:
         def found(*allowed: str) -> list[int | None]:
             languages = Languages(allowed)
             for line, text in enumerate(SOUND[2:7], 1):
@@ -141,14 +146,14 @@ class TestEndings:
             "*It is.*",
         ],
     )
-    def test_what_ends_with_a_sentence(self, text: str) -> None:
+    def test_a_text_that_ends_whole(self, text: str) -> None:
         assert ends_whole(text)
 
     @pytest.mark.parametrize("text", ["It is", "It is,", "これは法律で", "(see", "यह", "and the (other)"])
-    def test_what_does_not(self, text: str) -> None:
+    def test_a_text_that_does_not_end_whole(self, text: str) -> None:
         assert not ends_whole(text)
 
-    def test_only_what_breaks_the_habit_of_its_script_is_found(self) -> None:
+    def test_only_endings_that_are_unusual_for_their_script_are_found(self) -> None:
         endings = Endings()
         for line in range(1, 41):
             endings.add(line, "a", f"A whole sentence of case {line} that ends as one should.")
@@ -163,7 +168,7 @@ class TestEndings:
         endings.add(47, "a", "What it may be:\nan infection of the ear\na fracture of the skull that heals by itself")
         assert [finding.line for finding in endings.findings()] == [41]
 
-    def test_where_answers_have_no_full_stops_none_is_missed(self) -> None:
+    def test_if_half_of_the_answers_have_no_full_stop_none_is_missed(self) -> None:
         endings = Endings()
         for line in range(30):
             endings.add(line, "a", "a heading of some forty characters that has no full stop" + "." * (line % 2))
@@ -214,7 +219,7 @@ class TestPrivate:
         ],
     )
     @pytest.mark.parametrize("around", ["It is {}.", "値は{}です。", "({}),", "{}"])
-    def test_what_is_private_is_found_where_it_stands(self, kind: str, value: str, around: str) -> None:
+    def test_private_data_is_found_in_any_context(self, kind: str, value: str, around: str) -> None:
         text = around.format(value)
         (hit,) = PrivateData().find(text, "en")
         assert (hit.kind, text[hit.start : hit.end]) == (kind, value)
@@ -230,7 +235,7 @@ class TestPrivate:
             ("postgres://admin:s3cretpw@db.example.org/x", "s3cretpw"),
         ],
     )
-    def test_passwords(self, text: str, value: str) -> None:
+    def test_passwords_are_found(self, text: str, value: str) -> None:
         (hit,) = PrivateData().find(text)
         assert (hit.kind, text[hit.start : hit.end]) == ("secret", value)
 
@@ -253,15 +258,15 @@ class TestPrivate:
         ],
     )
     @pytest.mark.parametrize("language", ["en", "ja"])
-    def test_what_is_not_private_is_passed_over(self, text: str, language: str) -> None:
+    def test_what_is_not_private_is_not_found(self, text: str, language: str) -> None:
         assert PrivateData().find(text, language) == []
 
-    def test_a_telephone_number_behind_a_postal_code(self) -> None:
+    def test_a_telephone_number_after_a_postal_code_is_found(self) -> None:
         text = "Bethesda, MD 20892-3655 301-496-5248 E-mail"
         (hit,) = PrivateData().find(text, "en")
         assert text[hit.start : hit.end] == "301-496-5248"
 
-    def test_a_region_finds_its_own_telephone_numbers(self) -> None:
+    def test_national_telephone_numbers_are_found_in_the_given_region(self) -> None:
         text = "お電話は03-1234-5678まで"
         assert PrivateData().find(text, None) == []
         (hit,) = PrivateData("jp").find(text)
@@ -286,7 +291,7 @@ class TestPrivate:
 
     @pytest.mark.parametrize("offset", range(-14, 3))
     def test_names_are_found_wherever_a_long_text_is_cut(self, offset: int) -> None:
-        """Each once and whole, though two parts may have it, and the end of a part may cut it."""
+        """Each is found once and whole, although two parts may contain it, and the end of a part may cut it."""
 
         def pipeline(text: str) -> SimpleNamespace:
             assert len(text) <= 100_000
@@ -305,8 +310,8 @@ class TestPrivate:
             assert [text[hit.start : hit.end] for hit in hits] == [name] * text.count(name)
 
     @pytest.mark.slow
-    def test_names_by_a_pipeline_of_spacy(self, tmp_path: Path) -> None:
-        """In a process of its own, since spaCy brings libraries along that change what others do."""
+    def test_names_are_found_by_a_spacy_pipeline(self, tmp_path: Path) -> None:
+        """In its own process, because spaCy imports libraries that change how others behave."""
         script = f"""
 import spacy
 from domain_ft.corpus.checks.private import PrivateData

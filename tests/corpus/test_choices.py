@@ -1,4 +1,4 @@
-"""Labelled examples of Label Studio, Prodigy, doccano and Argilla: read by `classify` and `data check`, or named."""
+"""Labels from Label Studio, Prodigy, doccano and Argilla: `classify` and `data check` read them, or say why not."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ FORMS: dict[str, Callable[[int, list[str]], dict[str, Any]]] = {
 
 
 def write(path: Path, records: list[dict[str, Any]]) -> Path:
-    """JSON lines, a JSON list or CSV, by the ending; in CSV what is no text is JSON."""
+    """Write JSON lines, a JSON list, CSV or TSV, by the ending. In tables, lists and objects are written as JSON."""
     if path.suffix in (".csv", ".tsv"):
         sink = io.StringIO()
         writer = csv.DictWriter(sink, list(records[0]), delimiter="," if path.suffix == ".csv" else "\t")
@@ -112,7 +112,7 @@ def learned(data: TaskData) -> list[tuple[str, list[str]]]:
 
 
 def check(path: Path) -> tuple[str, list[str]]:
-    """What data check takes the file for, and its errors."""
+    """The kind of file that `data check` recognises, and the messages of its errors."""
     file, rejections = CheckedFile.open(str(path), "auto", Fields()), Rejections()
     found = Checker().check(file.items(rejections.bad), rejections)
     return file.kind, [finding.message for finding in found.errors]
@@ -120,7 +120,7 @@ def check(path: Path) -> tuple[str, list[str]]:
 
 @pytest.mark.parametrize("labels", [ONE, SEVERAL], ids=["one", "several"])
 @pytest.mark.parametrize("form", FORMS)
-def test_each_form_is_read_by_classify_and_known_to_data_check(
+def test_each_form_is_read_by_classify_and_recognised_by_data_check(
     tmp_path: Path, form: str, labels: list[list[str]]
 ) -> None:
     for ending in ("json", "jsonl", *(("csv", "tsv") if form == "Label Studio, short" else ())):
@@ -133,7 +133,7 @@ def test_each_form_is_read_by_classify_and_known_to_data_check(
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_test_examples_with_one_choice_each_are_of_the_kind_of_the_training(tmp_path: Path, form: str) -> None:
+def test_test_examples_with_one_choice_fit_training_examples_with_several(tmp_path: Path, form: str) -> None:
     train = write(tmp_path / "train.jsonl", [FORMS[form](number, one) for number, one in enumerate(SEVERAL)])
     test = write(tmp_path / "test.jsonl", [FORMS[form](number + 50, one) for number, one in enumerate(ONE[:4])])
     data = opened(train, test=str(test))
@@ -150,7 +150,7 @@ def test_a_cleaned_copy_has_the_same_labels(tmp_path: Path) -> None:
     assert len(copied) > 20  # the near copies are left out
 
 
-def test_what_nobody_chose_is_listed_and_not_learned(tmp_path: Path) -> None:
+def test_examples_without_a_choice_are_listed_and_left_out(tmp_path: Path) -> None:
     records = [studio(number, [result(one)]) for number, one in enumerate(ONE)]
     records[0] = studio(0)
     records[1] = studio(1, [])
@@ -177,7 +177,7 @@ def test_verdicts_of_prodigy_are_followed(tmp_path: Path) -> None:
         opened(write(tmp_path / "b.jsonl", records))
 
 
-def test_one_label_with_verdicts_alone_is_explained(tmp_path: Path) -> None:
+def test_a_single_label_beside_verdicts_is_explained(tmp_path: Path) -> None:
     records = [{"text": text(n), "label": "Pos", "answer": "accept" if n % 2 else "reject"} for n in range(30)]
     path = write(tmp_path / "a.jsonl", records)
     with pytest.raises(CorpusError, match="if the annotators' verdicts are the labels: --label-field answer"):
@@ -199,7 +199,7 @@ def test_one_label_with_verdicts_alone_is_explained(tmp_path: Path) -> None:
         ({**argilla(0, ["Pos"]), "responses": {"a": [{"value": "x"}, {"value": "y"}]}}, "disagree on the answer"),
     ],
 )
-def test_what_is_not_certain_is_refused_by_name(tmp_path: Path, record: dict[str, Any], what: str) -> None:
+def test_ambiguous_records_are_refused_with_the_cause(tmp_path: Path, record: dict[str, Any], what: str) -> None:
     others = [FORMS["Argilla 2" if "responses" in record else "Label Studio"](n + 1, ONE[n]) for n in range(20)]
     path = write(tmp_path / "a.jsonl", [record, *others])
     with pytest.raises(UserError, match=what) as raised:
@@ -208,7 +208,7 @@ def test_what_is_not_certain_is_refused_by_name(tmp_path: Path, record: dict[str
     assert check(path)[0] == "examples"
 
 
-def test_the_question_is_named_where_there_are_several(tmp_path: Path) -> None:
+def test_one_of_several_questions_can_be_named(tmp_path: Path) -> None:
     records = [studio(n, [result(one), result(["x"], "topic")]) for n, one in enumerate(ONE)]
     assert opened(write(tmp_path / "a.json", records), label_field="tone").labels.names == ("Neg", "Pos")
     table = write(tmp_path / "a.csv", [{**short(n, one), "topic": "x"} for n, one in enumerate(ONE)])
@@ -224,7 +224,7 @@ def test_spans_of_argilla_are_not_read_as_labels(tmp_path: Path) -> None:
         opened(write(tmp_path / "a.jsonl", records))
 
 
-def test_choices_of_label_studio_are_about_the_text_that_they_name(tmp_path: Path) -> None:
+def test_choices_of_label_studio_belong_to_the_text_that_they_name(tmp_path: Path) -> None:
     def about(number: int, *objects: str) -> dict[str, Any]:
         made = studio(number, [{**result(ONE[number]), "to_name": name} for name in objects])
         return {**made, "data": {"text": "A summary", "body": text(number)}}
@@ -235,7 +235,7 @@ def test_choices_of_label_studio_are_about_the_text_that_they_name(tmp_path: Pat
         opened(write(tmp_path / "b.json", [about(number, "body", "text") for number in range(30)]))
 
 
-def test_several_labels_of_doccano_are_asked_for(tmp_path: Path) -> None:
+def test_the_error_for_joined_labels_of_doccano_suggests_their_separator(tmp_path: Path) -> None:
     rows = [{"id": n, "text": text(n), "label": "#".join(one)} for n, one in enumerate(SEVERAL)]
     with pytest.raises(CorpusError, match="--label-separator '#'"):
         opened(write(tmp_path / "a.csv", rows))
@@ -306,7 +306,7 @@ _ANY = st.recursive(
 
 
 @given(st.data(), st.sampled_from(sorted(FORMS)), st.booleans())
-def test_any_part_may_be_anything(data: st.DataObject, form: str, inner: bool) -> None:
+def test_whatever_replaces_a_part_the_record_is_read_or_rejected(data: st.DataObject, form: str, inner: bool) -> None:
     record = FORMS[form](0, ["Pos"])
     holders: list[dict[str, Any]] = [record]
     if inner:

@@ -1,4 +1,4 @@
-"""Which field is the text: never an id, an address, a hash or a date because the first record has no other."""
+"""Which field holds the text: ids, addresses, hashes and dates are never guessed to be it."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def texts(path: Path, text_field: str | None = None, seen: Seen | None = None) -
         "€ 1,200.00",
     ],
 )
-def test_what_identifies_is_not_the_text(tmp_path: Path, name: str) -> None:
+def test_ids_addresses_dates_and_amounts_are_not_the_text(tmp_path: Path, name: str) -> None:
     path = jsonl(tmp_path, {"ref": name, "data": [TEXT, "More."]}, {"ref": name, "data": ["Other text.", "More."]})
     assert texts(path) == [f"{TEXT}\nMore.", "Other text.\nMore."]
 
 
 @pytest.mark.parametrize("field", ["id", "doc_id", "caseId", "url", "source", "created_at", "language"])
-def test_what_is_called_an_id_is_not_the_text_unless_it_holds_sentences(field: str) -> None:
+def test_a_field_named_like_an_id_is_not_the_text_unless_it_holds_sentences(field: str) -> None:
     assert what_fields_hold([{field: "alpha"}, {field: "beta"}]) == {field: Holds.NAMES}
     assert what_fields_hold([{field: TEXT}]) == {field: Holds.TEXT}
 
@@ -76,7 +76,7 @@ def test_what_is_called_an_id_is_not_the_text_unless_it_holds_sentences(field: s
         ("record", [json.dumps([{"body": TEXT}])]),
     ],
 )
-def test_what_is_no_prose_is_not_guessed_to_be_the_text(tmp_path: Path, field: str, values: list[str]) -> None:
+def test_fields_without_prose_are_not_guessed_to_be_the_text(tmp_path: Path, field: str, values: list[str]) -> None:
     assert what_fields_hold([{field: value} for value in values]) == {field: Holds.NAMES}
     path = jsonl(tmp_path, *[{field: value} for value in values])
     with pytest.raises(CorpusError, match=f"--text-field {field}"):
@@ -100,7 +100,7 @@ def test_short_texts_and_scripts_without_spaces_are_texts(value: str) -> None:
     assert what_fields_hold([{"body": value}]) == {"body": Holds.TEXT}
 
 
-def test_ids_alone_are_refused_with_what_they_are(tmp_path: Path) -> None:
+def test_a_file_of_only_ids_is_refused_with_the_cause(tmp_path: Path) -> None:
     path = jsonl(tmp_path, {"id": "case-1", "n": 3}, {"id": "case-2", "n": 4})
     with pytest.raises(CorpusError, match="identifiers, addresses, dates, numbers") as caught:
         texts(path)
@@ -119,7 +119,7 @@ def test_the_first_record_does_not_decide_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
-def test_a_run_knows_which_field_was_read_and_how_long_its_texts_are(tmp_path: Path, ending: str) -> None:
+def test_the_field_that_was_read_and_its_median_length_are_recorded(tmp_path: Path, ending: str) -> None:
     rows = {"id": ["a-1", "a-2", "a-3"], "body": [TEXT, "x y z " * 5, TEXT * 2], "n": ["1", "2", "3"]}
     path = tmp_path / f"a.{ending}"
     if ending == "parquet":
@@ -134,7 +134,7 @@ def test_a_run_knows_which_field_was_read_and_how_long_its_texts_are(tmp_path: P
     assert dict(seen.left_out.fields) == {"id": 3, "n": 3}
 
 
-def test_names_with_commas_and_blanks_can_be_given(tmp_path: Path) -> None:
+def test_field_names_with_commas_and_spaces_can_be_given(tmp_path: Path) -> None:
     record = {"findings, all": "One.", "my text": "Two.", " edge ": "Three."}
     path = jsonl(tmp_path, record)
     assert texts(path, "findings, all") == ["One."]
@@ -189,7 +189,7 @@ def test_a_text_with_a_number_is_no_date(value: str) -> None:
     ],
 )
 @pytest.mark.parametrize("title", [{}, {"title": "Report of the court, part one"}])
-def test_a_title_is_not_the_text_where_paragraphs_are(
+def test_a_title_is_not_the_text_if_paragraphs_are_in_another_field(
     tmp_path: Path, field: str, value: Any, title: dict[str, str]
 ) -> None:
     path = jsonl(tmp_path, *[{"id": f"c{number}", **title, field: value} for number in range(3)])
@@ -200,7 +200,7 @@ def test_a_title_is_not_the_text_where_paragraphs_are(
         assert texts(path, "title") == [title["title"]] * 3
 
 
-def test_little_text_within_other_fields_does_not_matter(tmp_path: Path) -> None:
+def test_text_inside_other_fields_does_not_count_against_more_text_or_a_usual_name(tmp_path: Path) -> None:
     path = jsonl(tmp_path, {"story": f"{TEXT} {TEXT}", "meta": {"note": "It is a note of few words."}})
     assert texts(path) == [f"{TEXT} {TEXT}"]
     path = jsonl(tmp_path, {"text": "Short.", "meta": [{"note": TEXT}]})

@@ -1,4 +1,4 @@
-"""Cleaning: what goes, what stays in every script, and that a second cleaning changes nothing."""
+"""Cleaning: what it changes, what it keeps in every script, and that cleaning again changes nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from domain_ft.corpus.cleaning import Aligned, clean, normalise
 
-# Text of every kind, thick with what cleaning acts on.
+# Any text, with many of the characters that cleaning changes.
 TEXTS = st.text(
     st.one_of(
         st.characters(),
@@ -34,17 +34,17 @@ TEXTS = st.text(
         ("  \n\n", ""),
     ],
 )
-def test_what_goes(given_text: str, wanted: str) -> None:
+def test_what_cleaning_changes(given_text: str, wanted: str) -> None:
     assert clean(given_text) == wanted
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "\u3000第一条\u3000この法律は、\n\u3000\u3000第二条",  # the ideographic space indents and parts
+        "\u3000第一条\u3000この法律は、\n\u3000\u3000第二条",  # the ideographic space indents and separates
         "می\u200cخواهم",  # zero-width non-joiner: part of Persian spelling
         "क्\u200dष",  # zero-width joiner: shapes a conjunct
-        "ភាសា\u200bខ្មែរ",  # zero-width space: parts words in Khmer
+        "ភាសា\u200bខ្មែរ",  # zero-width space: separates words in Khmer
         "👩\u200d⚕️",
         "\u202bعربي\u202c",
         "ㄅㄆㄇ　漢字　かな",
@@ -61,7 +61,7 @@ def test_cleaning_twice_changes_nothing_more(text: str) -> None:
 
 
 @given(TEXTS)
-def test_cleaned_text_is_sound(text: str) -> None:
+def test_cleaned_text_is_in_nfc_and_has_no_control_characters(text: str) -> None:
     once = clean(text)
     once.encode("utf-8")
     assert unicodedata.is_normalized("NFC", once)
@@ -74,7 +74,7 @@ def test_nothing_but_white_space_and_controls_is_lost(text: str) -> None:
 
 
 @given(TEXTS)
-def test_copies_that_differ_in_white_space_alone_are_the_same(text: str) -> None:
+def test_copies_that_differ_only_in_white_space_are_the_same(text: str) -> None:
     assert normalise(clean(text)) == normalise(clean(text.replace(" ", "  ").replace("\n", "\r\n")))
 
 
@@ -90,8 +90,8 @@ def test_an_aligned_text_is_the_cleaned_one(text: str) -> None:
 
 
 @given(TEXTS, st.data())
-def test_a_span_stands_for_what_was_given(text: str, data: st.DataObject) -> None:
-    """Cleaning what a span stands for gives the span, but for a character that composed with its neighbours."""
+def test_a_span_maps_to_the_given_text(text: str, data: st.DataObject) -> None:
+    """What a character maps to, cleaned again, contains that character, unless it is white space."""
     aligned = Aligned.of(text)
     for place, character in enumerate(aligned.text):
         start, end = aligned.given_span(place, place + 1)
@@ -115,8 +115,8 @@ GAPS = st.text(" \t\r\n\u00a0\u2003\u0007\ufeff", min_size=0, max_size=4)
 
 
 @given(WORDS, GAPS, st.data())
-def test_words_are_found_in_what_was_given(words: list[str], lead: str, data: st.DataObject) -> None:
-    """Each word is found at its own characters, whatever stands between: the map is exact, not near."""
+def test_words_map_to_their_own_characters(words: list[str], lead: str, data: st.DataObject) -> None:
+    """The mapping is exact, whatever is between the words."""
     text, places = lead, []
     for word in words:
         places.append((len(text), len(text) + len(word)))
@@ -130,6 +130,6 @@ def test_words_are_found_in_what_was_given(words: list[str], lead: str, data: st
         at += len(cleaned)
 
 
-def test_a_span_outside_of_the_text_is_a_mistake() -> None:
+def test_a_span_outside_the_text_is_refused() -> None:
     with pytest.raises(ValueError, match="not a span"):
         Aligned.of("  a  ").given_span(0, 2)

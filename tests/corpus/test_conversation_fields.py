@@ -1,4 +1,4 @@
-"""Fields beside what is said: followed where they are well known, refused by name where not, counted where unread."""
+"""Fields beside the question or messages: followed if well known, else refused by name, or counted as unread."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def write(path: Path, records: list[dict[str, Any]]) -> Path:
 
 
 def opened(path: Path) -> tuple[ConversationData, list[Reject]]:
-    told: list[Reject] = []
-    return open_conversations(ConversationSource(str(path)), rejects=told.append), told
+    rejects: list[Reject] = []
+    return open_conversations(ConversationSource(str(path)), rejects=rejects.append), rejects
 
 
 def chats(count: int, **more: Any) -> list[dict[str, Any]]:
@@ -93,10 +93,10 @@ def chats(count: int, **more: Any) -> list[dict[str, Any]]:
     ],
 )
 @pytest.mark.parametrize("as_text", [False, True])
-def test_history_is_earlier_turns_that_are_learned(record: dict[str, str], as_text: bool) -> None:
+def test_history_becomes_earlier_turns_whose_answers_are_learned(record: dict[str, str], as_text: bool) -> None:
     history: Any = [["Who?", "You."], ["When?", "Now."]]
-    told = turns({"system": "Be brief.", **record, "history": json.dumps(history) if as_text else history})
-    assert [(turn.role, turn.content, turn.trained) for turn in told] == [
+    found = turns({"system": "Be brief.", **record, "history": json.dumps(history) if as_text else history})
+    assert [(turn.role, turn.content, turn.trained) for turn in found] == [
         ("system", "Be brief.", False),
         ("user", "Who?", False),
         ("assistant", "You.", True),
@@ -108,7 +108,7 @@ def test_history_is_earlier_turns_that_are_learned(record: dict[str, str], as_te
 
 
 @pytest.mark.parametrize("nothing", [[], "", None, "  "])
-def test_an_empty_history_is_none(nothing: Any) -> None:
+def test_an_empty_history_adds_no_turns(nothing: Any) -> None:
     assert turns({"instruction": "Why?", "output": "Because.", "history": nothing}) == (ASKED, ANSWER)
 
 
@@ -145,18 +145,18 @@ NOT_LEARNED: list[dict[str, Any]] = [
 @pytest.mark.parametrize("mark", NOT_LEARNED)
 @pytest.mark.parametrize("names", [("messages", "role", "content"), ("conversations", "from", "value")])
 def test_marked_turns_are_not_learned(mark: dict[str, Any], names: tuple[str, str, str]) -> None:
-    field, role, said = names
-    told = turns(
+    field, role, content = names
+    found = turns(
         {
             field: [
-                {role: "user", said: "Why?"},
-                {role: "assistant", said: "BAD", **mark},
-                {role: "user", said: "Well?"},
-                {role: "assistant", said: "Because.", **{name: _opposite(value) for name, value in mark.items()}},
+                {role: "user", content: "Why?"},
+                {role: "assistant", content: "BAD", **mark},
+                {role: "user", content: "Well?"},
+                {role: "assistant", content: "Because.", **{name: _opposite(value) for name, value in mark.items()}},
             ]
         }
     )
-    assert [turn.trained for turn in told] == [False, False, False, True]
+    assert [turn.trained for turn in found] == [False, False, False, True]
 
 
 def _opposite(value: Any) -> Any:
@@ -166,8 +166,8 @@ def _opposite(value: Any) -> Any:
 @pytest.mark.parametrize("mark", [{"rating": "thumbs_down"}, {"accepted": False}, {"status": "Rejected"}])
 def test_a_turn_that_somebody_rejected_is_not_learned(mark: dict[str, Any]) -> None:
     bad = {**CHAT["messages"][1], **mark}
-    told = turns({"messages": [CHAT["messages"][0], bad, *CHAT["messages"]]})
-    assert [turn.trained for turn in told] == [False, False, False, True]
+    found = turns({"messages": [CHAT["messages"][0], bad, *CHAT["messages"]]})
+    assert [turn.trained for turn in found] == [False, False, False, True]
     alone = parsed({"messages": [CHAT["messages"][0], bad]})
     assert alone.faults == ()
     assert alone.left_out is not None
@@ -194,12 +194,12 @@ def test_an_annotators_answer_beside_another_answer_is_a_verdict() -> None:
         ({"weight": 1, "train": False}, "messages[1]"),
     ],
 )
-def test_marks_that_are_none_or_disagree_are_refused(mark: dict[str, Any], field: str) -> None:
+def test_invalid_or_contradicting_marks_are_refused(mark: dict[str, Any], field: str) -> None:
     record = {"messages": [CHAT["messages"][0], {**CHAT["messages"][1], **mark}]}
     assert ("bad-weight", field) in faults(record)
 
 
-def test_parts_of_a_turn_cannot_be_left_out() -> None:
+def test_marks_for_parts_of_a_turn_are_refused() -> None:
     detail = [{"begin_offset": 0, "end_offset": 2, "train": False}]
     record = {"messages": [CHAT["messages"][0], {**CHAT["messages"][1], "train_detail": detail}]}
     assert faults(record) == [("unsupported-field", "messages[1].train_detail")]
@@ -236,13 +236,13 @@ def test_parts_of_a_turn_cannot_be_left_out() -> None:
         ({**CHAT, "kto_tag": False}, "kto_tag"),
     ],
 )
-def test_marked_records_are_left_out_and_are_no_fault(record: dict[str, Any], field: str) -> None:
+def test_marked_records_are_left_out_without_a_fault(record: dict[str, Any], field: str) -> None:
     found = parsed(record)
     assert found.conversation is None
     assert found.faults == ()
     assert found.left_out is not None
     assert found.left_out.field == field
-    assert parsed(record, compared=True).conversation is not None  # `data split` parts them too
+    assert parsed(record, compared=True).conversation is not None  # `data split` keeps them
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_marked_records_are_left_out_and_are_no_fault(record: dict[str, Any], fi
         {"prompt": "Why?", "completion": "Because.", "label": True},
     ],
 )
-def test_records_that_are_marked_to_be_learned_are(record: dict[str, Any]) -> None:
+def test_records_that_are_marked_to_be_learned_are_learned(record: dict[str, Any]) -> None:
     assert turns(record) == (ASKED, ANSWER)
 
 
@@ -277,14 +277,14 @@ def test_records_that_are_marked_to_be_learned_are(record: dict[str, Any]) -> No
         ("loss", [0.5, 0.25]),
     ],
 )
-def test_what_may_be_no_verdict_is_listed(name: str, value: Any) -> None:
+def test_values_that_may_be_no_verdict_are_unread(name: str, value: Any) -> None:
     found = parsed({**QA, name: value})
     assert found.conversation is not None
     assert found.unread == (name,)
 
 
 @pytest.mark.parametrize("name", ["label", "status", "decision"])
-def test_an_answer_is_no_verdict(name: str) -> None:
+def test_the_answer_itself_is_no_verdict(name: str) -> None:
     same = parsed({"prompt": "Is the loan accepted?", "completion": "rejected", name: "rejected"})
     assert same.conversation is not None
     assert same.unread == (name,)
@@ -294,7 +294,7 @@ def test_an_answer_is_no_verdict(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["loss_mask", "mask", "train_on_turn"])
-def test_marks_of_turns_beside_the_turns_are_refused(name: str) -> None:
+def test_marks_of_turns_outside_the_turns_are_refused(name: str) -> None:
     assert faults({**CHAT, name: [0, 1]}) == [("unsupported-field", name)]
 
 
@@ -307,7 +307,7 @@ def test_a_class_or_a_measurement_is_no_mark() -> None:
 
 
 @pytest.mark.parametrize("weight", [0.5, 2, -1, "high"])
-def test_weights_between_are_refused(weight: Any) -> None:
+def test_weights_other_than_zero_and_one_are_refused(weight: Any) -> None:
     assert faults({**CHAT, "weight": weight}) == [("bad-weight", "weight")]
 
 
@@ -315,23 +315,23 @@ def test_marked_records_are_counted_and_listed_once(tmp_path: Path) -> None:
     records = chats(30)
     for record in records[:5]:
         record["weight"] = 0
-    data, told = opened(write(tmp_path / "a.jsonl", records))
+    data, rejects = opened(write(tmp_path / "a.jsonl", records))
     assert len(data.train) + len(data.test) == 25
-    assert [reject.line for reject in told] == [1, 2, 3, 4, 5]
+    assert [reject.line for reject in rejects] == [1, 2, 3, 4, 5]
     assert data.left_out.records == data.facts["rejects"] == 5
     assert sum("5 records are marked" in note for note in data.notes) == 1
     with pytest.raises(CorpusError, match=r"(?s)30 records are left out. The first: .*weight: 0"):
         opened(write(tmp_path / "b.jsonl", chats(30, weight=0)))
 
 
-def test_bad_completions_name_the_verb_that_is_coming(tmp_path: Path) -> None:
+def test_left_out_completions_mention_the_planned_preference_tuning(tmp_path: Path) -> None:
     records = [
         {"prompt": f"What is {n * 7919:x}?", "completion": f"It is {n * 104729:x}.", "label": n % 2 == 0}
         for n in range(40)
     ]
-    data, told = opened(write(tmp_path / "a.jsonl", records))
-    assert len(data.train) + len(data.test) == len(told) == 20
-    assert "preference tuning is planned" in told[0].reason
+    data, rejects = opened(write(tmp_path / "a.jsonl", records))
+    assert len(data.train) + len(data.test) == len(rejects) == 20
+    assert "preference tuning is planned" in rejects[0].reason
 
 
 @pytest.mark.parametrize(
@@ -343,12 +343,12 @@ def test_bad_completions_name_the_verb_that_is_coming(tmp_path: Path) -> None:
         {"conversations": [{"from": "human", "value": "Why?"}], "chosen": {"from": "gpt"}, "rejected": {"from": "gpt"}},
     ],
 )
-def test_pairs_of_answers_are_refused_by_name(record: dict[str, Any], tmp_path: Path) -> None:
+def test_pairs_of_chosen_and_rejected_answers_are_refused(record: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"(?s)a chosen and a rejected answer.*--answer-field chosen"):
         opened(write(tmp_path / "a.jsonl", [record] * 3))
 
 
-def test_the_chosen_answers_alone_can_be_named() -> None:
+def test_the_field_of_the_chosen_answers_can_be_named() -> None:
     found = parsed(
         {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}, prompt_field="prompt", answer_field="chosen"
     )
@@ -369,7 +369,7 @@ REASONS = (
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
 @pytest.mark.parametrize("template", [REASONS, REASONS.replace("reasoning_content", "thinking")])
-def test_reasoning_is_rendered_and_learned_where_the_template_knows_it(name: str, template: str) -> None:
+def test_reasoning_is_rendered_and_learned_if_the_template_supports_it(name: str, template: str) -> None:
     record = {"messages": [CHAT["messages"][0], {**CHAT["messages"][1], name: "Because. Or not?"}]}
     conversation = parsed(record).conversation
     assert conversation is not None
@@ -380,7 +380,7 @@ def test_reasoning_is_rendered_and_learned_where_the_template_knows_it(name: str
 
 
 @pytest.mark.parametrize("template", [CHATML, THINKING, None])
-def test_reasoning_that_a_template_does_not_know_is_refused(template: str | None) -> None:
+def test_reasoning_that_a_template_does_not_support_is_refused(template: str | None) -> None:
     for record in ({**QA, "reasoning": "Hm."}, {"instruction": "Why?", "output": "So.", "thinking": "Hm."}):
         conversation = parsed(record).conversation
         assert conversation is not None
@@ -397,23 +397,23 @@ def test_reasoning_in_the_content_stays_text() -> None:
 @pytest.mark.parametrize(
     "record", [CHAT, {"prompt": CHAT["messages"][:1], "completion": CHAT["messages"][1:]}, {"prompt": "Why?", **CHAT}]
 )
-def test_reasoning_beside_the_messages_is_that_of_the_only_answer(name: str, record: dict[str, Any]) -> None:
+def test_reasoning_beside_the_messages_belongs_to_the_only_answer(name: str, record: dict[str, Any]) -> None:
     assert turns({**record, name: "Hm."})[1] == Turn("assistant", "Because.", trained=True, reasoning="Hm.")
 
 
-def test_reasoning_beside_several_answers_is_refused_unless_one_says_it() -> None:
+def test_reasoning_beside_several_answers_is_refused_unless_one_repeats_it() -> None:
     twice = {"messages": [*CHAT["messages"], *CHAT["messages"]]}
     assert faults({**twice, "reasoning": "Hm."}) == [("unsupported-field", "reasoning")]
     assert len(turns({**twice, "reasoning": "Because."})) == 4
 
 
 @pytest.mark.parametrize("value", ["on", "off", "high", True])
-def test_how_a_model_was_asked_to_think_is_no_thought(value: Any) -> None:
+def test_settings_for_reasoning_are_not_taken_for_reasoning(value: Any) -> None:
     assert parsed({**CHAT, "reasoning": value}).unread == ("reasoning",)
     assert turns({**QA, "thinking": value}) == (ASKED, ANSWER)
 
 
-def test_thoughts_in_a_turn_of_their_own_are_refused() -> None:
+def test_reasoning_in_its_own_turn_is_refused() -> None:
     thought = {"role": "assistant", "channel": "analysis", "content": "Hm."}
     record = {"messages": [CHAT["messages"][0], thought, CHAT["messages"][1]]}
     assert faults(record) == [("unsupported-field", "messages[1].channel")]
@@ -460,7 +460,7 @@ def test_two_reasonings_that_differ_are_refused() -> None:
         ({**QA, "context": "It rained.", "options": ["yes"]}, "It rained.\n\nWhy?\n\nA. yes"),
     ],
 )
-def test_context_and_options_are_asked_too(fields: dict[str, Any], expected: str) -> None:
+def test_context_and_options_become_part_of_the_question(fields: dict[str, Any], expected: str) -> None:
     assert asked(fields) == expected
 
 
@@ -484,11 +484,11 @@ def test_context_and_options_are_asked_too(fields: dict[str, Any], expected: str
         ({**CHAT, "chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
     ],
 )
-def test_what_cannot_be_followed_is_refused_by_name(fields: dict[str, Any], field: str) -> None:
+def test_fields_that_cannot_be_followed_are_refused_by_name(fields: dict[str, Any], field: str) -> None:
     assert faults(fields) == [("unsupported-field", field)]
 
 
-def test_named_fields_are_the_only_ones_that_are_read() -> None:
+def test_only_the_named_fields_become_the_question() -> None:
     fields = {**QA, "opa": "yes", "opb": "no", "reasoning": "Hm.", "context": "It rained."}
     found = parsed(fields, prompt_field="question,opa,opb")
     assert found.conversation is not None
@@ -496,7 +496,7 @@ def test_named_fields_are_the_only_ones_that_are_read() -> None:
     assert found.unread == ("reasoning", "context")
 
 
-def test_context_that_a_message_says_already_is_read() -> None:
+def test_context_that_a_message_repeats_is_not_unread() -> None:
     assert turns({**CHAT, "context": "Why?"}) == (ASKED, ANSWER)
     assert turns({**CHAT, "documents": [{"text": "Because.", "id": "a-1"}]}) == (ASKED, ANSWER)
     assert turns({**CHAT, "prompt": "Why?"}) == (ASKED, ANSWER)
@@ -504,14 +504,14 @@ def test_context_that_a_message_says_already_is_read() -> None:
 
 @pytest.mark.parametrize("value", ["doc-17", "https://example.org/a", ["d-1", "d-2"], [1, 2], 4, "notes/a.txt"])
 @pytest.mark.parametrize("record", [QA, CHAT, {"instruction": "Why?", "output": "Because."}])
-def test_a_name_of_a_document_is_no_context(record: dict[str, Any], value: Any) -> None:
+def test_the_name_of_a_document_is_no_context(record: dict[str, Any], value: Any) -> None:
     found = parsed({**record, "document": value})
     assert found.conversation is not None
     assert found.conversation.turns == (ASKED, ANSWER)
     assert found.unread == ("document",)
 
 
-def test_a_prompt_as_a_template_made_it_is_listed() -> None:
+def test_a_prompt_that_contains_the_question_is_unread() -> None:
     assert parsed({**QA, "prompt": "You are kind. Why?"}).unread == ("prompt",)
 
 
@@ -529,7 +529,7 @@ def test_a_single_call_under_another_name_is_refused() -> None:
     assert faults(record) == [("bad-tool-call", "messages[1].tool_call")]
 
 
-def test_parts_of_text_are_text_under_all_names_of_openai() -> None:
+def test_parts_of_text_are_read_under_openais_names() -> None:
     parts = ("input_text", "Why?"), ("output_text", "Because.")
     messages = [
         {**message, "content": [{"type": kind, "text": text}]}
@@ -538,7 +538,7 @@ def test_parts_of_text_are_text_under_all_names_of_openai() -> None:
     assert turns({"messages": messages}) == (ASKED, ANSWER)
 
 
-def test_system_texts_beside_the_messages_are_heard() -> None:
+def test_a_system_text_beside_the_messages_is_read_unless_a_message_has_one() -> None:
     assert turns({**CHAT, "system": "Be brief."})[0] == Turn("system", "Be brief.")
     assert turns({**QA, "system_prompt": "Be brief."})[0] == Turn("system", "Be brief.")
     other = {"messages": [{"role": "system", "content": "Be kind."}, *CHAT["messages"]], "system": "Be brief."}
@@ -581,7 +581,7 @@ def test_system_texts_beside_the_messages_are_heard() -> None:
         {**QA, "question": "See [image]: what is it?", "image_id": 7},
     ],
 )
-def test_pictures_are_refused_by_name(fields: dict[str, Any]) -> None:
+def test_pictures_recordings_and_files_are_refused(fields: dict[str, Any]) -> None:
     assert {kind for kind, _ in faults(fields)} == {"unsupported-media"}
     assert parsed(fields, compared=True).conversation is not None
 
@@ -637,7 +637,7 @@ def test_text_that_a_template_rendered_is_refused(fields: dict[str, Any]) -> Non
         {**QA, "question": "Human: Why?\n\nAssistant:"},
     ],
 )
-def test_what_may_be_a_template_is_a_warning(fields: dict[str, Any]) -> None:
+def test_text_that_a_template_may_have_rendered_is_a_warning(fields: dict[str, Any]) -> None:
     found = parsed(fields)
     assert found.conversation is not None
     assert [fault.kind for fault in found.faults] == ["rendered-text"]
@@ -654,11 +654,11 @@ def test_what_may_be_a_template_is_a_warning(fields: dict[str, Any]) -> None:
         "Llama writes [INST] before a question.",
     ],
 )
-def test_text_that_speaks_of_templates_is_text(answer: str) -> None:
+def test_text_about_templates_has_no_fault(answer: str) -> None:
     assert turns({**QA, "answer": answer})[1].content == answer
 
 
-def test_whole_conversations_in_one_text_are_refused_by_instruct_and_named_by_data_check(tmp_path: Path) -> None:
+def test_whole_conversations_in_one_text_are_refused_by_instruct_and_found_by_data_check(tmp_path: Path) -> None:
     text = "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nBecause.<|im_end|>"
     path = write(tmp_path / "a.jsonl", [{"text": text}] * 3)
     with pytest.raises(CorpusError, match=r"(?s)'text'.*rendered.*<\|im_start\|>user.*messages"):
@@ -670,7 +670,7 @@ def test_whole_conversations_in_one_text_are_refused_by_instruct_and_named_by_da
 # --- Unread fields ----------------------------------------------------------------------------------------------------
 
 
-def test_unread_fields_are_counted_and_never_stop(tmp_path: Path) -> None:
+def test_unread_fields_are_counted_and_never_stop_the_reader(tmp_path: Path) -> None:
     records = chats(30, id=7, source="x", meta={"a": 1}, note=None)
     records[3]["messages"][1]["tag"] = "t"
     data, _ = opened(write(tmp_path / "a.jsonl", records))
@@ -716,7 +716,7 @@ def test_code_and_mathematics_are_no_placeholders(text: str) -> None:
     assert unfilled(*[text] * 5) == []
 
 
-def test_unfilled_placeholders_are_said_by_instruct_and_found_by_data_check(tmp_path: Path) -> None:
+def test_unfilled_placeholders_are_noted_by_instruct_and_found_by_data_check(tmp_path: Path) -> None:
     records = chats(30)
     records[6]["messages"][0]["content"] += " {{topic}}"
     path = write(tmp_path / "a.jsonl", records)
@@ -743,17 +743,17 @@ def test_data_check_finds_what_instruct_refuses_leaves_out_and_does_not_read(tmp
     found = checked(write(tmp_path / "a.jsonl", records))
     kinds = {(one.line, one.kind, one.error) for one in found.findings}
     assert {(2, "not-learned", False), (3, "unsupported-media", True), (4, "unsupported-field", True)} <= kinds
-    assert found.statistics["unread_fields"]["source"] == 9  # of a record that is left out nothing is read
+    assert found.statistics["unread_fields"]["source"] == 9  # not 10: the fields of a left-out record are not counted
 
 
-def test_data_check_takes_the_documents_of_a_question_for_its_context(tmp_path: Path) -> None:
+def test_data_check_reads_the_documents_of_a_question_as_its_context(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{**QA, "documents": [{"text": "It rained."}]}])
     file = CheckedFile.open(str(path), "auto", Fields())
     assert (file.kind, file.format) == ("conversations", "qa")
     assert [one.kind for one in checked(path).findings if one.error] == []
 
 
-def test_data_check_looks_into_context_and_history_for_private_data(tmp_path: Path) -> None:
+def test_data_check_searches_history_for_private_data(tmp_path: Path) -> None:
     record = {"instruction": "Why?", "output": "So.", "history": [["Who is a@b.org?", "Nobody."]]}
     file = CheckedFile.open(str(write(tmp_path / "a.jsonl", [record])), "auto", Fields())
     (item,) = file.items(Rejections().bad)
@@ -774,7 +774,7 @@ def test_data_check_looks_into_context_and_history_for_private_data(tmp_path: Pa
         ("GPT", "assistant"),
     ],
 )
-def test_other_names_of_roles_are_refused_with_what_is_meant(role: str, meant: str) -> None:
+def test_other_names_of_roles_are_refused_with_the_role_that_is_meant(role: str, meant: str) -> None:
     found = parsed({"conversations": [{"from": role, "value": "なぜ？"}, {"from": "gpt", "value": "だから。"}]})
     assert found.conversation is None
     fault = next(fault for fault in found.faults if fault.kind == "unknown-role")
@@ -785,7 +785,7 @@ def test_other_names_of_roles_are_refused_with_what_is_meant(role: str, meant: s
 # --- Files and rows ---------------------------------------------------------------------------------------------------
 
 
-def test_a_json_list_is_read_wherever_json_lines_are(tmp_path: Path) -> None:
+def test_a_json_list_is_read_like_json_lines(tmp_path: Path) -> None:
     records = chats(30)
     (tmp_path / "a.json").write_text(json.dumps(records, indent=2), encoding="utf-8")
     (tmp_path / "a.json.gz").write_bytes(gzip.compress(json.dumps(records).encode()))
@@ -795,7 +795,7 @@ def test_a_json_list_is_read_wherever_json_lines_are(tmp_path: Path) -> None:
         assert [one.turns for one in data.train] == [one.turns for one in lines.train]
 
 
-def test_a_conversation_of_which_nothing_is_left_has_its_line_and_reason() -> None:
+def test_a_conversation_without_room_for_its_answer_is_dropped_with_the_reason() -> None:
     long = Conversation("a", "f.jsonl", 3, (Turn("user", "long " * 300), ANSWER))
     short = Conversation("b", "f.jsonl", 4, (ASKED, ANSWER))
     tokenizer = chat_tokenizer()
@@ -806,7 +806,7 @@ def test_a_conversation_of_which_nothing_is_left_has_its_line_and_reason() -> No
     assert len(rows) == 1
 
 
-def test_a_conversation_that_an_annotator_rejected_is_left_out(tmp_path: Path) -> None:
+def test_a_conversation_that_an_annotator_rejected_or_ignored_is_left_out(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "That."}]
     rows = [{"messages": turns, "answer": verdict} for verdict in ("accept", "reject", "Ignore", "accept")]
     path = tmp_path / "chats.jsonl"

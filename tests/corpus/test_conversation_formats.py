@@ -1,4 +1,4 @@
-"""Records of every usual format become conversations, and all that is wrong with one is said with its field."""
+"""Records of every usual format become conversations, and every fault is reported with its field."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def messages(*pairs: tuple[str, Any]) -> dict[str, Any]:
         ("qa", {"input": "Why?", "output": "Because."}),
     ],
 )
-def test_every_format_is_recognised_and_says_the_same(format: Format, fields: dict[str, Any]) -> None:
+def test_every_format_is_recognised_and_read_alike(format: Format, fields: dict[str, Any]) -> None:
     assert recognise(fields, AUTO) == format
     assert turns(fields) == (ASKED, ANSWER)
 
@@ -78,16 +78,16 @@ def test_a_record_of_no_format_is_not_recognised() -> None:
     assert recognise({"text": "abc"}, FieldChoice(format="chat")) == "chat"
 
 
-def test_alpacas_input_stands_below_the_instruction() -> None:
-    told = turns({"instruction": "Translate.", "input": "Guten Tag", "output": "Good day"})
-    assert told[0].content == "Translate.\n\nGuten Tag"
+def test_alpacas_input_follows_the_instruction() -> None:
+    found = turns({"instruction": "Translate.", "input": "Guten Tag", "output": "Good day"})
+    assert found[0].content == "Translate.\n\nGuten Tag"
 
 
-def test_the_line_ends_of_windows_are_those_of_everyone() -> None:
+def test_windows_line_ends_are_converted() -> None:
     assert turns({"question": "Why?\r\nWell?", "answer": "Because."})[0].content == "Why?\nWell?"
 
 
-def test_fields_are_chosen() -> None:
+def test_fields_can_be_chosen() -> None:
     fields = {"dialogue": "Doctor: Hello.", "header": "CC", "section_text": "A cough.", "ID": 12, "doctor": "d7"}
     choice = FieldChoice(
         prompt_field="header,dialogue",
@@ -109,12 +109,12 @@ def test_fields_are_chosen() -> None:
     assert ("missing-field", "ID") in errors({**fields, "ID": None}, choice)
 
 
-def test_one_named_field_finds_the_other() -> None:
+def test_if_one_field_is_named_the_other_is_found() -> None:
     assert turns({"q": "Why?", "answer": "Because."}, FieldChoice(prompt_field="q")) == (ASKED, ANSWER)
     assert turns({"question": "Why?", "a": "Because."}, FieldChoice(answer_field="a")) == (ASKED, ANSWER)
 
 
-def test_the_chosen_system_text_gives_way_to_the_records_own() -> None:
+def test_the_records_own_system_text_is_preferred_to_the_chosen_one() -> None:
     choice = FieldChoice(system="Be brief.")
     own = messages(("system", "Be kind."), ("user", "Why?"), ("assistant", "Because."))
     assert [turn.content for turn in turns(own, choice)][:2] == ["Be kind.", "Why?"]
@@ -126,8 +126,8 @@ def test_the_chosen_system_text_gives_way_to_the_records_own() -> None:
     assert turns(shared, choice)[0] == Turn("system", "Be calm.")
 
 
-def test_openais_details() -> None:
-    told = turns(
+def test_openais_roles_parts_and_weights_are_read() -> None:
+    found = turns(
         {
             "messages": [
                 {"role": "developer", "content": "Be brief."},
@@ -138,12 +138,12 @@ def test_openais_details() -> None:
             ]
         }
     )
-    assert [turn.role for turn in told] == ["system", "user", "assistant", "user", "assistant"]
-    assert told[1].content == "Why\nthis?"
-    assert [turn.trained for turn in told] == [False, False, False, False, True]
+    assert [turn.role for turn in found] == ["system", "user", "assistant", "user", "assistant"]
+    assert found[1].content == "Why\nthis?"
+    assert [turn.trained for turn in found] == [False, False, False, False, True]
 
 
-def test_calls_of_tools_are_read() -> None:
+def test_tool_calls_are_read() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"town": "京都"}'}}
     record = {
         "messages": [
@@ -160,7 +160,7 @@ def test_calls_of_tools_are_read() -> None:
     assert (conversation.turns, conversation.tools) == (tool_chat().turns, tool_chat().tools)
 
 
-def test_sharegpts_calls_are_read() -> None:
+def test_sharegpts_tool_calls_are_read() -> None:
     spoken = [
         {"from": "human", "value": "Is it raining?"},
         {"from": "function_call", "value": '{"name": "weather", "arguments": {"town": "京都"}}'},
@@ -175,7 +175,7 @@ def test_sharegpts_calls_are_read() -> None:
     assert conversation.tools == (WEATHER,)
 
 
-def test_prompts_alone_are_read_where_no_answer_is_needed() -> None:
+def test_prompts_without_answers_are_read_if_no_answer_is_needed() -> None:
     for fields in ({"prompt": "Why?"}, {"question": "Why?"}, {"instruction": "Why?"}, {"text": "Why?"}):
         conversation, faults, *_ = read(fields, answered=False)
         assert faults == ()
@@ -247,7 +247,7 @@ def test_no_fault_hides_another() -> None:
     ]
 
 
-def test_wrong_calls_are_named() -> None:
+def test_bad_tool_calls_are_reported_with_their_field() -> None:
     def calling(call: Any) -> list[tuple[str, str | None]]:
         return errors(
             {
@@ -284,21 +284,21 @@ def test_wrong_calls_are_named() -> None:
 )
 @pytest.mark.parametrize("with_result", [False, True])
 def test_a_bad_call_is_one_fault(message: dict[str, Any], fault: tuple[str, str], with_result: bool) -> None:
-    """Neither is its message an empty answer too, nor a result after it one without a call."""
+    """Its message is not also an empty answer, and a result after it is not also a result without a call."""
     result = [{"role": "tool", "content": "x"}] if with_result and fault[0] != "empty-answer" else []
     user, answer = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}
     found = errors({"messages": [user, message, *result, user, answer]})
     assert found == [(fault[0], f"messages[1].{fault[1]}")]
 
 
-def test_after_a_bad_call_results_are_checked_again() -> None:
+def test_a_bad_call_excuses_only_the_results_that_directly_follow() -> None:
     bad = {"role": "assistant", "content": "", "tool_calls": "x"}
     tool, user = {"role": "tool", "content": "x"}, {"role": "user", "content": "Why?"}
     found = errors({"messages": [user, bad, tool, user, tool, {"role": "assistant", "content": "Because."}]})
     assert found == [("bad-tool-call", "messages[1].tool_calls"), ("tool-without-call", "messages[4]")]
 
 
-def test_what_is_only_odd_is_a_warning() -> None:
+def test_unusual_records_are_read_with_warnings() -> None:
     record = messages(("user", "Why?"), ("user", "Well?"), GOOD, ("system", "Hm."), ("user", "\ud83d!"))
     conversation, faults, *_ = read(record)
     assert conversation is not None
@@ -311,7 +311,7 @@ def test_what_is_only_odd_is_a_warning() -> None:
     }
 
 
-# --- There and back ---------------------------------------------------------------------------------------------------
+# --- Round trip -------------------------------------------------------------------------------------------------------
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\r"), min_size=1).filter(str.strip)
 CALL = st.builds(
@@ -337,14 +337,14 @@ EXCHANGE = st.one_of(
 
 
 @given(st.lists(EXCHANGE, min_size=1, max_size=3), st.one_of(st.none(), TEXT), st.booleans())
-def test_a_conversation_survives_openais_form(
+def test_a_conversation_in_openais_format_is_read_back_unchanged(
     exchanges: list[list[Turn]], system: str | None, with_tools: bool
 ) -> None:
-    told = tuple(turn for exchange in exchanges for turn in exchange)
-    if not any(turn.trained for turn in told):
-        told += (Turn("user", "More?"), Turn("assistant", "No.", True))
-    told = (Turn("system", system), *told) if system else told
+    found = tuple(turn for exchange in exchanges for turn in exchange)
+    if not any(turn.trained for turn in found):
+        found += (Turn("user", "More?"), Turn("assistant", "No.", True))
+    found = (Turn("system", system), *found) if system else found
     base = tool_chat()
-    conversation = type(base)("f.jsonl:4", "f.jsonl", 4, told, base.tools if with_tools else ())
+    conversation = type(base)("f.jsonl:4", "f.jsonl", 4, found, base.tools if with_tools else ())
     record = json.loads(json.dumps(to_chat(conversation)))
     assert read(record).conversation == conversation

@@ -1,4 +1,4 @@
-"""Files of conversations: every kind is read, bad records are named, and what is held out has no copy in training."""
+"""Files of conversations: all kinds are read, bad records reported, and no held-out example is copied in training."""
 
 from __future__ import annotations
 
@@ -89,17 +89,17 @@ def as_gzip(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("make", [as_jsonl, as_json, as_csv, as_parquet, as_gzip])
-def test_every_kind_of_file_says_the_same(make: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_every_kind_of_file_is_read_alike(make: Callable[[Path], Path], tmp_path: Path) -> None:
     assert read(make(tmp_path)) == [(row["question"], row["answer"]) for row in ROWS]
 
 
-def test_messages_in_parquet_have_no_fields_that_are_absent(tmp_path: Path) -> None:
+def test_absent_fields_of_messages_in_parquet_are_ignored(tmp_path: Path) -> None:
     talk = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So.", "weight": 1}]
     pq.write_table(pa.Table.from_pylist([{"messages": talk}]), tmp_path / "a.parquet")
     assert read(tmp_path / "a.parquet") == [("Why?", "So.")]
 
 
-def test_prompts_of_a_stream_or_a_text(tmp_path: Path) -> None:
+def test_prompts_are_read_from_a_stream_or_a_text_file(tmp_path: Path) -> None:
     assert read(io.BufferedReader(io.BytesIO(b'{"prompt": "Why?"}\n{"prompt": "How?"}\n')), answered=False) == [
         ("Why?",),
         ("How?",),
@@ -113,7 +113,7 @@ def test_prompts_of_a_stream_or_a_text(tmp_path: Path) -> None:
     assert read(tmp_path / "prompts.txt", system, answered=False) == [("Be brief.", "Why?"), ("Be brief.", "How?")]
 
 
-def test_what_is_no_conversation_is_said(tmp_path: Path) -> None:
+def test_files_without_conversations_are_refused_with_the_cause(tmp_path: Path) -> None:
     for name, content, match in (
         ("a.txt", "Why?", "conversations cannot be read from a file ending in '.txt'"),
         ("a.jsonl", '{"text": "abc", "label": 1}', "the fields are: text, label"),
@@ -131,17 +131,17 @@ def test_what_is_no_conversation_is_said(tmp_path: Path) -> None:
 # --- Bad records ------------------------------------------------------------------------------------------------------
 
 
-def test_a_bad_record_stops_with_its_line_and_field_or_is_left_out(tmp_path: Path) -> None:
+def test_a_bad_record_stops_the_reader_or_is_left_out(tmp_path: Path) -> None:
     rows = records(20)
     rows[4]["answer"] = " "
     rows[9] = {"question": None}
     path = write(tmp_path / "a.jsonl", rows)
     with pytest.raises(RecordError, match=r'(?s)the answer is empty.*a.jsonl, line 5, field "answer".*data check'):
         opened(path)
-    told: list[Reject] = []
-    data = open_conversations(ConversationSource(str(path), on_bad_record="skip"), rejects=told.append)
-    assert [(reject.line, reject.field) for reject in told] == [(5, "answer"), (10, "question")]
-    assert "and 1 more" in told[1].reason
+    rejects: list[Reject] = []
+    data = open_conversations(ConversationSource(str(path), on_bad_record="skip"), rejects=rejects.append)
+    assert [(reject.line, reject.field) for reject in rejects] == [(5, "answer"), (10, "question")]
+    assert "and 1 more" in rejects[1].reason
     assert data.facts["rejects"] == 2
     assert len(data.train) + len(data.test) == 18
     assert data.left_out.records == 2
@@ -166,7 +166,7 @@ def ids(part: Any) -> set[str]:
     return {conversation.id for conversation in part}
 
 
-def test_the_same_examples_are_held_out_in_whatever_order(tmp_path: Path) -> None:
+def test_the_same_examples_are_held_out_in_any_order(tmp_path: Path) -> None:
     rows = records(100)
     first = opened(write(tmp_path / "a.jsonl", rows), test_fraction=0.2)
     assert len(first.test) == 20
@@ -184,17 +184,17 @@ def test_copies_near_copies_same_questions_and_groups_stay_together(tmp_path: Pa
     rows = records(60)
     for number in range(0, 60, 4):
         rows[number + 1] = {**rows[number], "answer": rows[number]["answer"] + " More."}  # a near copy
-        rows[number + 2]["question"] = rows[number]["question"].upper()  # asks the same
+        rows[number + 2]["question"] = rows[number]["question"].upper()  # the same question
         rows[number + 3]["group"] = rows[number]["group"] = f"source {number}"
     path = write(tmp_path / "a.jsonl", [{"group": str(n), **row} for n, row in enumerate(rows)])
     data = opened(path, test_fraction=0.3, choice=FieldChoice(group_field="group"))
     for part in (data.train, data.test):
-        families = {(conversation.line or 0) - 1 for conversation in part}
-        assert all(len(families & set(range(n, n + 4))) in (0, 4) for n in range(0, 60, 4))
+        places = {(conversation.line or 0) - 1 for conversation in part}
+        assert all(len(places & set(range(n, n + 4))) in (0, 4) for n in range(0, 60, 4))
     assert 8 <= len(data.test) <= 24
 
 
-def test_a_long_instruction_that_all_share_is_no_reason_to_hold_nothing_out(tmp_path: Path) -> None:
+def test_a_long_instruction_that_all_examples_share_does_not_join_them(tmp_path: Path) -> None:
     shared = text(1000, 80)
     rows = [{"instruction": shared, "input": text(n, 25), "output": text(n + 500, 3)} for n in range(50)]
     data = opened(write(tmp_path / "a.jsonl", rows), test_fraction=0.2)
@@ -205,14 +205,14 @@ def test_a_long_instruction_that_all_share_is_no_reason_to_hold_nothing_out(tmp_
     assert 5 <= len(data.test) <= 12
 
 
-def test_too_few_examples_are_said(tmp_path: Path) -> None:
+def test_too_few_examples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"(?s)none of the 3 examples can be held out.*--test FILE"):
         opened(write(tmp_path / "a.jsonl", records(3)))
     with pytest.raises(CorpusError, match="none of the 30 examples"):
         opened(write(tmp_path / "a.jsonl", records(1) * 30))
 
 
-def test_a_test_file_is_taken_as_it_is_and_leaks_are_counted(tmp_path: Path) -> None:
+def test_a_test_file_is_used_whole_and_leaks_are_counted(tmp_path: Path) -> None:
     rows = records(30)
     near = {**rows[3], "answer": rows[3]["answer"] + " More."}
     train = write(tmp_path / "train.jsonl", rows)
@@ -226,7 +226,7 @@ def test_a_test_file_is_taken_as_it_is_and_leaks_are_counted(tmp_path: Path) -> 
     assert any("2 of the 6 test examples" in note for note in data.notes)
 
 
-def test_the_source_is_made_of_settings() -> None:
+def test_a_source_is_made_from_settings() -> None:
     class Settings:
         data, test, test_fraction, on_bad_record = "a.jsonl", None, 0.3, "skip"
         format, prompt_field, answer_field, system = "qa", "q", None, "Be brief."
@@ -237,7 +237,7 @@ def test_the_source_is_made_of_settings() -> None:
 
 
 def test_a_hub_folder_is_read(tmp_path: Path) -> None:
-    """A folder on this machine stands where an id does."""
+    """A local folder is given instead of an id."""
     folder = tmp_path / "set"
     folder.mkdir()
     write(folder / "train.jsonl", records(20))

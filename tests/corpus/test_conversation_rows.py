@@ -1,4 +1,4 @@
-"""Conversations as rows of tokens: what is learned equals an independent count, at every border of characters."""
+"""Conversations as rows of tokens: by independent counts, exactly the tokens of the answers are learned."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def learned(rows: ConversationRows, row: int, tokenizer: PreTrainedTokenizerFast
 # --- What is learned --------------------------------------------------------------------------------------------------
 
 
-def test_the_tokens_that_are_learned_are_the_answers() -> None:
+def test_the_learned_tokens_are_the_answers() -> None:
     rows, tokenizer = rows_of(TALKS)
     assert [learned(rows, row, tokenizer) for row in range(4)] == [
         "Because.<|im_end|>",
@@ -54,8 +54,8 @@ def test_the_tokens_that_are_learned_are_the_answers() -> None:
     assert [rows.row_id(row) for row in range(4)] == ["a", "b", "c", "d"]
 
 
-def test_the_count_of_tokens_is_that_of_each_answer_alone() -> None:
-    """No token of these crosses the border of an answer, so each can be tokenised alone."""
+def test_token_counts_are_those_of_each_answer_alone() -> None:
+    """No token crosses the border of one of these answers, so each answer can be tokenised alone."""
     rows, tokenizer = rows_of(TALKS)
     expected, read = [], []
     for talk in TALKS:
@@ -97,7 +97,7 @@ def test_the_last_token_ends_a_turn_and_is_learned(name: str) -> None:
     )
 )
 def test_every_byte_of_an_answer_is_learned(texts: list[str]) -> None:
-    """Whatever the characters: the bytes of the learned tokens are those of the answers, and so is their text."""
+    """For any characters, the learned tokens have as many bytes as the answers, and decode to them."""
     talk = chat(*texts[: len(texts) // 2 * 2])
     rows, tokenizer = rows_of([talk])
     batch = rows.pack([0])
@@ -109,7 +109,7 @@ def test_every_byte_of_an_answer_is_learned(texts: list[str]) -> None:
 
 
 def test_a_token_on_the_border_is_learned() -> None:
-    """A byte-level tokenizer that joins the newline of the heading with the one that an answer begins with."""
+    """The tokenizer joins the newline after the heading with the one at the beginning of the answer."""
     tokenizer = tiny_tokenizer("roberta")
     tokenizer.add_tokens(["\n\n"])
     template = ChatTemplate.of(tokenizer)
@@ -118,7 +118,7 @@ def test_a_token_on_the_border_is_learned() -> None:
     assert tokenizer.decode(batch.input_ids[batch.trained][:1]) == "\n\n"
 
 
-def test_spaces_are_learned_where_a_post_processor_takes_them_out_of_the_offsets() -> None:
+def test_spaces_are_learned_if_a_post_processor_trims_them_from_the_offsets() -> None:
     tokenizer = tiny_tokenizer("roberta")  # RobertaProcessing trims offsets
     rows = encode_conversations([chat("Why?", "x    y")], tokenizer, ChatTemplate.of(tokenizer), max_length=100)
     batch = rows.pack([0])
@@ -126,7 +126,7 @@ def test_spaces_are_learned_where_a_post_processor_takes_them_out_of_the_offsets
 
 
 def byte_fallback_tokenizer() -> PreTrainedTokenizerFast:
-    """As Llama 2's: a space before each text, a token for each byte of a character that is in no vocabulary."""
+    """Like Llama 2's: a space before each text, and a token for each byte of a character outside the vocabulary."""
     sequences = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *string.printable.strip()]
     backend = Tokenizer(models.BPE({sequence: i for i, sequence in enumerate(sequences)}, [], byte_fallback=True))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -134,7 +134,7 @@ def byte_fallback_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
-def test_every_byte_of_a_character_is_learned_where_each_is_a_token() -> None:
+def test_every_byte_of_a_character_is_learned_if_each_is_a_token() -> None:
     tokenizer = byte_fallback_tokenizer()
     for text, answer in ((INST, " だ🙂. ok"), (None, "だ🙂. ok")):
         tokenizer.chat_template = text
@@ -146,8 +146,8 @@ def test_every_byte_of_a_character_is_learned_where_each_is_a_token() -> None:
         assert rows.trained_tokens == len(answer.encode()) + 1
 
 
-def test_what_is_learned_is_what_a_template_marks_that_marks_its_answers() -> None:
-    """By transformers' own reading of `{% generation %}`, which few templates have."""
+def test_the_learned_tokens_are_those_that_a_template_marks() -> None:
+    """transformers finds the marked tokens by `{% generation %}`, which few templates have."""
     marked = CHATML.replace(
         "{{ message.content }}",
         "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}<|im_end|>{% endgeneration %}"
@@ -179,10 +179,8 @@ def test_packing_lays_rows_end_to_end() -> None:
     assert batch.rows.tolist() == [2, 0]
 
 
-def test_a_micro_batch_to_measure_has_trained_tokens() -> None:
-    """The first tokens of a conversation ask for nothing: to measure those would say that a micro-batch takes too
-    little.
-    """
+def test_a_micro_batch_for_measuring_memory_has_trained_tokens() -> None:
+    """The first tokens of a conversation are not trained: with these alone, too little memory would be measured."""
     rows, _ = rows_of(TALKS)
     repeated = rows.pack([1]).repeated([5, 3])
     assert repeated.trained.tolist() == [False, True, True, True, True, False, True, True]
@@ -201,7 +199,7 @@ def test_a_view_has_its_own_counts() -> None:
     assert rows.key == rows_of(TALKS)[0].key
 
 
-def test_a_budget_takes_whole_conversations_in_an_order_of_their_own() -> None:
+def test_a_budget_chooses_whole_conversations_whatever_the_order_of_the_file() -> None:
     talks = [chat("Why?", "Because.", "Again?", "So.", id=f"talk {number}") for number in range(20)]
     rows, _ = rows_of(talks, THINKING)
     assert len(rows) == 40
@@ -215,14 +213,14 @@ def test_a_budget_takes_whole_conversations_in_an_order_of_their_own() -> None:
     assert {backwards.row_id(row) for row in backwards.select_documents(rows.tokens // 2)} == names
 
 
-def test_ids_that_come_twice_are_told_apart() -> None:
+def test_repeated_ids_are_made_unique() -> None:
     rows, _ = rows_of([chat("Why?", "So.", id=name) for name in ("x", "x", "x#2")])
     assert len({rows.row_id(row) for row in range(3)}) == 3
 
 
 def test_numbers_of_repeated_ids_are_the_smallest_free_ones() -> None:
     assert _unique(["x", "x#3", "x", "x", "y", "x#3", "x"]) == ["x", "x#3", "x#2", "x#4", "y", "x#3#2", "x#5"]
-    many = _unique(["x"] * 100_000)  # takes minutes if each tries all numbers before its own
+    many = _unique(["x"] * 100_000)  # takes minutes if each id tries all smaller numbers
     assert (len(set(many)), many[-1]) == (100_000, "x#100000")
 
 
@@ -239,7 +237,7 @@ def test_a_long_conversation_is_cut_at_its_end() -> None:
     assert whole.cut.tolist() == [False] * 4
 
 
-def test_a_prompt_that_is_cut_off_after_the_last_answer_that_fits_is_not_read() -> None:
+def test_a_prompt_after_the_last_answer_that_fits_is_dropped() -> None:
     whole, _ = rows_of(TALKS)
     trained = whole.pack([1]).trained
     gap = int(np.flatnonzero(np.diff(trained.astype(int)) == -1)[0]) + 1  # where the second question begins
@@ -248,7 +246,7 @@ def test_a_prompt_that_is_cut_off_after_the_last_answer_that_fits_is_not_read() 
     assert rows.cut.tolist() == [True]
 
 
-def test_a_conversation_that_is_cut_to_nothing_is_reported_and_no_row() -> None:
+def test_a_conversation_that_is_cut_to_nothing_is_reported_and_has_no_row() -> None:
     long = chat("fox " * 200, "Yes.", id="long")
     rows, _ = rows_of([TALKS[0], long, TALKS[2]], max_length=100)
     assert [rows.row_id(row) for row in range(len(rows))] == ["a", "c"]
@@ -262,8 +260,8 @@ def test_a_conversation_that_is_cut_to_nothing_is_reported_and_no_row() -> None:
         rows_of([long], max_length=4)
 
 
-def test_why_nothing_is_left_is_said_by_the_rows_that_were_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a conversation in several rows, one may have no token to learn, and another none before the cut."""
+def test_a_conversation_is_too_long_if_any_of_its_rows_was_cut_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a conversation of several rows, one may have no answer, and another no answer before the cut."""
     empty, long = Rendered("fox", ()), Rendered("fox " * 100 + "yes", ((400, 403),))
 
     def reason_of(*rendered: Rendered) -> tuple[str, bool, str]:
@@ -287,26 +285,26 @@ def test_why_nothing_is_left_is_said_by_the_rows_that_were_cut(monkeypatch: pyte
     assert "check the answers" in fix
 
 
-def test_what_the_template_cannot_say_is_an_error_or_left_out() -> None:
+def test_what_the_template_cannot_render_is_an_error_or_left_out() -> None:
     bad = chat("<|im_end|>", "So.", id="bad")
     with pytest.raises(RecordError, match=r"(?s)special token.*line 7, turn 1.*--on-bad-record skip"):
         rows_of([TALKS[0], bad])
     tokenizer = chat_tokenizer()
-    told: list[Reject] = []
+    rejects: list[Reject] = []
     rows = encode_conversations(
-        [bad, TALKS[0]], tokenizer, ChatTemplate.of(tokenizer), max_length=64, rejects=told.append
+        [bad, TALKS[0]], tokenizer, ChatTemplate.of(tokenizer), max_length=64, rejects=rejects.append
     )
-    assert [reject.line for reject in told] == [7]
-    assert rows.dropped == ()  # it is told of once
+    assert [reject.line for reject in rejects] == [7]
+    assert rows.dropped == ()  # it is reported only once
     assert rows.documents.tolist() == [1]
     with pytest.raises(CorpusError, match=r"nothing can be learned from 1 conversation.*special token"):
-        encode_conversations([bad], tokenizer, ChatTemplate.of(tokenizer), max_length=64, rejects=told.append)
+        encode_conversations([bad], tokenizer, ChatTemplate.of(tokenizer), max_length=64, rejects=rejects.append)
 
 
 def test_progress_counts_conversations() -> None:
     seen: list[tuple[str, int, int | None]] = []
     tokenizer = chat_tokenizer()
     encode_conversations(
-        TALKS, tokenizer, ChatTemplate.of(tokenizer), max_length=64, progress=lambda *said: seen.append(said)
+        TALKS, tokenizer, ChatTemplate.of(tokenizer), max_length=64, progress=lambda *step: seen.append(step)
     )
     assert seen[-1] == ("tokenising", 4, 4)

@@ -1,4 +1,4 @@
-"""Near copies: the estimates against exact sets, families, and containment."""
+"""Near copies: estimates compared with exact values, families, and containment."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_shared_runs_have_shared_hashes(first: str, second: str) -> None:
     assert len(np.intersect1d(shingles(first), shingles(second))) == len(runs(first) & runs(second))
 
 
-def test_a_long_text_is_hashed_in_segments_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hashing_a_long_text_in_segments_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "".join(words(0, 500))
     whole = shingles(text)
     for segment in (SHINGLE_BYTES, SHINGLE_BYTES + 1, 100, 1000):
@@ -74,7 +74,7 @@ def test_signatures_estimate_the_jaccard_similarity(share: float) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 1023, 1024, 5000])
-def test_signatures_are_datasketchs(count: int) -> None:
+def test_signatures_equal_those_of_datasketch(count: int) -> None:
     hashes = np.random.default_rng(count).integers(0, 2**32, count, dtype=np.uint32)
     sketch = MinHash(num_perm=PERMUTATIONS, seed=1, scheme="affine32", hashfunc=int)
     sketch.update_batch(hashes.tolist())
@@ -90,7 +90,7 @@ def test_pairs_are_found_and_unrelated_texts_are_not() -> None:
     assert (similarity >= 0.5).all()
 
 
-def test_a_big_family_is_found_whole_without_comparing_all_with_all() -> None:
+def test_a_big_family_is_found_whole_without_comparing_all_pairs() -> None:
     signer, tokens, count = Signer(), words(3, 200), 1500
     signatures = np.stack([signer.sign(shingles("".join(edited(tokens, 0.01, seed)))) for seed in range(count)])
     pairs, _ = similar_pairs(signatures, 0.5)
@@ -99,14 +99,14 @@ def test_a_big_family_is_found_whole_without_comparing_all_with_all() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_no_pairs_where_there_is_nothing_to_pair(count: int) -> None:
+def test_two_or_fewer_different_texts_make_no_pair(count: int) -> None:
     signatures = np.arange(count * 128, dtype=np.uint32).reshape(count, 128)
     pairs, similarity = similar_pairs(signatures, 0.5)
     assert pairs.shape == (0, 2) and similarity.shape == (0,)
 
 
-def test_of_near_copies_the_first_is_kept() -> None:
-    # 0 ~ 1 ~ 2, but 0 is not near 2: 1 goes, and 2 stays, since what it is near to is gone.
+def test_the_first_of_near_copies_is_kept() -> None:
+    # 1 is near 0 and is dropped. 2 is near 1 only, which is gone, so 2 is kept.
     assert near_copies(4, np.array([[0, 1], [1, 2]])).tolist() == [False, True, False, False]
     assert near_copies(3, np.array([[0, 1], [0, 2], [1, 2]])).tolist() == [False, True, True]
 
@@ -123,7 +123,7 @@ def test_groups_are_the_connected_components(pairs: list[tuple[int, int]]) -> No
     assert set(groups) == set(range(groups.max() + 1))
 
 
-def test_containment_is_the_share_of_a_text_that_stands_in_another() -> None:
+def test_containment_is_the_share_of_a_text_that_is_in_another() -> None:
     clause, other, rest = ("".join(words(seed, 40)) for seed in (1, 2, 3))
     long = "".join(words(4, 3000)) + clause + "".join(words(5, 3000))
     index = Containment.of_documents([shingles(clause), shingles(other), shingles(clause + rest)])
@@ -144,12 +144,12 @@ def test_an_index_of_held_out_documents_is_saved_and_loaded(tmp_path: Path) -> N
         assert np.array_equal(found[0], again[0]) and np.array_equal(found[1], again[1])
 
 
-def test_containment_with_nothing_held_out() -> None:
+def test_an_index_of_no_documents_finds_nothing() -> None:
     owners, shares = Containment.of_documents([]).of(shingles("a text"))
     assert len(owners) == len(shares) == 0
 
 
-def test_one_shared_run_is_counted_for_every_text_that_has_it() -> None:
+def test_shared_runs_count_for_every_text_that_has_them() -> None:
     text = "".join(words(1, 30))
     owners, shares = Containment.of_documents([shingles(text), shingles(text)]).of(shingles(text))
     assert owners.tolist() == [0, 1] and shares.tolist() == [1.0, 1.0]

@@ -1,4 +1,4 @@
-"""Encodings: what is not UTF-8 is named and never guessed, and --encoding reads it strictly."""
+"""Encodings: files that are not UTF-8 are refused with suggestions, and --encoding reads them strictly."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ RUSSIAN = "Настоящий закон вступает в силу со дн�
     ],
 )
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.txt.gz"])
-def test_the_encoding_is_named_and_then_read(tmp_path: Path, text: str, encoding: str, named: str, name: str) -> None:
+def test_the_encoding_is_suggested_and_can_be_given(
+    tmp_path: Path, text: str, encoding: str, named: str, name: str
+) -> None:
     content = {"a.jsonl": json.dumps({"text": text}, ensure_ascii=False), "a.csv": f'text\n"{text}"\n'}.get(name, text)
     data = content.encode(encoding)
     path = tmp_path / name
@@ -54,13 +56,13 @@ def test_the_encoding_is_named_and_then_read(tmp_path: Path, text: str, encoding
     assert document.text == text
 
 
-def test_several_candidates_are_listed_the_likeliest_first() -> None:
+def test_the_likeliest_of_several_candidates_is_first() -> None:
     found = candidates(JAPANESE.encode("euc_jp"))
     assert found[0] == "euc_jp"
     assert "gb18030" in found
 
 
-def test_a_byte_that_the_named_encoding_does_not_have_is_said_with_its_line(tmp_path: Path) -> None:
+def test_a_byte_that_is_not_in_the_given_encoding_is_reported_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes('{"text": "条"}\n'.encode("cp932") + b'{"text": "\xff"}\n{"text": "ok"}\n')
     rejects: list[Reject] = []
@@ -69,21 +71,21 @@ def test_a_byte_that_the_named_encoding_does_not_have_is_said_with_its_line(tmp_
     assert [(reject.line, reject.reason) for reject in rejects] == [(2, "byte 0xFF at offset 25 is not SHIFT_JIS")]
 
 
-def test_a_wide_file_that_is_cut_off_is_rejected(tmp_path: Path) -> None:
+def test_a_truncated_utf16_file_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("text".encode("utf-16")[:-1])
     with pytest.raises(RecordError, match="the bytes are not UTF-16"):
         list(open_corpus(str(path), encoding="utf-16").documents())
 
 
-def test_utf8_is_read_with_and_without_its_mark(tmp_path: Path) -> None:
+def test_the_byte_order_mark_of_utf8_is_not_part_of_the_text(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("\ufefftext".encode())
     for encoding in (None, "utf-8", "UTF8", "utf-8-sig"):
         assert [document.text for document in open_corpus(str(path), encoding=encoding).documents()] == ["text"]
 
 
-def test_an_unknown_encoding_is_refused_with_the_nearest() -> None:
+def test_an_unknown_encoding_is_refused_with_a_suggestion() -> None:
     with pytest.raises(SettingsError, match="did you mean 'CP932'"):
         canonical("cp923")
     with pytest.raises(SettingsError, match="no such encoding"):

@@ -1,4 +1,4 @@
-"""Examples as rows of tokens: what the tokenizer itself makes of them, nothing lost, nothing forged, kept in files."""
+"""Examples as rows of tokens: the tokenizer's own output, without loss or forged special tokens, cached in files."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def encoder(kind: str, long_text: LongText, max_length: int = 16) -> Encoder:
 @pytest.mark.parametrize("paired", [False, True])
 @settings(max_examples=40)
 @given(text=TEXTS, pair=TEXTS, max_length=st.integers(8, 40))
-def test_rows_are_what_the_tokenizer_itself_makes(
+def test_rows_are_what_the_tokenizer_itself_returns(
     kind: str, paired: bool, text: str, pair: str, max_length: int
 ) -> None:
-    """With its type ids, and cut as it truncates: of a pair the longer text first."""
+    """With its type ids, and truncated as it does: the longer text of a pair first."""
     tokenizer = tiny_tokenizer(kind)
     second = pair if paired else None
     tokenizer.backend_tokenizer.encode_special_tokens = True
@@ -56,7 +56,7 @@ def test_rows_are_what_the_tokenizer_itself_makes(
     assert rows.cut.tolist() == [len(tokenizer(text, second)["input_ids"]) > max_length]
 
 
-def test_a_decoder_without_special_tokens_parts_a_pair_by_a_newline() -> None:
+def test_a_decoder_without_special_tokens_separates_a_pair_by_a_newline() -> None:
     tokenizer = tiny_tokenizer("gpt2")
     batch = rows_of(
         [Example("a", "the fox", ("law",), pair="the dog"), Example("b", "the fox", ("law",))], "gpt2"
@@ -69,7 +69,7 @@ def test_a_decoder_without_special_tokens_parts_a_pair_by_a_newline() -> None:
     assert not batch.type_ids.any()
 
 
-def test_a_post_processor_that_parts_a_pair_is_left_alone() -> None:
+def test_a_post_processor_that_separates_a_pair_is_kept() -> None:
     tokenizer = tiny_tokenizer("gpt2")
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<|endoftext|> $A",
@@ -132,12 +132,12 @@ def test_windows_of_a_pair_repeat_the_shorter_text(first: int, second: int, max_
     texts = ids(first, 1000), ids(second, 2000)
     sequences, cut = made.sequences(*texts)
     assert all(len(own) == len(types) <= max_length for own, types in sequences)
-    for own, types in sequences:  # every window is a pair, with the types of one
+    for own, types in sequences:  # every window is a pair, with its type ids
         assert types == [0] * (own.index(3) + 1) + [1] * (len(own) - own.index(3) - 1)
     longer, shorter = (0, 1) if first >= second else (1, 0)
     seen = [[token for own, _ in sequences for token in own if token // 1000 == place + 1] for place in (0, 1)]
     room = max_length - 3
-    half = room - room // 2 if first == second else room // 2  # of equal ones the second has the odd token
+    half = room - room // 2 if first == second else room // 2  # if equally long, the second gets the odd token
     kept = min(len(texts[shorter]), half if first + second > room else room)
     assert seen[shorter] == texts[shorter][:kept] * len(sequences)
     assert seen[longer] == texts[longer][: len(seen[longer])]
@@ -147,7 +147,7 @@ def test_windows_of_a_pair_repeat_the_shorter_text(first: int, second: int, max_
 
 @settings(max_examples=40)
 @given(length=st.integers(0, 100), max_length=st.integers(8, 30))
-def test_head_and_tail_are_the_ends_of_a_text(length: int, max_length: int) -> None:
+def test_head_and_tail_are_the_beginning_and_the_end_of_a_text(length: int, max_length: int) -> None:
     made = encoder("wordpiece", "head-tail", max_length)
     ((own, _),), cut = made.sequences(ids(length, 1000))
     read, room = own[1:-1], max_length - 2
@@ -157,7 +157,7 @@ def test_head_and_tail_are_the_ends_of_a_text(length: int, max_length: int) -> N
     assert read == ids(len(read) - tail, 1000) + ids(tail, 1000 + length - tail)
 
 
-def test_head_and_tail_of_a_pair() -> None:
+def test_head_and_tail_of_a_pair_are_of_the_longer_text() -> None:
     made = encoder("wordpiece", "head-tail", 15)
     ((own, types),), cut = made.sequences(ids(3, 1000), ids(50, 2000))
     assert cut
@@ -166,8 +166,8 @@ def test_head_and_tail_of_a_pair() -> None:
 
 
 @pytest.mark.parametrize(("kind", "length", "tokens"), [("wordpiece", 4, "3 tokens"), ("gpt2", 2, "1 token")])
-def test_no_room_for_a_pair_is_said(kind: str, length: int, tokens: str) -> None:
-    """The newline between the texts of a decoder's pair is no special token."""
+def test_no_room_for_a_pair_is_refused(kind: str, length: int, tokens: str) -> None:
+    """A decoder's pair has one token besides its texts: the newline between them."""
     with pytest.raises(SettingsError, match=f"a pair has {tokens} before, between and after its texts") as raised:
         encoder(kind, "truncate", length)
     assert f"give at least {length + 1};" in str(raised.value.fix)
@@ -211,8 +211,8 @@ def test_files_and_memory_hold_the_same(long_text: LongText) -> None:
     assert kept.targets.tolist() == passing.targets.tolist()
 
 
-def test_batches_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor does a stop on the way: what was kept is gone on from."""
+def test_batches_and_an_interruption_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second call continues after the batches that were committed."""
     examples, tokenizer = toy_examples(23, pairs=True, seed=5), tiny_tokenizer("wordpiece")
     whole = ExampleRows.of(Encoder.of(tokenizer, LABELS, max_length=20, long_text="windows"), list(examples))
     monkeypatch.setattr(rows_module, "BATCH_EXAMPLES", 2)
@@ -258,7 +258,7 @@ def test_rows_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({rows.key for rows in (first, *others)}) == 5
 
 
-def test_a_view_takes_examples_in_any_order_and_twice() -> None:
+def test_a_view_may_have_examples_in_any_order_and_twice() -> None:
     rows = encode(LONG, LABELS, tiny_tokenizer("wordpiece"), max_length=16, long_text="windows")
     view = rows.take([1, 0, 1]).take([2, 1, 0])
     assert view.ids(range(3)) == ["short", "long", "short"]
@@ -279,13 +279,13 @@ def test_several_labels_are_rows_of_zeros_and_ones() -> None:
     np.testing.assert_array_equal(rows.pack([2, 0]).targets, rows.targets[[2, 0]])
 
 
-def test_there_may_be_no_examples_left_to_read() -> None:
+def test_rows_in_memory_may_be_empty_but_cached_rows_may_not() -> None:
     assert len(rows_of([])) == 0
     with pytest.raises(CorpusError, match="no examples"):
         encode(ExampleList([]), LABELS, tiny_tokenizer("gpt2"), max_length=16, long_text="truncate")
 
 
-def test_an_example_without_a_label_can_be_read() -> None:
+def test_an_example_without_a_label_can_be_encoded() -> None:
     rows = rows_of([Example("a", "fox", ()), Example("b", "dog", ("animals",))])
     assert rows.targets.tolist() == [UNLABELLED, 2]
 
@@ -294,13 +294,13 @@ def test_an_example_without_a_label_can_be_read() -> None:
     ("labels", "message"),
     [(("lore",), "'lore' is not one of the 3 classes"), (("law", "animals"), "a single-label task has 2 labels")],
 )
-def test_a_label_that_cannot_be_is_named_with_its_example(labels: tuple[str, ...], message: str) -> None:
+def test_an_invalid_label_is_reported_with_its_example(labels: tuple[str, ...], message: str) -> None:
     with pytest.raises(CorpusError, match=message) as error:
         rows_of([Example("cases.csv:7", "fox", labels)])
     assert "cases.csv:7" in str(error.value)
 
 
-def test_a_micro_batch_to_measure_repeats_an_example() -> None:
+def test_a_micro_batch_for_measuring_memory_repeats_an_example() -> None:
     rows = encode(LONG, LABELS, tiny_tokenizer("wordpiece"), max_length=16, long_text="windows")
     batch = rows.pack([0]).repeated([14, 13, 13])
     assert isinstance(batch, TaskBatch)

@@ -1,4 +1,4 @@
-"""Text out of HTML, XML, e-mail, DOCX and PDF; what is damaged or hostile is one bad record, never a traceback."""
+"""Text from HTML, XML, e-mail, DOCX and PDF; a damaged or hostile file is one bad record, never a traceback."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from domain_ft.errors import CorpusError
 
 
 def read(path: Path, seen: Seen | None = None) -> tuple[list[str], list[str]]:
-    """The texts of a file, and why what is left out is."""
+    """The texts of a file, and the reasons of its rejects."""
     rejects: list[Reject] = []
     corpus = open_corpus(str(path), on_bad_record="skip")
     texts = [document.text for document in corpus.documents(rejects.append, seen=seen)]
@@ -63,14 +63,14 @@ def test_a_page_is_read_in_the_encoding_that_it_declares(tmp_path: Path, declare
     assert read(put(tmp_path, "a.html", page.encode(encoding))) == (["第一条"], [])
 
 
-def test_a_page_that_is_not_what_it_declares_is_rejected(tmp_path: Path) -> None:
+def test_a_page_that_is_not_in_its_declared_encoding_is_rejected(tmp_path: Path) -> None:
     page = '<html><head><meta charset="euc-jp"></head><body><p>第一条のア</p></body></html>'
     texts, (reason,) = read(put(tmp_path, "a.html", page.encode("cp932")))
     assert not texts
     assert "is not EUC-JP, which the file declares" in reason
 
 
-def test_a_page_nested_deeper_than_the_stack(tmp_path: Path) -> None:
+def test_a_page_nested_deeper_than_the_stack_is_read_or_rejected(tmp_path: Path) -> None:
     texts, rejected = read(put(tmp_path, "a.html", "<div>" * 3_000 + "deep" + "</div>" * 3_000))
     assert texts == ["deep"] or rejected
 
@@ -114,7 +114,7 @@ def test_a_docx_gives_paragraphs_and_tables_in_order(tmp_path: Path) -> None:
     assert read(tmp_path / "a.docx") == (["Before\na\tb\nc\td\nAfter"], [])
 
 
-def test_a_docx_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_docx_that_unpacks_to_too_much_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(tmp_path / "a.docx", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("word/document.xml", b" " * 1_000_000)
     monkeypatch.setattr(base, "LARGEST_WHOLE", 100_000)
@@ -124,7 +124,7 @@ def test_a_docx_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def pdf(text: str) -> bytes:
-    """A PDF of one page, with `text` on it or nothing."""
+    """A PDF of one page with `text` on it; a blank page if `text` is empty."""
     writer = pypdf.PdfWriter()
     page = writer.add_blank_page(300, 300)
     if text:
@@ -151,7 +151,7 @@ def test_a_pdf_gives_its_text(tmp_path: Path) -> None:
     assert read(put(tmp_path, "a.pdf", pdf("The licensee shall pay."))) == (["The licensee shall pay."], [])
 
 
-def test_a_scanned_pdf_and_an_encrypted_one_say_so(tmp_path: Path) -> None:
+def test_scanned_and_encrypted_pdfs_are_rejected_with_the_reason(tmp_path: Path) -> None:
     texts, (reason,) = read(put(tmp_path, "scan.pdf", pdf("")))
     assert not texts
     assert "no text in its 1 page" in reason and "scanned" in reason
@@ -173,7 +173,7 @@ def test_a_mail_gives_subject_and_text_and_names_its_attachments(tmp_path: Path)
     assert seen.left_out.files == [UnreadFile("a.eml: report.pdf", "an attachment")]
 
 
-def test_without_the_extra_files_are_named_with_what_to_install(
+def test_files_that_need_a_missing_extra_are_listed_with_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(tmp_path, "a.txt", "text")

@@ -1,6 +1,6 @@
-"""The kind of a finding is told by words of a reader's message: each kind is found by a file that has its fault.
+"""The kind of a finding follows from words in a reader's message. For each kind there is a file with such a fault.
 
-A test here fails when a message is reworded so that its kind is no longer told.
+These tests fail if a message is reworded so that its kind is no longer recognised.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def lines(*records: Any) -> bytes:
 
 
 def tagged(*tags: str) -> bytes:
-    """A sentence for each text of tags."""
+    """A record for each string of tags."""
     return lines(*({"tokens": ["word"] * len(one.split()), "tags": one.split()} for one in tags))
 
 
@@ -36,7 +36,7 @@ DRUG = {"start": 0, "end": 7, "label": "Drug"}
 
 LISTS = lines(*(SOUND | {"label": labels} for labels in (["yes"], ["no"], ["yes", "no"])))
 
-# What finds the fault, the words that tell it, its kind, the name of a file, and the file.
+# What finds the fault, the words in its message, its kind, the name of the file, and the content of the file.
 FILES = [
     ("text", "broken", "broken-record", "a.jsonl", lines(SOUND) + b'{"text": "a"\n'),
     ("text", "broken", "broken-record", "a.json", b'[{"text": "a"]'),
@@ -77,7 +77,7 @@ FILES = [
 
 
 @pytest.mark.parametrize(("finder", "words", "kind", "name", "content"), FILES)
-def test_the_kind_of_a_fault(tmp_path: Path, finder: str, words: str, kind: str, name: str, content: bytes) -> None:
+def test_each_fault_has_its_kind(tmp_path: Path, finder: str, words: str, kind: str, name: str, content: bytes) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     rejections = Rejections(encoding="utf-16-le" if finder == "utf-16" else None)
@@ -92,12 +92,12 @@ def test_the_kind_of_a_fault(tmp_path: Path, finder: str, words: str, kind: str,
     assert {(one.kind, _matched_fragment(one.message)) for one in found} == {(kind, words)}
 
 
-def test_each_of_the_words_tells_the_fault_of_a_file() -> None:
+def test_every_entry_of_the_table_of_kinds_has_a_file() -> None:
     assert {words: kind for _, words, kind, *_ in FILES} == _KINDS
 
 
-def test_words_of_the_file_do_not_tell_the_kind() -> None:
-    """A label is called `broken`, another `UTF-8`."""
+def test_words_quoted_from_the_file_do_not_decide_the_kind() -> None:
+    """A label may be called `broken`, a tag `span`, and a field `tag`."""
     assert (
         _matched_fragment("the field holds 'broken', where the other records hold lists of labels") == "the field holds"
     )

@@ -49,7 +49,9 @@ PRIVATE = "The patient, a man of 54 years, was seen for a rash after amoxicillin
         ([["question", text(n)] for n in range(9)], "'question' is in column 1 of other lines too"),
     ],
 )
-def test_a_record_in_the_first_line_is_said_to_be_one(tmp_path: Path, rows: list[list[object]], why: str) -> None:
+def test_a_record_in_the_first_line_is_refused_as_column_names(
+    tmp_path: Path, rows: list[list[object]], why: str
+) -> None:
     path = table(tmp_path / "a.csv", None, rows)
     with pytest.raises(CorpusError) as raised:
         open_task(TaskSource(train=str(path)))
@@ -94,7 +96,7 @@ def test_a_header_is_no_record(header: list[str], rows: list[list[object]]) -> N
 
 
 def train(path: Path, **options: object) -> list[str]:
-    """The texts that `classify` learns from, of all splits."""
+    """The texts that `classify` reads, of all splits, sorted."""
     data = open_task(TaskSource(train=str(path), **options))  # type: ignore[arg-type]
     assert data.labels.names == ("civil", "penal")
     return sorted(example.text for split in data.splits.values() for example in split)
@@ -111,9 +113,9 @@ def train(path: Path, **options: object) -> list[str]:
         lambda path: path.write_text("\n".join(["text, label", *(f'"{a}", "{b}"' for a, b in ROWS)])),
         lambda path: path.write_text("\n".join(["text^label", *map("^".join, ROWS)])),
     ],
-    ids=["empty columns", "blank lines", "capitals", "blanks in names", "sep and BOM", "blanks and quotes", "carets"],
+    ids=["empty columns", "blank lines", "capitals", "spaces in names", "sep and BOM", "spaces and quotes", "carets"],
 )
-def test_tables_as_spreadsheets_write_them_are_read(tmp_path: Path, make: object) -> None:
+def test_tables_as_programs_write_them_are_read(tmp_path: Path, make: object) -> None:
     path = tmp_path / "a.csv"
     make(path)  # type: ignore[operator]
     assert train(path) == sorted(row[0] for row in ROWS)
@@ -132,7 +134,7 @@ def test_tables_as_spreadsheets_write_them_are_read(tmp_path: Path, make: object
         ("text,label\na,b\ntext,label\nc,d\n", "the record repeats the header"),
     ],
 )
-def test_what_is_no_sound_table_is_named(tmp_path: Path, content: str, what: str) -> None:
+def test_broken_tables_are_refused_with_the_cause(tmp_path: Path, content: str, what: str) -> None:
     path = tmp_path / "a.csv"
     path.write_text(content)
     with pytest.raises(UserError) as raised:
@@ -141,7 +143,7 @@ def test_what_is_no_sound_table_is_named(tmp_path: Path, content: str, what: str
 
 
 @pytest.mark.parametrize("begin", [b"PK\x03\x04\x14\x00", b"\xd0\xcf\x11\xe0\xa1\xb1"])
-def test_an_office_file_is_named(tmp_path: Path, begin: bytes) -> None:
+def test_an_office_file_with_the_ending_csv_is_recognised(tmp_path: Path, begin: bytes) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(begin + bytes(50))
     with pytest.raises(UserError, match=r"Excel workbook|old Office file") as raised:
@@ -149,7 +151,7 @@ def test_an_office_file_is_named(tmp_path: Path, begin: bytes) -> None:
     assert "export its sheet as CSV" in str(raised.value)
 
 
-def test_a_sheet_by_its_ending_is_told_to_be_exported(tmp_path: Path) -> None:
+def test_the_error_for_an_excel_file_says_to_export_it(tmp_path: Path) -> None:
     path = tmp_path / "a.xlsx"
     path.write_bytes(b"PK\x03\x04")
     with pytest.raises(CorpusError, match="export the sheet as CSV"):
@@ -157,14 +159,14 @@ def test_a_sheet_by_its_ending_is_told_to_be_exported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cell", ["nan", "#REF!", "NULL", "#N/A"])
-def test_an_empty_cell_as_a_program_writes_it_is_no_text(tmp_path: Path, cell: str) -> None:
+def test_what_programs_write_for_an_empty_or_wrong_cell_is_no_text(tmp_path: Path, cell: str) -> None:
     path = table(tmp_path / "a.csv", ["text", "label"], [*ROWS, [cell, "civil"]])
     with pytest.raises(UserError, match=r"an empty or wrong cell[^$]*line 42"):
         open_task(TaskSource(train=str(path)))
     assert train(path, on_bad_record="skip") == sorted(row[0] for row in ROWS)
 
 
-def test_columns_with_commas_and_blanks_are_listed_without_doubt(tmp_path: Path) -> None:
+def test_columns_with_commas_or_spaces_are_listed_in_quotation_marks(tmp_path: Path) -> None:
     path = table(tmp_path / "a.csv", ["findings, all", "note of the day", "class of it"], [[*row, "x"] for row in ROWS])
     with pytest.raises(CorpusError) as raised:
         open_task(TaskSource(train=str(path)))

@@ -1,4 +1,4 @@
-"""Files and streams that the user names as input: what is read once, what is JSON lines, and what cannot be read."""
+"""Files and streams that the user names as input: which are streams, which are JSON lines, which cannot be read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def fields(spec: Path | BinaryIO, encoding: str | None = None) -> list[Any]:
 
 
 class Raw(io.RawIOBase):
-    """A raw stream that gives its bytes in small pieces."""
+    """A raw stream that returns at most 16 bytes per read."""
 
     def __init__(self, data: bytes) -> None:
         self.source = io.BytesIO(data)
@@ -48,7 +48,7 @@ def test_a_stream_that_begins_with_a_brace_is_json_lines(make: Any, before: str,
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-7"])
-def test_json_lines_with_the_mark_of_their_encoding(encoding: str) -> None:
+def test_json_lines_are_recognised_in_other_encodings(encoding: str) -> None:
     assert fields(io.BytesIO(JSON_LINES.encode(encoding)), encoding) == RECORDS
 
 
@@ -97,7 +97,7 @@ def test_what_can_be_read_only_once_is_a_stream(tmp_path: Path) -> None:
     writer.join()
 
 
-def test_what_cannot_be_opened_is_an_error_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_opened_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # the path of a socket must be short
     with socket.socket(socket.AF_UNIX) as plug:
         plug.bind("plug")
@@ -110,17 +110,17 @@ def test_what_cannot_be_opened_is_an_error_of_the_user(tmp_path: Path, monkeypat
         fields(tmp_path)
     with pytest.raises(CorpusError, match="no such file") as caught:
         fields(tmp_path / "absent")
-    assert caught.value.fix == "check the path"  # not every option takes - for standard input
+    assert caught.value.fix == "check the path"  # no mention of -: not every option reads standard input
     with pytest.raises(CorpusError, match="this cannot be read: File name too long"):
         fields(tmp_path / ("a" * 300))
 
 
-def test_a_pipe_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_without_read_permission_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, mode: str) -> BinaryIO:
         raise PermissionError(13, "Permission denied", str(path))
 
     os.mkfifo(tmp_path / "pipe")
-    monkeypatch.setattr(Path, "open", refuse)  # root may read everything
+    monkeypatch.setattr(Path, "open", refuse)  # because root may read everything
     with pytest.raises(CorpusError, match="this cannot be read: Permission denied") as caught:
         fields(tmp_path / "pipe")
     assert caught.value.fix == "give yourself the right to read it"

@@ -70,7 +70,7 @@ def record(
 
 
 def found(text: str, *names: tuple[str, str]) -> list[dict[str, Any]]:
-    """Entities T0, T1, ... of types, each where its text stands for the first time behind the one before."""
+    """Entities T0, T1, ... for each (text, type), at the first occurrence of the text after the previous entity."""
     entities, place = [], 0
     for number, (name, type) in enumerate(names):
         place = text.index(name, place)
@@ -96,7 +96,7 @@ TWO_PASSAGES = record(
 )
 
 
-def test_a_record_is_its_passages_with_the_longest_of_entities_that_overlap(tmp_path: Path) -> None:
+def test_a_record_becomes_one_text_with_the_longest_of_overlapping_entities(tmp_path: Path) -> None:
     for name in ("a.jsonl", "a.parquet"):
         path = write(tmp_path / name, [TWO_PASSAGES])
         (text,), scheme = read_tagged(path, name, TagFields(group="document_id"), None, BadRecords("stop", print))
@@ -107,7 +107,7 @@ def test_a_record_is_its_passages_with_the_longest_of_entities_that_overlap(tmp_
         assert (text.overlapping, text.joined, text.group, text.line) == (3, 1, "7", 1)
 
 
-def test_what_reading_changed_about_the_entities_is_said(tmp_path: Path) -> None:
+def test_what_reading_changed_about_the_entities_is_noted(tmp_path: Path) -> None:
     path = str(write(tmp_path / "a.jsonl", [TWO_PASSAGES]))
     data = open_tagging(TaggingSource(train=path, validation=path, test=path))
     assert data.notes[:2] == (
@@ -153,7 +153,7 @@ def changed(**fields: Any) -> dict[str, Any]:
         (changed(relations=[relation("R", "T0", "T9")]), "relations[0].arg2_id", "no entity with the id 'T9'"),
     ],
 )
-def test_a_bad_record_stops_with_its_place_or_is_left_out(
+def test_a_bad_record_stops_the_reader_or_is_left_out(
     tmp_path: Path, bad: dict[str, Any], field: str, reason: str
 ) -> None:
     path = write(tmp_path / "a.jsonl", [changed(), bad])
@@ -169,13 +169,13 @@ def test_a_bad_record_stops_with_its_place_or_is_left_out(
     assert rejects[1] == rejects[0]
 
 
-def test_white_space_in_an_entity_may_be_written_otherwise() -> None:
+def test_white_space_in_an_entity_may_differ_from_the_text() -> None:
     document = read_document(record("Breast\ncancer", [entity("a", "D", "Breast cancer", [[0, 13]])]))
     assert flat_spans(document) == ((Span(0, 13, "D"),), 0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.text("aé🤒点 \n", min_size=1, max_size=4)), min_size=1), st.randoms())
-def test_every_passage_stands_where_its_offsets_say(parts: list[tuple[int, str]], random: Any) -> None:
+def test_every_passage_is_at_its_offsets(parts: list[tuple[int, str]], random: Any) -> None:
     passages, place = [], 0
     for gap, text in parts:
         passages.append(passage(text, place + gap))
@@ -192,7 +192,7 @@ def test_every_passage_stands_where_its_offsets_say(parts: list[tuple[int, str]]
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 6), st.sampled_from("AB")), max_size=12))
-def test_an_entity_is_left_out_only_for_a_longer_one(places: list[tuple[int, int, str]]) -> None:
+def test_an_entity_is_left_out_only_for_one_that_is_at_least_as_long(places: list[tuple[int, int, str]]) -> None:
     entities = [Entity(str(i), type, start, start + size, 1) for i, (start, size, type) in enumerate(places)]
     every = {Span(own.start, own.end, own.type) for own in entities}
     spans, left_out = flat_spans(Document("x" * 30, (0,), tuple(entities), ()))
@@ -261,7 +261,7 @@ def test_a_sentence_is_not_cut_within_an_entity_and_ends_with_its_passage() -> N
     assert examples(CHEMICALS, row) == [("A @CHEMICAL$ (@GENE$", "false")]
 
 
-def test_entities_that_overlap_share_a_mark_and_those_of_one_place_are_one() -> None:
+def test_overlapping_entities_share_a_mark_and_those_with_the_same_offsets_are_one() -> None:
     text = "The insulin receptor of insulin rose."
     row = record(
         text,
@@ -280,7 +280,7 @@ def test_entities_that_overlap_share_a_mark_and_those_of_one_place_are_one() -> 
 
 
 @pytest.mark.parametrize("more", [0, 1])
-def test_a_list_of_very_many_entities_is_no_sentence(more: int) -> None:
+def test_a_sentence_with_very_many_entities_has_no_pairs(more: int) -> None:
     listed = ["drug" for _ in range(MOST_PAIRED + more)]
     text = f"{', '.join(listed)}. A drug and a drug."
     row = record(text, found(text, *((name, "DRUG") for name in [*listed, "drug", "drug"])))
@@ -289,7 +289,7 @@ def test_a_list_of_very_many_entities_is_no_sentence(more: int) -> None:
     assert examples(DRUGS, row)[-1] == ("A @DRUG$ and a @DRUG$.", "false")
 
 
-def test_a_record_without_relations_has_examples_all_the_same() -> None:
+def test_a_record_without_relations_has_examples_too() -> None:
     row = record("ATP binds EGFR", found("ATP binds EGFR", ("ATP", "CHEMICAL"), ("EGFR", "GENE-Y")))
     del row["relations"], row["document_id"]
     assert examples(CHEMICALS, row, {**row, "relations": None}) == [("@CHEMICAL$ binds @GENE$", "false")] * 2
@@ -319,7 +319,7 @@ LABELLED = datasets.Features({"id": TEXT, "document_id": TEXT, "text": TEXT, "la
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Puts rows where the hub keeps its own copy in Parquet of a data set with a program, which `datasets` refuses."""
+    """A function that writes rows where the hub's Parquet copies are read. `datasets` refuses the original script."""
     real = datasets.load_dataset_builder
 
     def of_the_hub(identifier: str, config: str | None = None, revision: str | None = None, **given: Any) -> Any:
@@ -356,7 +356,7 @@ def test_ebm_pico_is_tagged(hub: Any) -> None:
 
 
 def pairs_of(types: tuple[str, str], relations: Sequence[str | None], split: str) -> list[dict[str, Any]]:
-    """Documents of two sentences, with the given relations in the first of them."""
+    """Documents of two sentences, the first with one of the given relations, or none."""
     rows = []
     for number, name in enumerate(relations):
         text = f"Aspirin {split} {sentence(number)} with TP53. Aspirin alone."
@@ -381,11 +381,11 @@ def test_chemprot_of_the_hub_is_pairs_of_chemicals_and_genes(hub: Any) -> None:
     assert "not tested on the hub" in data.facts["weaknesses"]
 
 
-def test_ddi_of_the_hub_is_pairs_of_drugs_whose_documents_are_not_parted(hub: Any) -> None:
+def test_ddi_of_the_hub_is_pairs_of_drugs_whose_documents_are_not_split(hub: Any) -> None:
     names = ["MECHANISM", "EFFECT", "ADVISE", "INT", None] * 8
     for split in ("train", "test"):
         rows = pairs_of(("DRUG", "DRUG_N"), names, split)
-        for row in rows:  # a third drug: three examples a document
+        for row in rows:  # a third drug: three examples per document
             text = row["passages"][0]["text"][0]
             place = text.index("with")
             row["entities"].append(entity("T3", "BRAND", "with", [[place, place + 4]]))
@@ -398,7 +398,7 @@ def test_ddi_of_the_hub_is_pairs_of_drugs_whose_documents_are_not_parted(hub: An
     assert Counter(label for own in data.splits["test"] for label in own.labels)["false"] == 88
 
 
-def test_gad_of_the_hub_has_one_label_though_it_stands_in_a_list(hub: Any) -> None:
+def test_gad_of_the_hub_has_one_label_although_it_is_in_a_list(hub: Any) -> None:
     for split in ("train", "validation", "test"):
         rows = [
             {"id": str(i), "document_id": f"d{i}", "text": f"@GENE$ {split} {sentence(i)}", "labels": [str(i % 2)]}
@@ -411,7 +411,7 @@ def test_gad_of_the_hub_has_one_label_though_it_stands_in_a_list(hub: Any) -> No
     assert [len(split) for split in data.splits.values()] == [6, 6, 6]
 
 
-def test_a_list_of_two_labels_is_refused_where_one_is_wanted(hub: Any) -> None:
+def test_a_list_of_two_labels_is_refused_if_one_is_expected(hub: Any) -> None:
     for split in ("train", "test"):
         rows = [{"id": str(i), "text": sentence(i), "labels": ["0", "1"][: 1 + (i == 4)]} for i in range(6)]
         features = datasets.Features({name: LABELLED[name] for name in ("id", "text", "labels")})
@@ -436,7 +436,7 @@ def test_a_list_of_two_labels_is_refused_where_one_is_wanted(hub: Any) -> None:
         ("reader = 'relations'\nrelations = 'A'\nmarks = 'A'", "marks = 'A', where a table is expected"),
     ],
 )
-def test_a_reader_of_a_hubs_rows_gets_the_keys_that_it_needs(tmp_path: Path, keys: str, problem: str) -> None:
+def test_wrong_or_missing_keys_of_a_task_on_the_hub_are_refused(tmp_path: Path, keys: str, problem: str) -> None:
     path = tmp_path / "mine.toml"
     source = "[[sources]]\nkind = 'files'\npath = 'x.txt'\n"
     path.write_text(f"{source}[[tasks]]\nname = 't'\ndescription = 'd'\nkind = 'hub'\nid = 'a/b'\n{keys}\n")

@@ -1,4 +1,4 @@
-"""How labels are written: what is clear is read as it is meant, what would be learned wrongly is refused."""
+"""Notations of labels: clear ones are read as meant, those that would be learned wrongly are refused."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def labels_of(data: TaskData) -> list[tuple[str, ...]]:
     return [tuple(sorted(found[line])) for line in sorted(found)]  # type: ignore[type-var]
 
 
-def findings(path: Path, **fields: Any) -> list[tuple[str, int | None]]:
+def errors_of(path: Path, **fields: Any) -> list[tuple[str, int | None]]:
     rejections = Rejections()
     file = CheckedFile.open(str(path), "auto", Fields(**fields))
     assert file.kind == "examples"
@@ -92,12 +92,12 @@ def findings(path: Path, **fields: Any) -> list[tuple[str, int | None]]:
         ("[" * 5000 + "]" * 5000, None),
     ],
 )
-def test_a_list_in_a_text(written: str, meant: list[Any] | None) -> None:
+def test_lists_written_as_text_are_recognised(written: str, meant: list[Any] | None) -> None:
     assert listed_in(written) == meant
 
 
 @given(st.lists(st.text(max_size=8) | st.integers(), max_size=5))
-def test_every_list_comes_back_from_json_and_python(items: list[Any]) -> None:
+def test_every_json_list_and_python_list_of_numbers_is_read_back(items: list[Any]) -> None:
     assert listed_in(json.dumps(items)) == items
     if not any(isinstance(item, str) for item in items):
         assert listed_in(repr(items)) == items
@@ -118,7 +118,7 @@ def test_lists_written_as_text_are_lists(tmp_path: Path, spelled: Any) -> None:
     assert data.labels.multi_label
     assert labels_of(data) == [tuple(sorted(one)) for one in meant]
     assert any("lists written as text" in note for note in data.notes)
-    assert findings(path) == []
+    assert errors_of(path) == []
 
 
 def test_a_text_among_lists_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -132,20 +132,20 @@ def test_a_text_among_lists_is_refused_with_its_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
 @pytest.mark.parametrize("bits", [[0, 1], [False, True], [0.0, 1.0]])
-def test_lists_of_0_and_1_want_names(tmp_path: Path, ending: str, bits: list[Any]) -> None:
+def test_lists_of_0_and_1_need_names(tmp_path: Path, ending: str, bits: list[Any]) -> None:
     no, yes = bits
     rows = [[no, yes, no], [yes, no, no], [yes, no, yes], [no, no, no]]
     path = write(tmp_path / f"x.{ending}", rows * 10)
     line = 2 if ending == "csv" else 1
     with pytest.raises(CorpusError, match=rf"3 zeros and ones, one for each class[^$]*line {line}[^$]*--label-names"):
         opened(path)
-    assert findings(path) == [("multi-hot", line)]
+    assert errors_of(path) == [("multi-hot", line)]
     with pytest.raises(CorpusError, match="2 names are given"):
         opened(path, label_names="a,b")
     data = opened(path, label_names='a,"b, c",d')
     assert data.labels.names == ("a", "b, c", "d")
     assert labels_of(data)[:4] == [("b, c",), ("a",), ("a", "d"), ()]
-    assert findings(path, rules=LabelRules(label_names=("a", "b", "d"))) == []
+    assert errors_of(path, rules=LabelRules(label_names=("a", "b", "d"))) == []
 
 
 def test_lists_of_class_numbers_are_no_lists_of_0_and_1(tmp_path: Path) -> None:
@@ -169,26 +169,26 @@ def test_probabilities_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("separator", ["|", ";", "#", ",", "+", "/"])
-def test_joined_names_are_asked_for(tmp_path: Path, separator: str) -> None:
+def test_joined_names_are_refused_without_a_separator(tmp_path: Path, separator: str) -> None:
     meant = [("civil", "penal"), ("penal", "tax"), ("civil", "tax"), ("tax",)] * 10
     path = write(tmp_path / "x.csv", [separator.join(one) for one in meant])
     with pytest.raises(CorpusError) as raised:
         opened(path)
     assert f"--label-separator '{separator}'" in str(raised.value)
-    assert findings(path) == [("joined-labels", 2)]
+    assert errors_of(path) == [("joined-labels", 2)]
     data = opened(path, label_separator=separator)
     assert data.labels.names == ("civil", "penal", "tax")
     assert labels_of(data) == meant
     assert len(opened(path, label_kind="names").labels) == 4
 
 
-def test_names_that_happen_to_hold_a_separator_are_names(tmp_path: Path) -> None:
+def test_names_that_happen_to_contain_a_separator_are_names(tmp_path: Path) -> None:
     names = ["Trusts, estates", "Contracts; sale", "C++", "C#", "Penal"]
     assert set(opened(write(tmp_path / "x.csv", names * 8)).labels.names) == set(names)
 
 
 @pytest.mark.parametrize("separator", ["|", ";", "#", ",", "+", "/", "&", " and ", " ", "-", "_", ":", "\n", "\t"])
-def test_one_label_that_is_made_of_others_is_asked_for(tmp_path: Path, separator: str) -> None:
+def test_one_label_made_of_others_is_refused_without_a_separator(tmp_path: Path, separator: str) -> None:
     labels = ["civil", "penal", "tax"] * 10
     labels[7] = f"civil{separator}tax"
     path = write(tmp_path / "x.csv", labels)
@@ -196,7 +196,7 @@ def test_one_label_that_is_made_of_others_is_asked_for(tmp_path: Path, separator
         opened(path)
     written = {"\n": r"\n", "\t": r"\t"}.get(separator, separator)
     assert f"--label-separator '{written}'" in str(raised.value)
-    assert [kind for kind, _ in findings(path)] == ["joined-labels"]
+    assert [kind for kind, _ in errors_of(path)] == ["joined-labels"]
     data = opened(path, label_separator=written)
     assert data.labels.names == ("civil", "penal", "tax")
     assert [labels for labels in labels_of(data) if len(labels) > 1] == [("civil", "tax")]
@@ -224,7 +224,7 @@ def test_a_shared_part_of_a_label_is_noted(tmp_path: Path, labels: list[str], no
         assert not any("one class name" in note for note in opened(path, label_kind="names").notes)
 
 
-def test_a_joined_label_of_the_test_examples_is_asked_for(tmp_path: Path) -> None:
+def test_a_joined_label_in_the_test_file_is_refused(tmp_path: Path) -> None:
     train = write(tmp_path / "train.csv", ["civil", "penal"] * 20)
     test = write(tmp_path / "test.csv", ["civil", "civil/penal"])
     with pytest.raises(CorpusError, match=r"separated by '/'[^$]*test.csv, line 3"):
@@ -240,7 +240,7 @@ def test_a_list_as_text_among_names_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", ["a", "b", "a", "b", "['a', 'b']"] * 6)
     with pytest.raises(CorpusError, match="some are lists of names written as text"):
         opened(path)
-    assert findings(path) == [("lists-as-text", 6)]
+    assert errors_of(path) == [("lists-as-text", 6)]
 
 
 def test_numbers_with_a_decimal_comma_are_scores(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_entities_are_no_labels(tmp_path: Path) -> None:
     "name",
     ["None", "none", "unknown", "-1", ".", "Missing", "\u2014", "\u2013", "UNK", "<unk>", "999", "-99", "unassigned"],
 )
-def test_names_that_may_stand_for_no_label_are_said(tmp_path: Path, name: str) -> None:
+def test_names_that_may_mean_no_label_are_noted(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "x.csv", [name if number % 7 == 0 else "ab"[number % 2] for number in range(40)])
     data = opened(path)
     assert name in data.labels.names
@@ -276,13 +276,15 @@ def test_names_that_may_stand_for_no_label_are_said(tmp_path: Path, name: str) -
 @pytest.mark.parametrize(
     ("numbers", "noted"), [([1, 2, 3, 999], True), ([0, 1, 99], True), ([200, 404, 999], False), ([7, 8, 9], False)]
 )
-def test_a_number_for_a_missing_value_is_far_from_the_others(tmp_path: Path, numbers: list[int], noted: bool) -> None:
+def test_a_number_is_noted_as_a_missing_value_only_if_far_from_the_others(
+    tmp_path: Path, numbers: list[int], noted: bool
+) -> None:
     notes = opened(write(tmp_path / "x.jsonl", numbers * 10)).notes
     assert any(f"'{numbers[-1]}' is read as a class name" in note for note in notes) is noted
 
 
 @pytest.mark.parametrize("spelled", [["a"], '["a"]'])
-def test_lists_of_one_label_are_said_to_be_lists(tmp_path: Path, spelled: Any) -> None:
+def test_lists_of_one_label_are_noted(tmp_path: Path, spelled: Any) -> None:
     other = ["b"] if isinstance(spelled, list) else '["b"]'
     data = opened(write(tmp_path / "x.jsonl", [spelled, other] * 10))
     assert data.labels.multi_label
@@ -292,7 +294,7 @@ def test_lists_of_one_label_are_said_to_be_lists(tmp_path: Path, spelled: Any) -
 
 
 @pytest.mark.parametrize("missing", ["-", "", " ", "nan", "NaN", "NA", "#N/A", "null", r"\N", None, float("nan")])
-def test_what_says_that_there_is_no_label_is_left_out_and_listed(tmp_path: Path, missing: Any) -> None:
+def test_records_whose_value_means_no_label_are_left_out_and_listed(tmp_path: Path, missing: Any) -> None:
     path = write(tmp_path / "x.jsonl", ["a", "b", missing] * 10)
     with pytest.raises(RecordError, match=r"no label[^$]*line 3"):
         opened(path)
@@ -301,7 +303,7 @@ def test_what_says_that_there_is_no_label_is_left_out_and_listed(tmp_path: Path,
     assert data.labels.names == ("a", "b")
     assert [reject.line for reject in rejects] == list(range(3, 31, 3))
     assert data.left_out.records == 10
-    assert findings(path) == [("no-label", line) for line in range(3, 31, 3)]
+    assert errors_of(path) == [("no-label", line) for line in range(3, 31, 3)]
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
@@ -336,21 +338,21 @@ def test_minus_one_among_others_is_a_class(tmp_path: Path, values: list[Any]) ->
 )
 def test_spellings_of_one_name_are_refused(tmp_path: Path, names: list[str], group: str) -> None:
     path = write(tmp_path / "x.jsonl", [*names, "penal"] * 20)
-    with pytest.raises(CorpusError, match="differ only in case, spaces or Unicode form") as raised:
+    with pytest.raises(CorpusError, match="differ only in case, spaces, Unicode form or the notation of") as raised:
         opened(path)
     assert group in str(raised.value)
-    assert [kind for kind, _ in findings(path)] == ["label-variants"]
+    assert [kind for kind, _ in errors_of(path)] == ["label-variants"]
     assert "penal" in opened(path, label_kind="names").labels.names
 
 
-def test_a_spelling_of_the_test_examples_is_refused(tmp_path: Path) -> None:
+def test_another_spelling_in_the_test_file_is_refused(tmp_path: Path) -> None:
     train = write(tmp_path / "x.jsonl", ["Civil", "penal"] * 10)
     test = write(tmp_path / "y.jsonl", ["civil", "penal"])
     with pytest.raises(CorpusError, match=r"'Civil', 'civil'[^$]*y.jsonl, line 1"):
         opened(train, test=str(test))
 
 
-def test_blanks_around_a_name_and_composed_accents_make_no_class(tmp_path: Path) -> None:
+def test_spaces_around_a_name_and_composed_accents_make_no_class(tmp_path: Path) -> None:
     names = ["dolé", "dole\u0301", " dolé ", "x"]
     assert opened(write(tmp_path / "x.jsonl", names * 10)).labels.names == ("dolé", "x")
     assert variants(["a", "b", "A"]) == [["A", "a"]]
@@ -367,10 +369,10 @@ def test_scores_are_refused(tmp_path: Path, ending: str, scores: list[float]) ->
     path = write(tmp_path / f"x.{ending}", scores)
     with pytest.raises(CorpusError, match=r"regression on scores is not supported yet[^$]*--label-kind names"):
         opened(path)
-    assert [kind for kind, _ in findings(path)] == ["scores"]
+    assert [kind for kind, _ in errors_of(path)] == ["scores"]
 
 
-def test_numbers_of_classes_are_classes(tmp_path: Path) -> None:
+def test_class_numbers_are_classes(tmp_path: Path) -> None:
     assert len(opened(write(tmp_path / "x.jsonl", list(range(30)) * 6)).labels) == 30
     assert len(opened(write(tmp_path / "y.csv", [1.0, 2.0, 3.0] * 10)).labels) == 3
     assert len(opened(write(tmp_path / "z.csv", [0.5, 1.5] * 10), label_kind="names").labels) == 2
@@ -384,7 +386,7 @@ def test_a_field_of_labels_that_are_all_different_is_refused(tmp_path: Path) -> 
 # --- names of numbers ---
 
 
-def test_names_in_the_schema_of_a_parquet_file(tmp_path: Path) -> None:
+def test_names_in_the_schema_of_a_parquet_file_replace_numbers(tmp_path: Path) -> None:
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["civil", "penal"])}
     )
@@ -393,11 +395,11 @@ def test_names_in_the_schema_of_a_parquet_file(tmp_path: Path) -> None:
     datasets.Dataset.from_list(rows, features=features).to_parquet(path)
     data = opened(path)
     assert labels_of(data)[:2] == [("civil",), ("penal",)]
-    assert findings(path) == []
+    assert errors_of(path) == []
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
-def test_names_that_the_user_gives_to_numbers(tmp_path: Path, ending: str) -> None:
+def test_names_that_the_user_gives_replace_numbers(tmp_path: Path, ending: str) -> None:
     path = write(tmp_path / f"x.{ending}", [0, 1] * 20)
     assert labels_of(opened(path, label_names="civil,penal"))[:2] == [("civil",), ("penal",)]
     with pytest.raises(UserError, match="no class"):
@@ -409,7 +411,7 @@ def test_names_that_the_user_gives_to_numbers(tmp_path: Path, ending: str) -> No
 # --- fields ---
 
 
-def test_fields_whose_names_hold_commas_and_blanks(tmp_path: Path) -> None:
+def test_fields_with_commas_and_spaces_in_their_names_can_be_given(tmp_path: Path) -> None:
     rows = [{"text, full": text(number), " the label, main ": "ab"[number % 2]} for number in range(40)]
     path = tmp_path / "x.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -431,7 +433,7 @@ def test_fields_whose_names_hold_commas_and_blanks(tmp_path: Path) -> None:
         ("when", "2024-05-{:02d}"),
     ],
 )
-def test_what_identifies_a_record_is_not_taken_for_its_text(tmp_path: Path, name: str, value: str) -> None:
+def test_ids_addresses_hashes_and_dates_are_not_taken_for_the_text(tmp_path: Path, name: str, value: str) -> None:
     rows = [{name: value.format(number + 1), "label": "ab"[number % 2]} for number in range(20)]
     path = tmp_path / "x.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -444,7 +446,7 @@ def test_what_identifies_a_record_is_not_taken_for_its_text(tmp_path: Path, name
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv"])
-def test_fields_that_nothing_reads_are_counted(tmp_path: Path, ending: str) -> None:
+def test_unread_fields_are_counted(tmp_path: Path, ending: str) -> None:
     rows = [
         {"text": text(number), "label": "ab"[number % 2], "n": number + 1, "note": "seen" if number < 30 else None}
         for number in range(40)
@@ -456,14 +458,14 @@ def test_fields_that_nothing_reads_are_counted(tmp_path: Path, ending: str) -> N
         datasets.Dataset.from_list(rows).to_csv(path, index=False)
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    noted = 40 if ending == "parquet" else 30  # columns that are not read are not looked into
+    noted = 40 if ending == "parquet" else 30  # the values of unread columns are not looked at, so nulls count
     for _ in range(2):  # the second time from the cache
         data = opened(path)
         assert data.left_out.fields == {"n": 40, "note": noted}
     assert opened(path, id_field="n").left_out.fields == {"note": noted}
 
 
-def test_files_beside_the_texts_of_classes_are_named(tmp_path: Path) -> None:
+def test_unread_files_of_class_folders_are_named(tmp_path: Path) -> None:
     for label in ("civil", "penal"):
         (tmp_path / label).mkdir()
         for number in range(10):
@@ -476,7 +478,7 @@ def test_files_beside_the_texts_of_classes_are_named(tmp_path: Path) -> None:
     assert all(one.reason for one in data.left_out.files)
 
 
-# --- any labels at all ---
+# --- any labels ---
 
 LABELS = st.one_of(
     st.none(),
@@ -490,7 +492,7 @@ LABELS = st.one_of(
 
 
 @given(st.lists(LABELS, max_size=30), st.sampled_from([None, "|"]), st.sampled_from(["auto", "names"]))
-def test_a_survey_of_anything_ends(values: list[Any], separator: str | None, kind: Any) -> None:
+def test_any_labels_can_be_surveyed(values: list[Any], separator: str | None, kind: Any) -> None:
     survey = LabelSurvey(LabelRules(separator, (), kind))
     for line, value in enumerate(values, 1):
         survey.add(value, "x", line)
@@ -513,7 +515,7 @@ def test_one_odd_list_does_not_make_classes_of_zeros_and_ones(odd: list[Any], po
 
 
 @pytest.mark.parametrize("verdict", ["reject", "ignore", "Reject"])
-def test_what_an_annotator_rejected_is_left_out_and_listed(verdict: str, tmp_path: Path) -> None:
+def test_what_an_annotator_rejected_or_ignored_is_left_out_and_listed(verdict: str, tmp_path: Path) -> None:
     rows = [{"text": text(n), "label": "ab"[n % 2], "answer": verdict if n < 3 else "accept"} for n in range(40)]
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -1,4 +1,4 @@
-"""What a folder holds and nothing reads is named with the reason, and a pipe is never waited for."""
+"""Unread files of a folder are listed with the reason, and a pipe is never waited for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from domain_ft.corpus import prepared
 from domain_ft.corpus.corpus import open_corpus
 from domain_ft.corpus.left_out import UnreadFile, fields_read, sentences
 from domain_ft.corpus.prepared import prepare
@@ -25,7 +24,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def odd_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Put all that is not read into a folder, and say why not."""
+    """Fill a folder with everything that is not read. Returns the reason for each item."""
     (folder / ".git").mkdir(parents=True)
     for name in (".git/config", ".hidden.txt", "a.ann", "noending", "closed.txt"):
         (folder / name).write_text("x", encoding="utf-8")
@@ -61,7 +60,7 @@ def test_everything_that_is_not_read_is_named(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("name", ["pipe.txt", "dead.txt", "socket.txt", "closed.txt", "more"])
-def test_what_is_no_file_is_refused_without_opening_it(
+def test_what_cannot_be_read_is_refused_without_opening_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     wanted = odd_folder(tmp_path / "texts", monkeypatch)
@@ -73,21 +72,21 @@ def test_what_is_no_file_is_refused_without_opening_it(
             open_corpus(str(tmp_path / "texts" / name))
 
 
-def test_a_folder_with_nothing_to_read_says_what_is_in_it(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_with_nothing_to_read_says_what_is_in_it(tmp_path: Path) -> None:
     (tmp_path / "a.ann").write_text("x", encoding="utf-8")
     with pytest.raises(CorpusError, match=r"a\.ann \(the ending \.ann is not read\)") as caught:
         open_corpus(str(tmp_path))
     assert "supported endings: .txt" in str(caught.value)
 
 
-def test_a_named_reader_says_nothing_of_endings(tmp_path: Path) -> None:
+def test_with_a_named_reader_the_fix_does_not_mention_endings(tmp_path: Path) -> None:
     (tmp_path / ".a.txt").write_text("x", encoding="utf-8")
     with pytest.raises(CorpusError, match=r"\.a\.txt \(hidden\)") as caught:
         list_files(tmp_path, "text")
     assert caught.value.fix == "put files into it, or name another folder"
 
 
-def test_the_fix_is_for_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fix_depends_on_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "closed.txt").write_text("x", encoding="utf-8")
     (tmp_path / "round.txt").symlink_to("round.txt")
     monkeypatch.setattr(files.os, "access", lambda path, mode: False)
@@ -103,7 +102,7 @@ def test_the_fix_is_for_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             assert caught.value.fix == fix
 
 
-def test_a_file_in_a_closed_folder_is_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_in_a_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, **_: object) -> os.stat_result:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -113,7 +112,7 @@ def test_a_file_in_a_closed_folder_is_denied(tmp_path: Path, monkeypatch: pytest
     assert caught.value.fix == "give yourself the right to read it"
 
 
-def test_a_prepared_corpus_names_them_and_a_new_one_is_seen(tmp_path: Path) -> None:
+def test_a_prepared_corpus_lists_unread_files_also_those_added_later(tmp_path: Path) -> None:
     folder = tmp_path / "texts"
     folder.mkdir()
     for number in range(12):
@@ -129,7 +128,7 @@ def test_a_prepared_corpus_names_them_and_a_new_one_is_seen(tmp_path: Path) -> N
     assert sentence.startswith("2 items were not read: a.ann (the ending .ann is not read), b.ann")
 
 
-def test_rejected_records_and_fields_of_a_prepared_corpus(tmp_path: Path) -> None:
+def test_a_prepared_corpus_knows_its_rejects_and_fields(tmp_path: Path) -> None:
     lines = [f'{{"id": {n}, "body": "{" ".join(f"word{n}x{place}" for place in range(60))}"}}\n' for n in range(12)]
     (tmp_path / "a.jsonl").write_text("".join([*lines, "broken\n", '{"body": "  "}\n']), encoding="utf-8")
     ready = prepare(open_corpus(str(tmp_path / "a.jsonl"), on_bad_record="skip"))
@@ -137,11 +136,13 @@ def test_rejected_records_and_fields_of_a_prepared_corpus(tmp_path: Path) -> Non
     assert ready.rejects_path is not None
     assert len(ready.rejects_path.read_text(encoding="utf-8").splitlines()) == 2
     assert ready.statistics.unread_fields == {"id": 12}
-    (said,) = fields_read(ready.statistics.text_fields)
-    assert said.startswith("the text is read from the field 'body', found automatically: 13 records, a median of ")
+    (sentence,) = fields_read(ready.statistics.text_fields)
+    assert sentence.startswith("the text is read from the field 'body', found automatically: 13 records, a median of ")
 
 
-def test_class_folders_name_what_is_no_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_in_class_folders_that_are_no_examples_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "classes"
     for label in ("good", "bad"):
         for number in range(8):
@@ -164,11 +165,10 @@ def test_class_folders_name_what_is_no_example(tmp_path: Path, monkeypatch: pyte
     }
 
 
-def test_a_single_text_says_that_the_others_are_copies(tmp_path: Path) -> None:
+def test_the_error_for_a_single_text_says_that_the_others_are_copies(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "The same words."}\n' * 29, encoding="utf-8")
     with pytest.raises(CorpusError, match="the other 28 of the 29 documents are copies"):
         prepare(open_corpus(str(tmp_path / "a.jsonl")))
-    assert prepared.VERSION >= 3
 
 
 def test_one_unread_folder_is_one_sentence() -> None:

@@ -1,4 +1,4 @@
-"""Masks: pure functions of (seed, epoch, document, sequence), at the rate asked for, of whole words, 80/10/10."""
+"""Masks: pure functions of (seed, epoch, document, sequence), at the given rate, of whole words, 80/10/10."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ def test_masks_differ_between_sequences_and_documents() -> None:
     whole_word=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_labels_and_rate(words: list[list[int]], rate: float, whole_word: bool, seed: int) -> None:
+def test_masked_tokens_are_the_labels_and_their_number_follows_the_rate(
+    words: list[list[int]], rate: float, whole_word: bool, seed: int
+) -> None:
     batch = synthetic(words)
     input_ids, labels = mask(batch, rate=rate, whole_word=whole_word, seed=seed)
     hidden = labels != IGNORED
@@ -118,19 +120,19 @@ def test_words_are_masked_whole_and_long_ones_by_token() -> None:
     for size in (2, 3, LONGEST_WORD):
         assert set(shares[size]) == {0.0, 1.0}
     assert 0 < min(shares[LONGEST_WORD + 30]) < max(shares[LONGEST_WORD + 30]) < 1
-    for size, masked in shares.items():  # and no kind of word is preferred
+    for size, masked in shares.items():  # no size of words is preferred
         assert np.mean(masked) == pytest.approx(0.3, abs=4 * np.sqrt(0.21 / len(masked))), size
 
 
-def test_single_tokens_where_whole_words_are_not_wanted() -> None:
+def test_single_tokens_are_masked_without_whole_word() -> None:
     batch = synthetic([[4] * 50] * 5)
     hidden = mask(batch, whole_word=False)[1] != IGNORED
     by_word = np.bincount(batch.word_ids[batch.word_ids >= 0], weights=hidden[batch.word_ids >= 0])
     assert set(by_word) - {0, 4}
 
 
-def test_the_expected_number_is_exact() -> None:
-    """In sequences of 10 tokens, 15 % are one or two, half the time each."""
+def test_the_expected_number_of_masked_tokens_is_exact() -> None:
+    """15% of 10 tokens are one or two tokens, each in half of the sequences."""
     batch = synthetic([[1] * 10] * 4_000)
     hidden = mask(batch)[1] != IGNORED
     counts = np.array([hidden[where].sum() for where in sequence_slices(batch)])
@@ -152,13 +154,13 @@ def test_eight_in_ten_become_the_mask_and_one_in_ten_another_token() -> None:
     assert len(set(others.tolist())) > 0.9 * len(VOCABULARY.replacement_ids)
 
 
-def test_every_place_is_masked_as_often() -> None:
+def test_every_position_is_masked_equally_often() -> None:
     batch = synthetic([[1] * 40] * 3_000)
     hidden = (mask(batch, rate=0.25)[1] != IGNORED).reshape(3_000, 42)[:, 1:-1]
     assert hidden.mean(axis=0) == pytest.approx(0.25, abs=5 * np.sqrt(0.1875 / 3_000))
 
 
-def test_the_batch_is_left_as_it_was() -> None:
+def test_the_batch_is_not_changed() -> None:
     batch = synthetic([[1] * 50])
     before = batch.input_ids.copy()
     mask(batch)

@@ -1,4 +1,4 @@
-"""What corpora, tasks and runs are called: after what was typed, and never after nothing."""
+"""Names of corpora, tasks and runs: they follow from what was typed, and are never empty."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ from domain_ft.verbs.tag.settings import TagSettings
         ("法律.jsonl", "法律"),
     ],
 )
-def test_a_name_says_what_was_given(given: str, name: str) -> None:
+def test_a_name_follows_from_what_was_given(given: str, name: str) -> None:
     assert name_of(given) == name
 
 
-def test_a_dot_is_the_folder_that_it_stands_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dot_is_replaced_by_the_name_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "letters" / "more").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "letters")
     assert name_of(".") == name_of("./") == "letters"
@@ -59,7 +59,7 @@ def test_there_is_always_a_name(given: str) -> None:
         assert name_of(given)
 
 
-def test_every_verb_names_its_run_folder_so() -> None:
+def test_classify_tag_and_instruct_name_their_run_folders_after_data_and_model() -> None:
     assert classify_run.output_folder(ClassifySettings(train="mails/train.csv")) == Path("runs/mails-train-minilm")
     assert tag_run.output_folder(TagSettings(train="notes/train.conll")) == Path("runs/notes-train-minilm")
     assert tag_run.output_folder(TagSettings(train="train.conll")) == Path("runs/train-minilm")
@@ -67,7 +67,7 @@ def test_every_verb_names_its_run_folder_so() -> None:
     assert instruct_run.output_folder(InstructSettings(data="chat.jsonl", model="a/m")) == Path("runs/chat-a-m")
 
 
-def test_a_language_that_is_not_known_is_not_shown(tmp_path: Path) -> None:
+def test_an_unknown_language_is_empty(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("A text.")
     recipe = open_corpus(str(tmp_path / "notes.txt")).recipe
     assert (recipe.language, recipe.known_language) == ("und", "")

@@ -29,7 +29,7 @@ def test_an_epoch_holds_every_sequence_once(lengths: np.ndarray, tokens_per_step
 @settings(deadline=None)
 @given(lengths=LENGTHS, tokens_per_step=st.integers(256, 5_000))
 def test_steps_are_even(lengths: np.ndarray, tokens_per_step: int) -> None:
-    """A step misses the mean by less than a sequence, and the mean is no more than what was asked for."""
+    """A step differs from the mean by at most the longest sequence, and the mean is at most `tokens_per_step`."""
     plan = StepPlan(lengths, tokens_per_step, 0)
     sizes = [lengths[plan.step(place).rows].sum() for place in range(plan.steps_per_epoch)]
     mean = lengths.sum() / plan.steps_per_epoch
@@ -38,7 +38,7 @@ def test_steps_are_even(lengths: np.ndarray, tokens_per_step: int) -> None:
         assert max(abs(size - mean) for size in sizes) <= lengths.max()
 
 
-def test_a_step_is_found_by_its_number_alone() -> None:
+def test_a_step_depends_only_on_its_number() -> None:
     lengths = np.random.default_rng(0).integers(5, 200, 500)
     forward, jumping = StepPlan(lengths, 2_000, 7), StepPlan(lengths, 2_000, 7)
     in_order = [forward.step(index) for index in range(3 * forward.steps_per_epoch)]
@@ -82,7 +82,7 @@ def test_steps_of_chapters_are_even_and_from_all_over_the_corpus(monkeypatch: py
     order = np.concatenate(steps)
     assert abs(np.corrcoef(order, np.arange(len(order)))[0, 1]) < 0.02
     assert abs(np.corrcoef(order[1:], order[:-1])[0, 1]) < 0.02
-    assert plan.step(plan.steps_per_epoch).rows.tolist() != steps[0].tolist()  # the next epoch's order is another
+    assert plan.step(plan.steps_per_epoch).rows.tolist() != steps[0].tolist()  # the next epoch has another order
 
 
 def test_a_plan_without_sequences_is_refused() -> None:
@@ -109,7 +109,7 @@ def test_micro_batches_hold_whole_sequences_up_to_their_limit(lengths: np.ndarra
     for one in cut:
         assert len(one) == 1 or lengths[one].sum() <= tokens_per_micro_batch
     assert (np.diff(lengths[np.concatenate(cut)].astype(np.int64)) <= 0).all()
-    for one, following in itertools.pairwise(cut):  # none is cut short
+    for one, following in itertools.pairwise(cut):  # the next sequence would not fit
         assert lengths[one].sum() + lengths[following[0]] > tokens_per_micro_batch
 
 

@@ -18,7 +18,7 @@ from domain_ft.corpus.readers.packing import PACKED
 from domain_ft.corpus.readers.parquet import class_names, file_class_names, parquet_records
 from domain_ft.errors import RecordError
 
-_PACK: dict[str, Callable[[bytes], bytes]] = {
+_COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "": lambda data: data,
     ".gz": gzip.compress,
     ".zst": lambda data: pa.compress(data, codec="zstd", asbytes=True),
@@ -53,27 +53,27 @@ def test_a_schema_without_names_has_none(metadata: dict[str, str] | None) -> Non
     assert class_names(pa.schema([("label", pa.int64())], metadata=metadata)) == {}
 
 
-@pytest.mark.parametrize("packing", ["", *PACKED])
-def test_the_names_of_a_file_packed_or_not(tmp_path: Path, packing: str) -> None:
+@pytest.mark.parametrize("compression", ["", *PACKED])
+def test_the_names_of_a_file_are_read_whatever_its_compression(tmp_path: Path, compression: str) -> None:
     pq.write_table(pa.table({"label": [0, 1]}, schema=_schema(label=NAMES)), tmp_path / "a.parquet")
-    data = _PACK[packing]((tmp_path / "a.parquet").read_bytes())
-    for name in (f"a.parquet{packing}", "named-otherwise.parquet"):  # packing is found by content
+    data = _COMPRESS[compression]((tmp_path / "a.parquet").read_bytes())
+    for name in (f"a.parquet{compression}", "another-name.parquet"):  # the compression is recognised by content
         (tmp_path / name).write_bytes(data)
         assert file_class_names(tmp_path / name) == {"label": ["civil", "penal"]}
 
 
-@pytest.mark.parametrize("packing", ["", *PACKED])
-def test_a_damaged_file_has_no_names(tmp_path: Path, packing: str) -> None:
+@pytest.mark.parametrize("compression", ["", *PACKED])
+def test_a_damaged_file_has_no_names(tmp_path: Path, compression: str) -> None:
     """What is wrong with it is reported when its rows are read."""
-    path = tmp_path / f"broken.parquet{packing}"
-    for data in (_PACK[packing](b"PAR1"), _PACK[packing](bytes(range(256)) * 9)[:-20], b"PAR1"):
+    path = tmp_path / f"broken.parquet{compression}"
+    for data in (_COMPRESS[compression](b"PAR1"), _COMPRESS[compression](bytes(range(256)) * 9)[:-20], b"PAR1"):
         path.write_bytes(data)
         assert file_class_names(path) == {}
         with pytest.raises(RecordError, match=r"broken\.parquet"):
             list(parquet_records(path, path.name, BadRecords("stop", lambda _: None)))
 
 
-def test_what_datasets_writes(tmp_path: Path) -> None:
+def test_names_that_datasets_writes_are_read(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     label = datasets.ClassLabel(names=["civil", "penal"])
     features = datasets.Features({"text": datasets.Value("string"), "label": label, "tags": datasets.Sequence(label)})

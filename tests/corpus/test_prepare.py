@@ -1,4 +1,4 @@
-"""A corpus made ready: what is kept, how it is split, that it is cached, and what small and broken corpora get."""
+"""Preparing a corpus: what is kept, how it is split, the cache, and small or broken corpora."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from domain_ft.errors import CorpusError, RecordError
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path | None:
-    """An empty cache for each test, but for those that need assets: these are fetched once for all."""
+    """An empty cache for each test, except tests that need assets: they use the user's cache."""
     if request.node.get_closest_marker("assets"):
         return None
     monkeypatch.setenv("DOMAIN_FT_CACHE", str(tmp_path / "cache"))
@@ -43,16 +43,16 @@ def article(seed: int, sentences: int = 20) -> list[str]:
 
 
 def with_near_copies(families: int = 150, seed: int = 0) -> list[str]:
-    """Texts half of which have copies: some edited lightly, some heavily, some quoted in a longer text."""
+    """Texts, half of which have copies: edited lightly, edited heavily, or quoted in a longer text."""
     draw = random.Random(seed)
     texts: list[str] = []
     for family in range(families):
         original = article(1000 + family)
         texts.append(" ".join(original))
         kind = family % 6
-        if kind == 0:  # one sentence of twenty another
+        if kind == 0:  # one sentence of twenty is replaced
             texts.append(" ".join([*original[:7], sentence(draw), *original[8:]]))
-        elif kind == 1:  # four of twenty
+        elif kind == 1:  # four of twenty are replaced, in two ways
             texts.extend(" ".join(s if i % 5 != n else sentence(draw) for i, s in enumerate(original)) for n in (1, 3))
         elif kind == 2:  # quoted whole in a text three times as long
             texts.append(" ".join([*article(5000 + family), *original, *article(6000 + family)]))
@@ -72,9 +72,10 @@ def ready(path: Path, **options: str) -> PreparedCorpus:
 
 
 def leaks(train: list[Document], evaluation: list[Document]) -> int:
-    """How many evaluation texts have a training text of Jaccard similarity 0.5, or one that quotes half of them.
+    """The number of evaluation texts that a training text resembles or largely contains.
 
-    By whole sets of runs, with no signature and no sample. The estimate's own error is allowed for in the second.
+    It resembles them from a Jaccard similarity of `FAMILY`. It largely contains them from a share of `CONTAINED` + 0.1,
+    where 0.1 allows for the error of the program's estimate. Both are computed from all runs, without samples.
     """
     own = [shingles(normalise(document.text)) for document in evaluation]
     sizes = np.array([len(part) for part in own])
@@ -122,7 +123,7 @@ def test_copies_are_left_out_and_counted(tmp_path: Path) -> None:
     assert prepared.rejects_path.read_text().count("cleaning leaves nothing") == 2
 
 
-def test_the_split_does_not_hang_on_the_order_of_reading(tmp_path: Path) -> None:
+def test_the_split_does_not_depend_on_the_order_of_reading(tmp_path: Path) -> None:
     texts = [" ".join(article(seed)) for seed in range(60)]
     first = ready(write(tmp_path / "a", texts))
     second = ready(write(tmp_path / "b", texts[::-1]))
@@ -153,7 +154,7 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
     assert len(ready(path).split("evaluation")) == first.statistics.evaluation_documents
 
 
-def test_what_changes_the_text_changes_the_key(tmp_path: Path) -> None:
+def test_the_fraction_the_policy_and_the_content_change_the_key(tmp_path: Path) -> None:
     path = write(tmp_path, [" ".join(article(seed)) for seed in range(40)])
     keys = {ready(path).key, prepare(open_corpus(str(path))).key, ready(path, on_bad_record="skip").key}
     write(tmp_path, [" ".join(article(seed)) for seed in range(41)])
@@ -212,18 +213,18 @@ def test_a_single_long_japanese_text_is_cut_at_a_sentence(tmp_path: Path) -> Non
     assert prepared.split("train").document(0).text.endswith("。")
 
 
-def test_a_few_documents_hold_one_out(tmp_path: Path) -> None:
+def test_one_of_a_few_documents_is_held_out(tmp_path: Path) -> None:
     prepared = ready(write(tmp_path, [" ".join(article(seed)) for seed in range(4)]))
     assert (prepared.statistics.train_documents, prepared.statistics.evaluation_documents) == (3, 1)
     assert prepared.statistics.notes
 
 
-def test_two_short_texts_are_one_for_each_side(tmp_path: Path) -> None:
+def test_two_short_texts_make_one_for_each_split(tmp_path: Path) -> None:
     prepared = ready(write(tmp_path, ["one short text of its own", "and quite another"]))
     assert (len(prepared.split("train")), len(prepared.split("evaluation"))) == (1, 1)
 
 
-def test_where_all_documents_are_alike_a_note_calls_the_scores_optimistic(tmp_path: Path) -> None:
+def test_if_all_documents_are_alike_a_note_calls_the_scores_optimistic(tmp_path: Path) -> None:
     base, draw = article(1), random.Random(0)
     texts = [" ".join([*base[:i], sentence(draw), sentence(draw), *base[i + 2 :]]) for i in range(0, 18, 2)]
     prepared = ready(write(tmp_path, texts))
@@ -233,7 +234,9 @@ def test_where_all_documents_are_alike_a_note_calls_the_scores_optimistic(tmp_pa
     assert "optimistic" in prepared.statistics.notes[-1]
 
 
-def test_where_the_only_other_text_quotes_the_one_held_out_it_is_said_too(tmp_path: Path) -> None:
+def test_if_the_only_training_text_quotes_the_evaluation_text_a_note_calls_the_scores_optimistic(
+    tmp_path: Path,
+) -> None:
     short = " ".join(article(1, 2))
     prepared = ready(write(tmp_path, [short, f"{short} {' '.join(article(2, 4))}"]))
     assert prepared.statistics.groups == 2
@@ -249,12 +252,12 @@ def test_one_short_text_is_too_little(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("texts", "part"), [(["", " "], "2 were empty"), (["\u200b\ufeff\x00"], "single text")])
-def test_zero_usable_documents(tmp_path: Path, texts: list[str], part: str) -> None:
+def test_fewer_than_two_usable_documents_are_refused(tmp_path: Path, texts: list[str], part: str) -> None:
     with pytest.raises(CorpusError, match=part):
         ready(write(tmp_path, texts))
 
 
-def test_zero_usable_documents_shows_why(tmp_path: Path) -> None:
+def test_the_error_for_no_usable_documents_shows_why(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": 1}\n{"text": 2}\n')
     with pytest.raises(CorpusError) as caught:
@@ -264,18 +267,18 @@ def test_zero_usable_documents_shows_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0])
-def test_a_fraction_that_leaves_one_side_empty(tmp_path: Path, fraction: float) -> None:
+def test_a_fraction_that_leaves_one_split_empty_is_refused(tmp_path: Path, fraction: float) -> None:
     with pytest.raises(CorpusError, match="leaves nothing on one side"):
         prepare(open_corpus(str(write(tmp_path, ["a", "b"]))), evaluation_fraction=fraction)
 
 
 def folders(cache: Path) -> list[str]:
-    """What stands among the prepared corpora, but for files."""
+    """The names of the folders of prepared corpora."""
     return [entry.name for entry in (cache / "corpora").iterdir() if entry.is_dir()]
 
 
 @pytest.mark.parametrize("step", [(prepared_module.GrowingFiles, "append"), (prepared_module._Writer, "copy")])
-def test_a_full_disk_is_said_and_what_was_read_is_kept(
+def test_a_full_disk_is_reported_and_what_was_read_is_kept(
     step: tuple[type, str], tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -291,7 +294,7 @@ def test_a_full_disk_is_said_and_what_was_read_is_kept(
     assert len(prepared.split("train")) == 1
 
 
-def test_a_text_that_is_of_no_use_leaves_nothing(tmp_path: Path, own_cache: Path) -> None:
+def test_an_unusable_corpus_leaves_no_folder(tmp_path: Path, own_cache: Path) -> None:
     path = write(tmp_path, ["one short text"])
     with pytest.raises(CorpusError, match="has a single text"):
         ready(path)
@@ -318,14 +321,12 @@ prepared.prepare(open_corpus(sys.argv[1], on_bad_record="skip"), evaluation_frac
 """
 
 
-def test_a_killed_preparation_goes_on_where_it_was(
-    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_preparation_is_continued(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepared_module, "_EXAMINED", 2_000)
     monkeypatch.setattr(workers, "cores", lambda: 1)
     texts = [" ".join(article(seed, 3)) for seed in range(250)]
     lines = [json.dumps({"text": text}) for text in texts]
-    for place in range(0, 250, 40):  # some that are left out, each in its own way, all over the file
+    for place in range(0, 250, 40):  # all over the file, records that are left out for different reasons
         lines[place : place + 1] = [
             "nonsense",
             lines[place],
@@ -371,7 +372,7 @@ def test_what_was_read_is_not_read_again_after_an_interruption(
     assert len(ready(path).split("train")) == 1
 
 
-def test_languages_are_counted_where_the_source_says_them(tmp_path: Path) -> None:
+def test_languages_are_counted_if_the_source_states_them(tmp_path: Path) -> None:
     folder = tmp_path / "licences"
     folder.mkdir()
     for number, language in enumerate(["", "", "language: de\n"]):
@@ -382,7 +383,7 @@ def test_languages_are_counted_where_the_source_says_them(tmp_path: Path) -> Non
     assert ready(recipe).statistics.languages == {"de": 1}
 
 
-def test_progress_is_told(tmp_path: Path) -> None:
+def test_progress_is_reported(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int | None]] = []
     path = write(tmp_path, [" ".join(article(seed, 2)) for seed in range(250)])
     prepare(open_corpus(str(path)), progress=lambda *step: seen.append(step))
@@ -393,7 +394,7 @@ def test_progress_is_told(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.assets
 def test_the_legal_corpus_does_not_leak() -> None:
-    """2,310 licences, most of them in families of near copies."""
+    """2,310 licences, many in families of near copies."""
     prepared = prepare(open_corpus("legal"))
     statistics = prepared.statistics
     assert statistics.read == 2310 and 1900 < statistics.kept < 2150

@@ -1,4 +1,4 @@
-"""Readers: every format, plain and packed, and every kind of bad record, with its file, line, field and fix."""
+"""Readers: every format, plain and compressed, and every kind of bad record, with its file, line, field and fix."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def texts(path: Path, text_field: str | None = None) -> list[str]:
     return [document.text for document in open_corpus(str(path), text_field=text_field).documents()]
 
 
-def rejects(path: Path, text_field: str | None = None) -> tuple[list[str], list[Reject]]:
+def texts_and_rejects(path: Path, text_field: str | None = None) -> tuple[list[str], list[Reject]]:
     left_out: list[Reject] = []
     corpus = open_corpus(str(path), text_field=text_field, on_bad_record="skip")
     return [document.text for document in corpus.documents(left_out.append)], left_out
@@ -83,11 +83,11 @@ def put(folder: Path, name: str, content: bytes | str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("name", FILES)
-def test_every_format_of_records(tmp_path: Path, name: str, packed: bool) -> None:
+def test_every_format_of_records_is_read(tmp_path: Path, name: str, compressed: bool) -> None:
     content = FILES[name]()
-    path = put(tmp_path, name + ".gz" * packed, gzip.compress(content) if packed else content)
+    path = put(tmp_path, name + ".gz" * compressed, gzip.compress(content) if compressed else content)
     assert texts(path) == TEXTS
     assert texts(tmp_path) == TEXTS
 
@@ -100,7 +100,7 @@ def test_a_text_is_one_document(tmp_path: Path, name: str) -> None:
     assert document == SourceDocument(id=name, text="A text.\n\fAnother page.\n", source=name)
 
 
-PARTED = {
+LARGE_TEXTS = {
     "after a paragraph": "one\ntwo\n\nthree\nfour\n\n" * 20,
     "after a line": "one line\nanother line\n" * 20,
     "after a word": "some words and more words " * 20,
@@ -108,15 +108,15 @@ PARTED = {
 }
 
 
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("kind", PARTED)
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("kind", LARGE_TEXTS)
 def test_a_large_text_is_read_in_parts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, packed: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, compressed: bool
 ) -> None:
     monkeypatch.setattr(files, "PART", 64)
-    text = PARTED[kind]
+    text = LARGE_TEXTS[kind]
     content = b"\xef\xbb\xbf" + text.encode()
-    path = put(tmp_path, "a.txt.gz" if packed else "a.txt", gzip.compress(content) if packed else content)
+    path = put(tmp_path, "a.txt.gz" if compressed else "a.txt", gzip.compress(content) if compressed else content)
     documents = list(open_corpus(str(path)).documents())
     assert "".join(document.text for document in documents) == text
     assert [document.id for document in documents[:3]] == [path.name, f"{path.name}#part-2", f"{path.name}#part-3"]
@@ -125,11 +125,11 @@ def test_a_large_text_is_read_in_parts(
     assert all(document.text.endswith(ends[kind]) for document in documents)
 
 
-def test_a_bad_byte_in_a_large_text_is_said_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_byte_in_a_large_text_is_reported_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "PART", 64)
     lines = [f"line {number:03d} of a text\n".encode() for number in range(1, 31)]
     lines[20] = b"l\xe9ne 021\n"
-    kept, left_out = rejects(put(tmp_path, "a.txt", b"".join(lines)))
+    kept, left_out = texts_and_rejects(put(tmp_path, "a.txt", b"".join(lines)))
     assert [(reject.line, reject.reason) for reject in left_out] == [(21, "byte 0xE9 at offset 381 is not UTF-8")]
     assert kept[0].startswith("line 001") and kept[-1].endswith("line 030 of a text\n")
 
@@ -137,7 +137,7 @@ def test_a_bad_byte_in_a_large_text_is_said_with_its_line(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("name", "fix"), [("records.json", "as JSON lines"), ("records.parquet.gz", "unpack it"), ("a.json.gz", "jq -c")]
 )
-def test_what_is_read_whole_is_refused_where_it_is_too_large(
+def test_a_file_that_is_read_as_a_whole_is_refused_if_it_is_too_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, fix: str
 ) -> None:
     content = FILES[name.removesuffix(".gz").replace("a.json", "records.json")]()
@@ -162,13 +162,13 @@ def test_a_folder_is_read_in_order_without_hidden_files(tmp_path: Path) -> None:
     ]
 
 
-def test_a_folder_with_nothing_to_read(tmp_path: Path) -> None:
+def test_a_folder_with_nothing_to_read_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "picture.png", b"x")
     with pytest.raises(CorpusError, match="no file that can be read"):
         open_corpus(str(tmp_path))
 
 
-def test_a_file_of_an_unknown_kind(tmp_path: Path) -> None:
+def test_a_file_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"'\.odt' is not read"):
         open_corpus(str(put(tmp_path, "a.odt", b"PK")))
 
@@ -184,7 +184,7 @@ def test_the_sole_text_field_is_found_and_several_can_be_joined(tmp_path: Path) 
     assert "--text-field question,answer" in str(caught.value)
 
 
-def test_a_document_of_five_million_characters(tmp_path: Path) -> None:
+def test_a_document_of_five_million_characters_is_read(tmp_path: Path) -> None:
     text = "wörd " * 1_000_000
     sink = io.StringIO()
     csv.writer(sink).writerows([["text"], [text]])
@@ -192,7 +192,7 @@ def test_a_document_of_five_million_characters(tmp_path: Path) -> None:
     assert texts(put(tmp_path, "long.jsonl", json.dumps({"text": text}))) == [text]
 
 
-# name, content, what the message must say
+# case -> (file name, content, what the message must contain)
 BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "empty text": ("a.txt", b"", ["the file is empty", "a.txt"]),
     "empty jsonl": ("a.jsonl", b"\n", ["the file is empty"]),
@@ -243,7 +243,7 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_record_stops_with_where_and_what_to_do(tmp_path: Path, case: str) -> None:
+def test_a_bad_record_stops_the_reader_with_its_place_and_a_fix(tmp_path: Path, case: str) -> None:
     name, content, parts = BAD[case]
     with pytest.raises(RecordError) as caught:
         texts(put(tmp_path, name, content))
@@ -252,22 +252,22 @@ def test_a_bad_record_stops_with_where_and_what_to_do(tmp_path: Path, case: str)
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_record_is_left_out_and_listed_where_told(tmp_path: Path, case: str) -> None:
+def test_a_bad_record_is_left_out_and_listed_with_skip(tmp_path: Path, case: str) -> None:
     name, content, parts = BAD[case]
-    _, left_out = rejects(put(tmp_path, name, content))
+    _, left_out = texts_and_rejects(put(tmp_path, name, content))
     assert len(left_out) == 1
     assert left_out[0].file == name
     assert parts[0] in left_out[0].reason or parts[0] in ("missing",)
 
 
-def test_records_around_one_with_a_field_twice_are_read(tmp_path: Path) -> None:
+def test_records_around_one_with_a_repeated_field_are_read(tmp_path: Path) -> None:
     twice = '{"text": "b", "text": "c"}'
     for name, content in (
         ("a.jsonl", f'{{"text": "a"}}\n{twice}\n{{"text": "d"}}\n'),
         ("b.json", f'[{{"text": "a"}}, {twice}, {{"text": "d"}}]'),
         ("c.jsonl", f'[{{"text": "a"}}, {twice}, {{"text": "d"}}]'),
     ):
-        found, left_out = rejects(put(tmp_path, name, content))
+        found, left_out = texts_and_rejects(put(tmp_path, name, content))
         assert found == ["a", "d"]
         assert [(reject.line, reject.field) for reject in left_out] == [(2, "text")]
 
@@ -285,19 +285,19 @@ def test_json_without_repeated_keys_is_read_as_python_reads_it(value: object) ->
 
 def test_skipping_keeps_every_sound_record(tmp_path: Path) -> None:
     content = b'{"text": "a"}\n{"text": 1}\nnonsense\n{"text": "\xff"}\n[]\n\n{"text": "b"}\n'
-    found, left_out = rejects(put(tmp_path, "a.jsonl", content))
+    found, left_out = texts_and_rejects(put(tmp_path, "a.jsonl", content))
     assert found == ["a", "b"]
     assert [(reject.line, reject.field) for reject in left_out] == [(2, "text"), (3, None), (4, None), (5, None)]
 
 
 def test_skipping_in_csv_keeps_the_records_around(tmp_path: Path) -> None:
     content = b'n,text\n1,"good\nsecond line"\n2,b\xe9d\n3,"bad\n\xe9 in the middle"\n4,x,y\n5,fine\n'
-    found, left_out = rejects(put(tmp_path, "a.csv", content))
+    found, left_out = texts_and_rejects(put(tmp_path, "a.csv", content))
     assert found == ["good\nsecond line", "fine"]
     assert [reject.line for reject in left_out] == [4, 6, 7]
 
 
-def test_a_csv_without_the_field_lists_those_there(tmp_path: Path) -> None:
+def test_the_error_for_a_csv_without_the_field_names_other_fields(tmp_path: Path) -> None:
     path = put(tmp_path, "a.csv", "title,body\nx,y\n")
     with pytest.raises(CorpusError, match="the fields are: title, body"):
         texts(path)
@@ -305,7 +305,7 @@ def test_a_csv_without_the_field_lists_those_there(tmp_path: Path) -> None:
         texts(path, "bodi")
 
 
-def test_a_parquet_without_the_field_lists_those_there(tmp_path: Path) -> None:
+def test_the_error_for_a_parquet_file_without_the_field_suggests_another(tmp_path: Path) -> None:
     sink = io.BytesIO()
     pq.write_table(pa.table({"body": ["x"], "label": [3]}), sink)
     path = put(tmp_path, "a.parquet", sink.getvalue())
@@ -316,7 +316,7 @@ def test_a_parquet_without_the_field_lists_those_there(tmp_path: Path) -> None:
         texts(path, "label")
 
 
-def test_a_csv_with_semicolons_is_not_taken_for_one_column(tmp_path: Path) -> None:
+def test_a_table_with_another_separator_is_not_taken_for_one_column(tmp_path: Path) -> None:
     assert texts(put(tmp_path, "a.csv", "id;text\n1;one\n2;two, and more\n")) == ["one", "two, and more"]
     assert texts(put(tmp_path, "b.csv", "id\ttext\n1\tone, and\n2\ttwo\n")) == ["one, and", "two"]
     assert texts(put(tmp_path, "c.tsv", "id,text\n1,one\n2,two\n")) == ["one", "two"]
@@ -324,7 +324,7 @@ def test_a_csv_with_semicolons_is_not_taken_for_one_column(tmp_path: Path) -> No
         texts(put(tmp_path, "d.csv", "id;text\n1\n"))
 
 
-def test_a_header_that_names_a_field_twice(tmp_path: Path) -> None:
+def test_a_header_that_names_a_field_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="'text' twice"):
         texts(put(tmp_path, "a.csv", "text,text\n1,one\n"))
 
@@ -338,7 +338,7 @@ def test_any_text_comes_back_from_csv(tmp_path_factory: pytest.TempPathFactory, 
     assert [document.text for document in read_csv(path, "a.csv", None, bad)] == values
 
 
-def test_a_folder_that_cannot_be_read_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_opened_is_a_bad_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(tmp_path, "a.txt", "text")
 
     def refuse(*_: object, **__: object) -> None:
@@ -350,7 +350,7 @@ def test_a_folder_that_cannot_be_read_names_the_file(tmp_path: Path, monkeypatch
         list(corpus.documents())
 
 
-def test_a_licence_without_its_front_matter_and_with_its_language(tmp_path: Path) -> None:
+def test_a_licence_is_read_without_its_front_matter_and_with_its_language(tmp_path: Path) -> None:
     stop = BadRecords("stop", lambda _: None)
     path = put(tmp_path, "x-1.0.LICENSE", "---\nkey: x-1.0\nlanguage: de\n---\n\nText\n---\nmore\n")
     (document,) = read_licences(path, path.name, None, stop)
@@ -421,7 +421,7 @@ def test_the_tabular_list_becomes_chapters_and_categories(tmp_path: Path) -> Non
 
 
 def test_a_data_set_of_the_hub_is_streamed(tmp_path: Path) -> None:
-    """A folder stands where an id would: `datasets` reads it by the same call."""
+    """A folder is given instead of an id: `datasets` reads it with the same call."""
     put(tmp_path, "train.jsonl", '{"text": "one"}\n{"text": "two"}\n{"text": "three"}\n')
     corpus = open_corpus(f"hf:{tmp_path}")
     assert [(d.id, d.text) for d in corpus.documents()] == [
@@ -441,15 +441,15 @@ def test_a_data_set_of_the_hub_is_streamed(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "hf:"])
 def test_a_large_parquet_file_is_streamed(tmp_path: Path, prefix: str) -> None:
-    """Memory stays flat from group to group of its rows, and a streamed data set leaves no copy on the disk."""
+    """Memory does not grow from row group to row group, and a streamed data set leaves no copy on the disk."""
     source = tmp_path / "source"
     source.mkdir()
     draw = np.random.default_rng(0)
     with pq.ParquetWriter(source / "train.parquet", pa.schema([("text", pa.string())])) as writer:
         for _ in range(16):
             writer.write_table(pa.table({"text": [draw.bytes(4_000).hex() for _ in range(1_000)]}))
-    # What is held is counted where it is allocated, by Arrow and by Python: the process's resident memory would say as
-    # much of when the allocators give pages back.
+    # What Arrow and Python hold is counted, not the process's resident memory: that would also depend on when their
+    # allocators return pages.
     script = """
 import sys, tracemalloc
 import pyarrow
@@ -466,12 +466,12 @@ print(*[held() for i, _ in enumerate(open_corpus(sys.argv[1]).documents()) if i 
         [sys.executable, "-c", script, f"{prefix}{source}"], env=environment, capture_output=True, text=True, check=True
     )
     early, late = map(int, done.stdout.split())
-    assert late - early < 24_000_000, done.stdout  # three groups, of the twelve (96 MB) that were read in between
+    assert late - early < 24_000_000, done.stdout  # three of the twelve groups (96 MB) that are read in between
     copied = sum(file.stat().st_size for name in ("home", "cache") for file in (tmp_path / name).rglob("*.*"))
     assert copied < 1_000_000
 
 
-def test_a_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_cannot_be_reached_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(CorpusError, match="the hub cannot be reached"):
         list(open_corpus("hf:someone/something").documents())
@@ -490,7 +490,7 @@ def test_a_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
         (ConnectionError, "the hub cannot be reached", "check the network"),
     ],
 )
-def test_why_the_hub_gives_no_commit(
+def test_errors_of_the_hub_on_a_commit_are_explained(
     monkeypatch: pytest.MonkeyPatch, kind: type[Exception], what: str, fix: str
 ) -> None:
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", raising(kind))
@@ -512,10 +512,10 @@ def test_why_the_hub_gives_no_commit(
         (hub_errors.RevisionNotFoundError, "the data set has no revision 'c0ffee'", "the hash of a commit"),
     ],
 )
-def test_why_the_hub_gives_no_data_set(
+def test_errors_of_the_hub_on_a_data_set_are_explained(
     monkeypatch: pytest.MonkeyPatch, kind: type[Exception], what: str, fix: str
 ) -> None:
-    """The errors of the hub's client pass through `datasets`, which makes one kind of them."""
+    """`datasets` raises one kind of error for all of these errors of the hub's client."""
     monkeypatch.setattr("datasets.load._raise_if_offline_mode_is_enabled", lambda: None)
     monkeypatch.setattr(huggingface_hub.HfApi, "hf_hub_download", raising(kind))
     with pytest.raises(CorpusError) as raised:
@@ -524,8 +524,8 @@ def test_why_the_hub_gives_no_data_set(
     assert fix in str(raised.value.fix)
 
 
-def test_a_copy_on_the_hub_is_named_by_its_own_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is read of a data set with a loading script is not its newest commit, but that of the Parquet copy."""
+def test_the_revision_of_a_parquet_copy_on_the_hub_is_its_own_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set with a loading script is read from its Parquet copy, so its own newest commit does not count."""
 
     def info(_: Any, identifier: str, revision: str | None = None) -> Any:
         script = identifier.partition("/")[2] if identifier != "some/plain" else "README"
@@ -540,8 +540,8 @@ def test_a_copy_on_the_hub_is_named_by_its_own_commit(monkeypatch: pytest.Monkey
         hub_revision(Source(kind="hub", id="some/script"))
 
 
-def test_a_pinned_revision_is_what_is_read_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a data set with a loading script only revisions of the hub's Parquet copy can be read."""
+def test_a_pinned_revision_is_read_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a data set with a loading script, only revisions of the hub's Parquet copy can be read."""
     asked = []
     real = datasets.load_dataset_builder
     (tmp_path / "main" / "train").mkdir(parents=True)
@@ -564,7 +564,7 @@ def test_a_pinned_revision_is_what_is_read_or_refused(tmp_path: Path, monkeypatc
 
 
 def raising(kind: type[Exception]) -> Callable[..., None]:
-    """A function that raises an error, as the hub's client makes it of a response."""
+    """A function that raises an error as the hub's client does."""
 
     def fail(*_: Any, **__: Any) -> None:
         if issubclass(kind, hub_errors.HfHubHTTPError):
@@ -575,6 +575,6 @@ def raising(kind: type[Exception]) -> Callable[..., None]:
     return fail
 
 
-def test_listing_says_what_is_not_there(tmp_path: Path) -> None:
+def test_listing_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no such file or folder"):
         list_files(tmp_path / "absent")

@@ -19,7 +19,7 @@ def write(folder: Path, text: str, name: str = "mine.toml") -> Path:
     return path
 
 
-def test_the_packages_recipes_say_what_they_are() -> None:
+def test_the_packages_recipes_are_complete() -> None:
     recipes = list_recipes()
     assert [recipe.name for recipe in recipes] == ["legal", "medical"]
     for recipe in recipes:
@@ -38,7 +38,7 @@ def test_listing_recipes_imports_nothing_heavy() -> None:
     assert result.stdout.strip() == "[]"
 
 
-def test_a_users_recipe_takes_paths_from_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_in_a_users_recipe_are_relative_to_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("One text.", encoding="utf-8")
     path = write(tmp_path, '[[sources]]\nkind = "files"\npath = "texts"\n')
@@ -100,12 +100,12 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
         ("sources = 3", "a list of tables is expected"),
     ],
 )
-def test_a_toml_that_is_no_recipe(tmp_path: Path, text: str, part: str) -> None:
+def test_a_toml_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, part: str) -> None:
     with pytest.raises(CorpusError, match=part.replace("[", r"\[")):
         load_recipe(write(tmp_path, text))
 
 
-def test_the_hash_follows_what_the_recipe_says_and_not_where_it_lies(tmp_path: Path) -> None:
+def test_the_hash_depends_on_the_sources_and_not_on_the_folder_or_the_tasks(tmp_path: Path) -> None:
     text = '[[sources]]\nkind = "files"\npath = "texts"\n'
     (tmp_path / "other").mkdir()
     first, second = load_recipe(write(tmp_path, text)), load_recipe(write(tmp_path / "other", text))
@@ -115,13 +115,13 @@ def test_the_hash_follows_what_the_recipe_says_and_not_where_it_lies(tmp_path: P
     assert load_recipe(write(tmp_path, text + task)).hash == first.hash
 
 
-def test_an_unknown_corpus_gets_the_nearest_name() -> None:
+def test_an_unknown_corpus_gets_a_suggestion() -> None:
     with pytest.raises(CorpusError, match="did you mean 'legal'"):
         open_corpus("leagl")
 
 
 @pytest.mark.parametrize("spec", ["no/such/file.txt", "absent.jsonl", "absent.toml"])
-def test_a_path_that_is_not_there(spec: str) -> None:
+def test_a_missing_path_is_refused(spec: str) -> None:
     with pytest.raises(CorpusError, match="no such file or folder"):
         open_corpus(spec)
 

@@ -27,7 +27,7 @@ def sentences(text: str, **kept: object) -> list[str]:
         ["هل تحسن؟", "نعم۔", "Так."],
     ],
 )
-def test_sentences_of_many_scripts(parts: list[str]) -> None:
+def test_sentences_of_many_scripts_are_found(parts: list[str]) -> None:
     for between in (" ", "\n", "\u3000\n\n "):
         if between != " " or "title" not in parts[0]:
             assert sentences(between.join(parts)) == parts
@@ -35,11 +35,11 @@ def test_sentences_of_many_scripts(parts: list[str]) -> None:
         assert sentences("".join(parts)) == parts
 
 
-def test_a_line_that_goes_on_with_a_small_letter_is_no_end() -> None:
+def test_a_line_break_before_a_small_letter_ends_no_sentence() -> None:
     assert sentences("It fell\nbecause of A.\nIt") == ["It fell\nbecause of A.", "It"]
 
 
-def test_what_is_whole_is_not_cut_and_a_break_ends_a_sentence() -> None:
+def test_a_whole_span_is_not_cut_and_a_break_ends_a_sentence() -> None:
     text = "St. Johns wort. Title Then"
     assert sentences(text) == ["St.", "Johns wort.", "Title Then"]
     assert sentences(text, whole=[(0, 14)], breaks=[22]) == ["St. Johns wort.", "Title", "Then"]
@@ -51,9 +51,7 @@ def test_what_is_whole_is_not_cut_and_a_break_ends_a_sentence() -> None:
     st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)).map(sorted), max_size=4),
     st.lists(st.integers(0, 30), max_size=3),
 )
-def test_sentences_are_all_of_a_text_and_cut_nothing_that_is_whole(
-    text: str, spans: list[list[int]], breaks: list[int]
-) -> None:
+def test_sentences_cover_the_text_and_cut_no_whole_span(text: str, spans: list[list[int]], breaks: list[int]) -> None:
     whole = [(min(start, len(text)), min(end, len(text))) for start, end in spans]
     found = list(sentence_bounds(text, whole=whole, breaks=[place for place in breaks if place <= len(text)]))
     inside = [place for start, end in found for place in range(start, end)]

@@ -1,4 +1,4 @@
-"""Splits: by group, by content alone, with nothing of an evaluation text in training; and a single text cut in two."""
+"""Splits: whole groups, drawn by content alone; no evaluation text in a training text; a single text cut in two."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def hashes(count: int, seed: int = 0) -> list[int]:
 
 
 def held_out_groups(groups: np.ndarray, values: list[int], sizes: np.ndarray, fraction: float) -> np.ndarray:
-    """(groups,) True for each that `draw_parts` takes for the one share."""
+    """(groups,) True for each group that `draw_parts` draws for the only part."""
     return draw_parts(lowest_hashes(groups, values), np.bincount(groups, weights=sizes), [fraction]) == 1
 
 
@@ -31,7 +31,7 @@ def test_about_the_share_of_groups_is_held_out() -> None:
 
 
 @given(st.randoms(use_true_random=False))
-def test_the_order_of_reading_has_no_part_in_it(shuffle: random.Random) -> None:
+def test_the_draw_does_not_depend_on_the_order_of_reading(shuffle: random.Random) -> None:
     values = hashes(200)
     groups = np.array([index // 3 for index in range(200)])
     before = held_out_groups(groups, values, np.full(200, 10), 0.2)[groups]
@@ -42,20 +42,20 @@ def test_the_order_of_reading_has_no_part_in_it(shuffle: random.Random) -> None:
     assert np.array_equal(before[order], after)
 
 
-def test_a_new_document_changes_no_other_groups_side() -> None:
+def test_a_new_document_changes_the_part_of_no_other_group() -> None:
     values = hashes(500)
     before = held_out_groups(np.arange(499), values[:499], np.full(499, 10), 0.1)
     after = held_out_groups(np.arange(500), values, np.full(500, 10), 0.1)
     assert np.array_equal(before, after[:499])
 
 
-def test_a_group_larger_than_the_share_trains() -> None:
+def test_a_group_larger_than_the_share_stays_in_training() -> None:
     groups = np.array([0] * 50 + list(range(1, 51)))
     drawn = held_out_groups(groups, [0] * 100, np.full(100, 10), 0.05)
     assert not drawn[0] and drawn[1:].all()
 
 
-def test_a_group_of_fitting_size_is_nearest_to_the_share() -> None:
+def test_the_first_fitting_group_is_nearest_to_the_share() -> None:
     groups, characters = np.array([0, 1, 2, 2]), np.array([9000, 10, 300, 200])
     assert fitting_groups(groups, characters, 0.05)[0] == 2
     assert fitting_groups(np.array([0, 1]), np.array([10_000, 1]), 0.05) == []
@@ -67,11 +67,11 @@ def text(seed: int, count: int = 200) -> str:
     return "".join("".join(draw.choices("abcdefghij", k=6)) for _ in range(count))
 
 
-def test_a_held_out_text_that_a_training_text_quotes_moves_over_with_its_group_and_so_on() -> None:
+def test_held_out_texts_in_training_texts_move_to_training_with_their_groups() -> None:
     quoted, family, lone = text(1), text(2), text(3)
     texts = [text(0) + quoted, quoted, family, family[:600] + text(4, 50), lone]
     held_out = np.array([False, True, True, True, True])
-    groups = np.array([0, 1, 1, 2, 3])  # 1 drags 2 over, and 2 contains half of 3
+    groups = np.array([0, 1, 1, 2, 3])  # 1 moves with 2, which contains two thirds of 3
     left, overlap = move_contained(
         held_out,
         groups,
@@ -123,7 +123,7 @@ def test_nothing_is_lost_at_the_cut(repeated: str, fraction: float) -> None:
         assert "".join("".join(halves).split()) == "".join(given_text.split())
 
 
-def test_the_end_of_a_long_text_comes_in_sequences() -> None:
+def test_a_long_text_is_divided_into_sequences() -> None:
     parts = sequences(PARAGRAPHS)
     assert len(parts) > 5
     assert all(500 < len(part) <= 4000 for part in parts)

@@ -1,4 +1,4 @@
-"""Tables and JSON as they come: other delimiters, no header, broken quotations, lists where lines are wanted."""
+"""Irregular tables and JSON: other delimiters, no header, broken quotations, lists instead of lines."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ LINES = "".join(json.dumps(record) + "\n" for record in RECORDS)
         "\n".join(json.dumps(record, indent=4) for record in RECORDS),
         "[\n" + ",\n".join(map(json.dumps, RECORDS)) + "\n]",
     ],
-    ids=["lines", "list", "pretty list", "pretty objects", "a list with an object a line"],
+    ids=["lines", "list", "pretty list", "pretty objects", "a list with one object per line"],
 )
 @pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "a.json"])
-def test_lines_and_lists_are_read_by_what_they_hold(tmp_path: Path, name: str, content: str) -> None:
+def test_lines_and_lists_are_recognised_by_content(tmp_path: Path, name: str, content: str) -> None:
     assert read(tmp_path, name, content) == (TEXTS, [])
 
 
-def test_a_broken_object_over_lines_loses_itself_alone(tmp_path: Path) -> None:
+def test_only_the_broken_object_over_several_lines_is_lost(tmp_path: Path) -> None:
     content = '{\n "text": "one"\n}\n{\n "text": two\n}\n{\n "text": "three"\n}\n'
     texts, rejects = read(tmp_path, "a.jsonl", content)
     assert texts == ["one", "three"]
@@ -56,7 +56,7 @@ def test_a_broken_object_over_lines_loses_itself_alone(tmp_path: Path) -> None:
     assert "begins on line 4" in rejects[0].reason
 
 
-PACKERS: dict[str, Callable[[bytes], bytes]] = {
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
     ".xz": lzma.compress,
     ".bz2": bz2.compress,
@@ -64,10 +64,10 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("packing", PACKERS)
-@pytest.mark.parametrize("named", [*PACKERS, ""])
-def test_packed_files_are_told_by_what_they_hold(tmp_path: Path, packing: str, named: str) -> None:
-    assert read(tmp_path, f"a.jsonl{named}", PACKERS[packing](LINES.encode())) == (TEXTS, [])
+@pytest.mark.parametrize("compression", COMPRESSORS)
+@pytest.mark.parametrize("named", [*COMPRESSORS, ""])
+def test_compressed_files_are_recognised_by_content(tmp_path: Path, compression: str, named: str) -> None:
+    assert read(tmp_path, f"a.jsonl{named}", COMPRESSORS[compression](LINES.encode())) == (TEXTS, [])
     assert read(tmp_path, f"b.jsonl{named}", LINES) == (TEXTS, [])
 
 
@@ -83,29 +83,29 @@ def test_packed_files_are_told_by_what_they_hold(tmp_path: Path, packing: str, n
         ("a.csv", '\n\nid,text\n1,one\n2,"two, more"\n'),
     ],
 )
-def test_tables_with_other_delimiters_and_ends(tmp_path: Path, name: str, content: str) -> None:
+def test_tables_with_other_delimiters_and_line_ends_are_read(tmp_path: Path, name: str, content: str) -> None:
     assert read(tmp_path, name, content) == (["one", "two, more"], [])
 
 
-def test_json_lines_that_end_in_carriage_returns(tmp_path: Path) -> None:
+def test_json_lines_that_end_in_carriage_returns_are_read(tmp_path: Path) -> None:
     assert read(tmp_path, "a.jsonl", LINES.replace("\n", "\r")) == (TEXTS, [])
 
 
-def test_a_table_without_a_header_is_said_to_have_none(tmp_path: Path) -> None:
+def test_a_table_without_a_header_is_refused(tmp_path: Path) -> None:
     long = "A text that is much longer than the name of any column would be, " * 3
     for content in (f'"{long}",1\n"{long}",2\n', "a text of some words,1\nanother text of words,0\n"):
         with pytest.raises(CorpusError, match="first line seems to be a record"):
             read(tmp_path, "a.csv", content)
 
 
-def test_numbers_may_name_columns(tmp_path: Path) -> None:
+def test_numbers_may_be_names_of_columns(tmp_path: Path) -> None:
     assert read(tmp_path, "a.csv", "0,1\nfirst text of words,5\nsecond text of words,6\n", "0")[0][0].startswith(
         "first"
     )
 
 
 @pytest.mark.parametrize("closed", ["", '"'], ids=["never closed", "closed far below"])
-def test_an_open_quotation_loses_its_own_record_alone(tmp_path: Path, closed: str) -> None:
+def test_an_open_quotation_loses_only_the_records_with_its_quotation_marks(tmp_path: Path, closed: str) -> None:
     rows = [f"{number},text number {number}" for number in range(96)]
     rows[6] = '6,"text number 6'
     rows[94] += closed
@@ -116,7 +116,7 @@ def test_an_open_quotation_loses_its_own_record_alone(tmp_path: Path, closed: st
     assert f"runs over {89 if closed else 90} lines" in rejects[0].reason
 
 
-def test_an_open_quotation_stops_with_the_lines_that_it_covers(tmp_path: Path) -> None:
+def test_the_error_for_an_open_quotation_says_how_many_lines_it_covers(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('id,text\n1,"open\n' + "".join(f"{n},text\n" for n in range(2, 40)), encoding="utf-8")
     with pytest.raises(RecordError, match=r"runs over 39 lines[^$]*line 2"):

@@ -33,21 +33,21 @@ def pairs(data: TaskData) -> list[tuple[str, tuple[str, ...]]]:
     return [(example.text, example.labels) for example in every(data)]
 
 
-@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("compression", ["", ".gz"])
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet"])
-def test_every_format(tmp_path: Path, kind: str, packed: str) -> None:
-    data = task(write(tmp_path / f"mine.{kind}{packed}", ROWS))
+def test_every_format_is_read(tmp_path: Path, kind: str, compression: str) -> None:
+    data = task(write(tmp_path / f"mine.{kind}{compression}", ROWS))
     assert data.name == "mine"
     assert data.labels.names == ("no", "yes") and not data.labels.multi_label
     assert pairs(data) == sorted((row["text"], (row["label"],)) for row in ROWS)
     example = data.splits["train"][0]
     assert example.id == f"{example.file}:{example.line}"
-    assert example.file == f"mine.{kind}{packed}"
+    assert example.file == f"mine.{kind}{compression}"
     assert data.facts["fields"] == {"text": "text", "pair": None, "label": "label", "id": None, "group": None}
 
 
-def test_a_json_object_of_objects_and_a_file_of_test_ids(tmp_path: Path) -> None:
-    """As PubMedQA is published: ids are keys, the context is a list, and the test is named by a file."""
+def test_a_json_object_of_objects_and_a_file_of_test_ids_are_read(tmp_path: Path) -> None:
+    """As PubMedQA is published: the ids are keys, the context is a list, and a file lists the test ids."""
     records = {
         str(9000 + i): {
             "QUESTION": f"Does {sentence(i)}?",
@@ -82,7 +82,7 @@ def test_a_json_object_of_objects_and_a_file_of_test_ids(tmp_path: Path) -> None
         task(path, **options)
 
 
-def test_given_splits_in_csv_with_newlines_in_quotes(tmp_path: Path) -> None:
+def test_given_splits_in_csv_with_newlines_in_quotes_are_read(tmp_path: Path) -> None:
     """As MTS-Dialog is published."""
 
     def rows(start: int) -> list[dict[str, Any]]:
@@ -101,7 +101,7 @@ def test_given_splits_in_csv_with_newlines_in_quotes(tmp_path: Path) -> None:
     assert [example.line for example in data.splits["test"]] == [2, 4, 6, 8]
 
 
-def test_folders_of_class_folders(tmp_path: Path) -> None:
+def test_folders_of_class_folders_are_read(tmp_path: Path) -> None:
     for i in range(12):
         path = tmp_path / "flat" / ["cat", "dog"][i % 2] / f"{i}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def test_folders_of_class_folders(tmp_path: Path) -> None:
 
 
 def hub(folder: Path, multi_label: bool) -> None:
-    """A data set with classes as numbers, in a folder that stands where an id does."""
+    """Write a data set with numeric classes to a folder, to be given instead of an id."""
     classes = datasets.ClassLabel(names=["arbitration", "choice of law", "none"])
     features = datasets.Features(
         {
@@ -145,9 +145,7 @@ def hub(folder: Path, multi_label: bool) -> None:
         datasets.Dataset.from_list(rows, features=features).to_parquet(folder / f"{split}.parquet")
 
 
-def test_a_data_set_of_a_hub_has_its_splits_and_the_names_of_its_classes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_data_set_keeps_its_splits_and_class_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub(tmp_path / "single", multi_label=False)
     data = task(f"hf:{tmp_path}/single")
     assert set(data.labels.names) == {"arbitration", "choice of law", "none"}
@@ -157,7 +155,7 @@ def test_a_data_set_of_a_hub_has_its_splits_and_the_names_of_its_classes(
     assert data.notes == []
     with monkeypatch.context() as offline:
         offline.setattr("domain_ft.corpus.readers.hub.open_splits", None)
-        assert task(f"hf:{tmp_path}/single").key == data.key  # found in the cache, with no hub in reach
+        assert task(f"hf:{tmp_path}/single").key == data.key  # from the cache, without the hub
     data = task(f"hf:{tmp_path}/single", pair_field="context.contexts")
     assert data.splits["train"][0].pair == "one\ntwo"
     hub(tmp_path / "several", multi_label=True)
@@ -170,7 +168,7 @@ def test_a_data_set_of_a_hub_has_its_splits_and_the_names_of_its_classes(
     ]
 
 
-def test_hidden_labels_of_a_hub_are_said_to_be_so(tmp_path: Path) -> None:
+def test_hidden_labels_on_the_hub_are_refused(tmp_path: Path) -> None:
     (tmp_path / "glue").mkdir()
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"])})
     for split in ("train", "test"):
@@ -189,14 +187,14 @@ def labelled(tmp_path: Path, labels: list[Any], name: str = "x.jsonl", **options
     )
 
 
-def test_a_number_is_a_class_and_said_to_be_one(tmp_path: Path) -> None:
+def test_numbers_are_noted_and_read_as_classes(tmp_path: Path) -> None:
     data = labelled(tmp_path, [0, 1, 10, 2.0, 2] * 6)
     assert data.labels.names == ("0", "1", "2", "10")
     assert any("Regression is not supported" in note for note in data.notes)
     assert labelled(tmp_path, [True, False] * 6, "y.jsonl").labels.names == ("false", "true")
 
 
-def test_one_and_the_text_one_are_the_same_class(tmp_path: Path) -> None:
+def test_a_number_and_the_same_number_as_text_are_one_class(tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", [{"text": sentence(i), "label": i % 2} for i in range(20)])
     test = write(tmp_path / "test.jsonl", [{"text": sentence(50 + i), "label": str(i % 2)} for i in range(4)])
     data = task(train, test=str(test))
@@ -204,7 +202,7 @@ def test_one_and_the_text_one_are_the_same_class(tmp_path: Path) -> None:
     assert any("number in train.jsonl; text in test.jsonl" in note for note in data.notes)
 
 
-def test_a_list_is_several_labels_and_none_may_hold(tmp_path: Path) -> None:
+def test_a_list_may_hold_several_labels_or_none(tmp_path: Path) -> None:
     data = labelled(tmp_path, [["a"], ["b", "a"], [], ["c", 3]] * 8)
     assert data.labels.multi_label and data.labels.names == ("3", "a", "b", "c")
     assert {example.labels for example in every(data)} == {("a",), ("b", "a"), (), ("c", "3")}
@@ -224,7 +222,7 @@ def test_columns_of_0_and_1_are_several_labels(tmp_path: Path, kind: str) -> Non
         task(path, label_field="toxic,rude")
 
 
-def test_a_list_among_single_labels(tmp_path: Path) -> None:
+def test_a_list_among_single_labels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"holds a list, where the records before it hold one label[^$]*line 3"):
         labelled(tmp_path, ["a", "b", ["a"]])
     train = write(tmp_path / "train.jsonl", [{"text": sentence(i), "label": ["a", "b"][i % 2]} for i in range(20)])
@@ -250,7 +248,7 @@ def test_usual_names_are_found_and_others_have_to_be_named(tmp_path: Path) -> No
         task(write(tmp_path / "e.csv", [{"text": "x", "label": "z"}]), label_field="labl")
 
 
-def test_a_second_text_that_nobody_asked_for_is_said(tmp_path: Path) -> None:
+def test_a_second_text_that_is_not_read_is_noted(tmp_path: Path) -> None:
     rows = [{"premise": sentence(i), "hypothesis": "It is so.", "label": "ab"[i % 2]} for i in range(20)]
     path = write(tmp_path / "a.jsonl", rows)
     data = task(path)
@@ -261,7 +259,7 @@ def test_a_second_text_that_nobody_asked_for_is_said(tmp_path: Path) -> None:
     assert every(task(path, pair_field="hypothesis"))[0].pair == "It is so."
 
 
-def test_long_text_that_is_not_read_is_said(tmp_path: Path) -> None:
+def test_long_text_that_is_not_read_is_noted(tmp_path: Path) -> None:
     rows = [
         {"question": sentence(i), "passage": sentence(i + 30), "kind": "short", "label": "ab"[i % 2]} for i in range(30)
     ]
@@ -287,14 +285,14 @@ def test_several_text_fields_are_joined(tmp_path: Path) -> None:
     assert every(data)[0].text == f"T0\n\n{sentence(0)}"
 
 
-def test_ids_that_repeat_are_said(tmp_path: Path) -> None:
+def test_repeated_ids_are_noted(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{**row, "no": i // 2} for i, row in enumerate(ROWS)])
     data = task(path, test=str(path), validation=str(path), id_field="no")
     assert [example.id for example in data.splits["train"]][:3] == ["0", "0", "1"]
     assert "10 of the 20 test examples repeat the id of an earlier one: the ids in 'no' are not unique." in data.notes
 
 
-def test_test_ids_that_belong_to_no_example_are_counted_once(tmp_path: Path) -> None:
+def test_test_ids_that_belong_to_no_example_are_noted(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{**row, "no": f"n{i // 2}"} for i, row in enumerate(ROWS)])
     (tmp_path / "ids.txt").write_text("n0\nn1\nabsent\n", encoding="utf-8")
     data = task(path, id_field="no", test_ids=tmp_path / "ids.txt")
@@ -302,7 +300,7 @@ def test_test_ids_that_belong_to_no_example_are_counted_once(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_a_column_missing_in_one_split(tmp_path: Path, kind: str) -> None:
+def test_a_column_missing_in_one_split_is_reported(tmp_path: Path, kind: str) -> None:
     train = write(tmp_path / f"train.{kind}", ROWS)
     test = write(tmp_path / f"test.{kind}", [{"text": "x y z", "lable": "yes"}])
     with pytest.raises(CorpusError) as caught:
@@ -311,7 +309,7 @@ def test_a_column_missing_in_one_split(tmp_path: Path, kind: str) -> None:
         assert part in str(caught.value)
 
 
-# what is wrong, the record, what is said of it
+# fault -> (the record, words of the message)
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "empty text": ({"text": " \n", "label": "yes"}, "the text is empty"),
     "text is a number": ({"text": 5, "label": "yes"}, "holds a number, not text"),
@@ -321,12 +319,12 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "empty label": ({"text": "a", "label": ""}, "an empty label"),
     "an object as label": ({"text": "a", "label": {}}, "an object, where a label is expected"),
     "nothing at all": ({}, "the field is missing"),
-    "no number": ({"text": "a", "label": float("nan")}, "where a label is expected"),
+    "not a number": ({"text": "a", "label": float("nan")}, "where a label is expected"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_record_is_said_with_its_line_or_left_out_and_listed(tmp_path: Path, case: str) -> None:
+def test_a_bad_record_stops_the_reader_or_is_left_out_and_listed(tmp_path: Path, case: str) -> None:
     record, reason = BAD[case]
     path = write(tmp_path / "x.jsonl", [*ROWS[:7], record, *ROWS[7:]])
     with pytest.raises(RecordError) as caught:
@@ -340,7 +338,7 @@ def test_a_bad_record_is_said_with_its_line_or_left_out_and_listed(tmp_path: Pat
         assert len(every(data)) == len(ROWS)
 
 
-def test_half_a_surrogate_and_control_characters_are_cleaned_from_texts_and_names(tmp_path: Path) -> None:
+def test_lone_surrogates_and_control_characters_are_cleaned_from_texts_and_names(tmp_path: Path) -> None:
     rows = [
         {"text": f"{sentence(i)} \ud800\x07", "label": "ab"[i % 2] + "\udfff", "key": f"k{i}\ud800"} for i in range(20)
     ]
@@ -351,7 +349,7 @@ def test_half_a_surrogate_and_control_characters_are_cleaned_from_texts_and_name
     assert data.labels.names == ("a\ufffd", "b\ufffd")
 
 
-def test_nothing_to_read(tmp_path: Path) -> None:
+def test_sources_without_usable_examples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no such file or folder"):
         task(tmp_path / "absent.csv")
     with pytest.raises(CorpusError, match=r"ending in '\.txt'"):
@@ -365,7 +363,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
 
 
 def test_a_large_csv_takes_little_memory(tmp_path: Path) -> None:
-    """Ten megabytes are read into the cache in half of that, and read from there in half of it."""
+    """Reading 10 MB into the cache takes less than 5 MB of memory, and so does reading them from it."""
     path = tmp_path / "large.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -401,7 +399,7 @@ def inputs(spec: Any, fields: FieldNames | None = None, **options: Any) -> tuple
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet"])
-def test_inputs_of_every_format_without_labels(tmp_path: Path, kind: str) -> None:
+def test_inputs_of_every_format_without_labels_are_read(tmp_path: Path, kind: str) -> None:
     path = write(tmp_path / f"x.{kind}", [{"n": str(i), "text": sentence(i)} for i in range(5)])
     found, left_out = inputs(path, FieldNames("text", label="label", id="n", group="source"))
     assert [(example.id, example.text, example.labels) for example in found] == [
@@ -412,7 +410,7 @@ def test_inputs_of_every_format_without_labels(tmp_path: Path, kind: str) -> Non
     assert [e.id for e in iterate_inputs(path, FieldNames("text"), "n", BadRecords("stop", print))] == list("01234")
 
 
-def test_inputs_may_call_their_text_by_another_name(tmp_path: Path) -> None:
+def test_inputs_are_read_from_the_named_fields_or_the_usual_one(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", [{"text": sentence(1)}])
     assert inputs(path, FieldNames("sentence1"))[0][0].text == sentence(1)
     path = write(tmp_path / "y.jsonl", [{"question": "Why?", "context": ["a", "b"]}])
@@ -423,7 +421,7 @@ def test_inputs_may_call_their_text_by_another_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "stream", [b'\xef\xbb\xbf{"text": "one"}\n\n{"text": 2}\n{"text": "three"}\n', b"one\n\n\xff\nthree\r\n"]
 )
-def test_inputs_from_a_stream(stream: bytes) -> None:
+def test_inputs_are_read_from_a_stream(stream: bytes) -> None:
     found, left_out = inputs(io.BufferedReader(io.BytesIO(stream)))
     assert [(example.id, example.text) for example in found] == [
         ("standard input:1", "one"),
@@ -432,8 +430,8 @@ def test_inputs_from_a_stream(stream: bytes) -> None:
     assert [reject.line for reject in left_out] == [3]
 
 
-def test_inputs_are_read_no_further_than_they_are_asked_for() -> None:
-    """A stream may never end: the first texts come before the last were written."""
+def test_inputs_are_read_only_as_far_as_needed() -> None:
+    """A stream may never end, so the first texts are returned before the last ones are written."""
 
     class Endless(io.RawIOBase):
         def readable(self) -> bool:
@@ -448,7 +446,7 @@ def test_inputs_are_read_no_further_than_they_are_asked_for() -> None:
     assert [next(found).line for _ in range(3)] == [1, 2, 3]
 
 
-def test_inputs_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_inputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no such file"):
         inputs(tmp_path / "absent.jsonl")
 
@@ -466,7 +464,7 @@ def test_inputs_take_little_memory(tmp_path: Path) -> None:
 
 
 def test_the_version_goes_with_the_stored_facts() -> None:
-    """Other fields need a new version, because tables in the cache of an older one cannot be read."""
+    """Whoever changes the fields has to change the version: tables that are in the cache lack the new fields."""
     names = [field.name for field in dataclasses.fields(TableFacts)]
     assert (VERSION, names) == (
         6,

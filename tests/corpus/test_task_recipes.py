@@ -1,4 +1,4 @@
-"""The tasks of recipes: their readers on small look-alikes, their cards, and how one is named and found."""
+"""The tasks of recipes: their readers on small made-up files, their cards, and how they are named and found."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def put(folder: Path, name: str, text: str) -> Path:
 # --- readers ---
 
 
-def test_a_licence_and_its_category(tmp_path: Path) -> None:
+def test_a_licence_is_labelled_with_its_category(tmp_path: Path) -> None:
     path = put(tmp_path, "x-1.0.LICENSE", "---\nkey: x-1.0\ncategory: Copyleft Limited\n---\n\nThe text.\n")
     assert read(path, "license-categories") == [
         RawRecord(None, {"text": "\n\nThe text.\n", "label": "Copyleft Limited"}, "x-1.0")
@@ -66,7 +66,9 @@ def test_a_licence_and_its_category(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_a_rule_and_its_kind(tmp_path: Path, flags: list[str], length: int, label: str | None, newline: str) -> None:
+def test_a_rule_is_labelled_with_its_kind(
+    tmp_path: Path, flags: list[str], length: int, label: str | None, newline: str
+) -> None:
     lines = [
         "---",
         "license_expression: x",
@@ -125,7 +127,7 @@ is_obsolete: true
 """
 
 
-def test_phenotypes_and_the_systems_above_them(tmp_path: Path) -> None:
+def test_phenotypes_are_labelled_with_the_systems_above_them(tmp_path: Path) -> None:
     assert read(put(tmp_path, "a.obo", OBO), "phenotype-systems") == [
         RawRecord(
             4,
@@ -144,7 +146,7 @@ ICD = """<?xml version="1.0"?><ICD10CM.tabular><chapter><name>1</name><desc>Infe
 </ICD10CM.tabular>"""
 
 
-def test_diagnoses_their_chapters_and_categories(tmp_path: Path) -> None:
+def test_diagnoses_are_labelled_with_chapters_and_grouped_by_categories(tmp_path: Path) -> None:
     assert [(r.key, *r.fields.values()) for r in read(put(tmp_path, "a.xml", ICD), "icd-chapters")] == [
         ("A00", "Cholera", "Infections of many kinds", "A00"),
         ("A00.0", "Cholera, biovar cholerae", "Infections of many kinds", "A00"),
@@ -161,7 +163,7 @@ def recipe(folder: Path, task: str) -> Path:
     return put(folder, "mine.toml", f'licence = "MIT"\n[[sources]]\nkind = "files"\npath = "x"\n[[tasks]]\n{task}')
 
 
-def test_a_users_recipe_names_files_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_in_a_users_recipe_are_relative_to_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     for place, name in enumerate(("train", "dev", "test")):
         rows = [{"q": sentence(100 * place + i), "a": "x y", "kind": "ab"[i % 2], "no": i} for i in range(6)]
@@ -197,7 +199,7 @@ def test_a_users_recipe_names_files_beside_it(tmp_path: Path, monkeypatch: pytes
         open_task(TaskSource(task=f"{tmp_path}/mine.toml/kidn"))
 
 
-def test_an_unknown_task_gets_the_nearest_name() -> None:
+def test_an_unknown_task_is_refused_with_a_suggestion() -> None:
     with pytest.raises(CorpusError, match="did you mean 'legal/license-category'"):
         find_task("legl/license-category")
     with pytest.raises(CorpusError, match="did you mean 'license-category'"):
@@ -254,7 +256,7 @@ def test_every_task_of_the_package_has_a_card() -> None:
         assert task.split or task.kind == "hub"
 
 
-def test_test_ids_beside_those_of_the_task_are_refused(tmp_path: Path) -> None:
+def test_test_ids_are_refused_if_the_task_has_its_own(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"id": "1", "text": "a", "label": "x"}\n', encoding="utf-8")
     recipe = (
         '[[sources]]\nkind = "files"\npath = "train.jsonl"\n'
@@ -266,11 +268,11 @@ def test_test_ids_beside_those_of_the_task_are_refused(tmp_path: Path) -> None:
         open_task(TaskSource(task=f"{tmp_path / 'mine.toml'}/t", test_ids=tmp_path / "other.txt"))
 
 
-# --- tasks of assets and hubs ---
+# --- tasks from assets and from the hub ---
 
 
-def test_a_task_of_an_asset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wheel of made-up licences in place of the real one."""
+def test_a_task_is_read_from_an_asset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wheel of made-up licences replaces the real one."""
     asset = assets.ASSETS["licensedcode-data"]
     wheel = tmp_path / asset.wheel
     with zipfile.ZipFile(wheel, "w") as archive:
@@ -293,7 +295,7 @@ CLASSES = datasets.ClassLabel(names=["6", "7", "8"])
 SEVERAL = datasets.Sequence(CLASSES)
 TEXTS = datasets.Sequence(datasets.Value("string"))
 TEXT = datasets.Value("string")
-# A task on the hub -> what a data set of its kind has for features, and a row of it.
+# Task on the hub -> (the features of its data set, a function that makes a row from a text and a number).
 ON_THE_HUB: dict[str, tuple[dict[str, Any], Any]] = {
     "legal/scotus": ({"text": TEXT, "label": CLASSES}, lambda text, i: {"text": text, "label": i % 3}),
     "legal/ledgar": ({"text": TEXT, "label": CLASSES}, lambda text, i: {"text": text, "label": i % 3}),
@@ -315,7 +317,7 @@ ON_THE_HUB: dict[str, tuple[dict[str, Any], Any]] = {
 
 @pytest.mark.parametrize("name", ON_THE_HUB)
 def test_tasks_of_a_hub_have_their_fields_mapped(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder with the features of the data set stands where its id does."""
+    """A folder with the features of the data set is given instead of its id."""
     features, row = ON_THE_HUB[name]
     for place, split in enumerate(("train", "validation", "test")):
         rows = [row(sentence(100 * place + i), i) for i in range(8)]
@@ -332,7 +334,7 @@ def test_tasks_of_a_hub_have_their_fields_mapped(name: str, tmp_path: Path, monk
     )
 
 
-def test_pubmedqa_of_the_hub_is_a_pair_and_is_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pubmedqa_of_the_hub_has_pairs_and_is_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         {
             "pubid": 900 + i,
@@ -353,10 +355,10 @@ def test_pubmedqa_of_the_hub_is_a_pair_and_is_split(tmp_path: Path, monkeypatch:
     assert example.pair == f"{sentence(100 + int(example.id) - 900)}\nResults."
 
 
-# --- the real ones ---
+# --- the real tasks ---
 
 
-def whole(name: str) -> TaskData:
+def opened_and_checked(name: str) -> TaskData:
     data = open_task(TaskSource(task=name))
     assert len(data.labels) == find_task(name)[1].classes
     leaks = find_leaks(data)
@@ -375,8 +377,8 @@ def whole(name: str) -> TaskData:
         ("medical/icd-chapter", 46_881),
     ],
 )
-def test_the_real_tasks_have_the_classes_that_are_said_and_no_leaks(name: str, examples: int) -> None:
-    data = whole(name)
+def test_the_real_tasks_have_the_stated_number_of_classes_and_no_leaks(name: str, examples: int) -> None:
+    data = opened_and_checked(name)
     assert sum(len(split) for split in data.splits.values()) == examples
     assert 0.15 < len(data.splits["test"]) / examples < 0.25
     counts = Counter(label for example in data.splits["train"] for label in example.labels)

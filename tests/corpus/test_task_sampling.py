@@ -1,4 +1,4 @@
-"""Which training examples are learned from."""
+"""Which training examples are used: subsets of a given size, and balanced samples and steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ classes = st.lists(st.integers(0, 5), min_size=2, max_size=60).map(np.array)
 
 
 @given(classes, st.integers(0, 3), st.data())
-def test_a_smaller_subset_stands_within_a_larger_one(targets: np.ndarray, seed: int, data: st.DataObject) -> None:
+def test_a_smaller_subset_is_part_of_a_larger_one(targets: np.ndarray, seed: int, data: st.DataObject) -> None:
     large = data.draw(st.integers(2, len(targets)))
     small = data.draw(st.integers(1, large))
     chosen = subset(targets, large, seed)
@@ -22,7 +22,7 @@ def test_a_smaller_subset_stands_within_a_larger_one(targets: np.ndarray, seed: 
 
 
 @given(classes, st.integers(0, 3))
-def test_every_class_is_there_where_there_is_room(targets: np.ndarray, seed: int) -> None:
+def test_every_class_is_in_a_subset_with_room_for_all(targets: np.ndarray, seed: int) -> None:
     names = np.unique(targets)
     assert set(targets[subset(targets, len(names), seed)].tolist()) == set(names.tolist())
 
@@ -32,13 +32,13 @@ def test_classes_keep_their_shares() -> None:
     assert np.bincount(targets[subset(targets, 100, 7)]).tolist() == pytest.approx([60, 30, 10], abs=1)
 
 
-def test_another_seed_draws_others() -> None:
+def test_another_seed_draws_another_subset() -> None:
     targets = np.zeros(100, dtype=int)
     assert not np.array_equal(subset(targets, 50, 0), subset(targets, 50, 1))
 
 
 @given(classes, st.integers(0, 3))
-def test_balanced_classes_come_equally_often(targets: np.ndarray, seed: int) -> None:
+def test_balanced_classes_occur_equally_often(targets: np.ndarray, seed: int) -> None:
     drawn = balanced(targets, seed)
     counts = np.unique(targets[drawn], return_counts=True)[1]
     assert (counts == np.bincount(targets).max()).all()
@@ -47,7 +47,7 @@ def test_balanced_classes_come_equally_often(targets: np.ndarray, seed: int) -> 
         assert times.max() - times.min() <= 1
 
 
-def test_where_several_hold_an_example_stands_for_its_rarest() -> None:
+def test_an_example_with_several_labels_counts_for_its_rarest() -> None:
     targets = np.array([[1, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=np.float32)
     assert strata(targets).tolist() == [0, 1, 0, 3]
 
@@ -56,7 +56,7 @@ def test_where_several_hold_an_example_stands_for_its_rarest() -> None:
 def test_a_balanced_step_has_companions_for_every_example(
     targets: np.ndarray, size: int, seed: int, index: int
 ) -> None:
-    """Unless its class has no other; no example twice; and no class with fewer than another, if it has more to give."""
+    """Unless its class has no other. No example occurs twice; class sizes differ by at most 1 if all have enough."""
     rows = BalancedSteps(targets, size, seed).step(index).rows
     assert len(set(rows.tolist())) == len(rows) <= size
     names, counts = np.unique(targets[rows], return_counts=True)
@@ -69,7 +69,7 @@ def test_a_balanced_step_has_companions_for_every_example(
         assert len(rows) == min(size, len(targets))
 
 
-def test_balanced_steps_follow_from_seed_and_number() -> None:
+def test_balanced_steps_depend_only_on_seed_and_number() -> None:
     targets = np.repeat([0, 1, 2], [30, 20, 10])
     one, other = BalancedSteps(targets, 12, 0), BalancedSteps(targets, 12, 0)
     later = [other.step(index).rows.tolist() for index in (7, 3)]

@@ -1,4 +1,4 @@
-"""Splits that are made, classes that are odd, leaks between splits and from adaptation corpora."""
+"""Drawn splits, unusual classes, and leaks between splits and from adaptation corpora."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def contents(data: TaskData) -> dict[str, set[str]]:
     return {name: {example.text for example in split} for name, split in data.splits.items()}
 
 
-# --- what is drawn ---
+# --- drawn splits ---
 
 
 def test_shares_are_kept_class_by_class(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_shares_are_kept_class_by_class(tmp_path: Path) -> None:
 
 @settings(max_examples=8)
 @given(st.randoms(use_true_random=False))
-def test_the_order_of_the_file_has_no_part_in_it(tmp_path_factory: pytest.TempPathFactory, random: Any) -> None:
+def test_splits_do_not_depend_on_the_order_of_the_file(tmp_path_factory: pytest.TempPathFactory, random: Any) -> None:
     folder = tmp_path_factory.mktemp("order")
     records = [*rows(40, 3), *({"text": f"{sentence(i)} again", "label": f"c{i % 3}"} for i in range(5))]
     expected = contents(task(write(folder / "x.jsonl", records)))
@@ -86,7 +86,7 @@ def test_copies_near_copies_and_groups_go_to_one_split(tmp_path: Path) -> None:
 
 
 def test_no_label_is_lost_to_training() -> None:
-    """The only group that has a label, beside a common one, stays; and so does a group larger than the share."""
+    """The only group with a label stays in training, and so does a group larger than the share."""
     labels = [("a",)] * 10 + [("a", "b")] + [("c",)] * 20
     groups = np.array([*range(11), *[11] * 20])
     held = draw(groups, np.arange(31) * 2**58, labels, 0.4)
@@ -101,7 +101,7 @@ def test_no_label_is_lost_to_training() -> None:
     ),
     st.floats(0.01, 0.9),
 )
-def test_whatever_is_drawn_is_whole_groups_and_leaves_every_label(rows: list[Any], fraction: float) -> None:
+def test_the_draw_takes_whole_groups_and_leaves_every_label(rows: list[Any], fraction: float) -> None:
     groups = np.array([group for group, _, _ in rows])
     labels = [tuple(sorted(own)) for _, own, _ in rows]
     held = draw(groups, np.array([key for _, _, key in rows], np.uint64), labels, fraction)
@@ -111,7 +111,9 @@ def test_whatever_is_drawn_is_whole_groups_and_leaves_every_label(rows: list[Any
         assert any(label in own and not taken for own, taken in zip(labels, held, strict=True))
 
 
-def test_among_very_many_only_exact_copies_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_among_very_many_examples_only_exact_copies_are_searched_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fingerprints, "MOST_COMPARED", 30)
     monkeypatch.setattr("domain_ft.corpus.tasks.opening.MOST_COMPARED", 30)
     data = task(write(tmp_path / "x.jsonl", [*rows(40), *rows(10)]))
@@ -122,12 +124,12 @@ def test_among_very_many_only_exact_copies_are_looked_for(tmp_path: Path, monkey
     assert leaks.notes == ["There are too many examples to search for near copies: only exact copies were found."]
 
 
-def test_too_little_to_split(tmp_path: Path) -> None:
+def test_too_few_examples_are_not_split(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no test examples can be taken from 2"):
         task(write(tmp_path / "x.jsonl", rows(2)))
 
 
-# --- odd classes ---
+# --- unusual classes ---
 
 
 def test_a_class_that_appears_once_stays_in_training_and_is_named(tmp_path: Path) -> None:
@@ -137,12 +139,12 @@ def test_a_class_that_appears_once_stays_in_training_and_is_named(tmp_path: Path
     assert any(note.startswith("A class appears only once in the training examples: 'hapax'.") for note in data.notes)
 
 
-def test_one_class_only(tmp_path: Path) -> None:
+def test_a_single_class_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"all training examples have the label 'c0': there is nothing to learn"):
         task(write(tmp_path / "x.jsonl", rows(40, 1)))
 
 
-def test_a_test_label_that_training_never_has(tmp_path: Path) -> None:
+def test_a_test_label_that_training_does_not_have_is_refused(tmp_path: Path) -> None:
     train = write(tmp_path / "train.csv", rows(40))
     test = write(tmp_path / "test.csv", [*rows(3, start=90), {"text": sentence(99), "label": "c7"}])
     with pytest.raises(CorpusError) as caught:
@@ -161,7 +163,7 @@ def test_a_test_label_that_training_never_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_classes(tmp_path: Path) -> None:
+def test_ten_thousand_classes_are_read_and_noted(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(
         "".join(
@@ -175,7 +177,7 @@ def test_ten_thousand_classes(tmp_path: Path) -> None:
     assert any("9,800 classes appear only once" in note and "9,792 more" in note for note in data.notes)
 
 
-def test_a_majority_is_said(tmp_path: Path) -> None:
+def test_a_majority_class_is_noted(tmp_path: Path) -> None:
     records = [{"text": sentence(i), "label": "rare" if i % 10 == 0 else "often"} for i in range(100)]
     assert any(
         "90% of the training examples are 'often'" in note for note in task(write(tmp_path / "x.jsonl", records)).notes
@@ -190,7 +192,7 @@ def test_targets_follow_the_classes() -> None:
 # --- the table ---
 
 
-def test_examples_of_many_batches_come_in_the_order_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_of_many_batches_come_in_the_given_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("domain_ft.corpus.tasks.table._BATCH", 1_000)
     records = [{"text": sentence(i), "label": f"c{i % 2}"} for i in range(1_000, 1_100)]
     path = str(write(tmp_path / "many.jsonl", records))
@@ -201,7 +203,7 @@ def test_examples_of_many_batches_come_in_the_order_asked_for(tmp_path: Path, mo
     assert [train[i].line for i in (0, 50, -1)] == [1, 51, 100]
 
 
-def test_a_view_gives_what_its_indices_say(tmp_path: Path) -> None:
+def test_a_view_has_the_examples_of_its_indices(tmp_path: Path) -> None:
     train = task(
         write(tmp_path / "x.jsonl", ROWS), test=str(tmp_path / "x.jsonl"), validation=str(tmp_path / "x.jsonl")
     ).splits["train"]
@@ -224,7 +226,7 @@ def test_a_view_gives_what_its_indices_say(tmp_path: Path) -> None:
 
 
 def leaky(tmp_path: Path, **options: Any) -> TaskData:
-    """Long texts: 0 to 9 in training, 20 to 24 in validation, 30 to 39 in the test, and copies here and there."""
+    """Long texts: 0 to 9 in training, 20 to 24 in validation, 30 to 39 in the test, and some copies across splits."""
 
     def long(i: int) -> str:
         return " ".join(sentence(50 * i + j) for j in range(8))
@@ -284,7 +286,7 @@ def test_every_kind_of_leak_is_counted_listed_and_removed(tmp_path: Path) -> Non
     assert remove_leaks(clean, find_leaks(clean)) is clean
 
 
-def test_what_removal_leaves_nothing_of_is_an_error_and_a_lost_class_is_said(tmp_path: Path) -> None:
+def test_a_removal_that_leaves_nothing_is_refused_and_a_lost_class_is_noted(tmp_path: Path) -> None:
     path = str(write(tmp_path / "a.jsonl", ROWS))
     data = task(path, test=path, validation=str(write(tmp_path / "v.jsonl", more())))
     with pytest.raises(CorpusError, match="all 20 train examples are also in another split"):
@@ -297,7 +299,7 @@ def test_what_removal_leaves_nothing_of_is_an_error_and_a_lost_class_is_said(tmp
 
 
 def test_a_family_of_near_copies_is_compared_whole(tmp_path: Path) -> None:
-    """More alike than the neighbours that locality-sensitive hashing compares."""
+    """The family is larger than the number of neighbours that locality-sensitive hashing compares with a text."""
     base = " ".join(sentence(j) for j in range(20))
     train = [{"text": f"{base} train variant {i}", "label": f"c{i % 2}"} for i in range(30)]
     test = [{"text": f"{base} test variant {i}", "label": f"c{i % 2}"} for i in range(30)]
@@ -312,11 +314,16 @@ def test_a_family_of_near_copies_is_compared_whole(tmp_path: Path) -> None:
     assert leaks.counts["near_label_conflicts"] > 100
 
 
-def test_test_texts_that_stand_in_an_adaptation_corpus(tmp_path: Path) -> None:
+def test_test_texts_in_an_adaptation_corpus_are_found(tmp_path: Path) -> None:
     data = leaky(tmp_path)
     whole = " ".join(example.text for example in data.splits["test"].take([4, 5, 6]))
-    half = data.splits["test"][7].text
-    documents = [whole, half[: int(len(half) * 0.7)], half[:60], *(sentence(10_000 + 7 * i) * 3 for i in range(30))]
+    quoted = data.splits["test"][7].text
+    documents = [
+        whole,
+        quoted[: int(len(quoted) * 0.7)],
+        quoted[:60],
+        *(sentence(10_000 + 7 * i) * 3 for i in range(30)),
+    ]
     path = tmp_path / "corpus.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
     prepared = prepare(open_corpus(str(path)), evaluation_fraction=0.01)

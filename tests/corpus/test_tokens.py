@@ -1,4 +1,4 @@
-"""Rows of tokens: nothing of a document is lost, its bytes add up, the cache is used, and no size is too large."""
+"""Rows of tokens: nothing of a document is lost, bytes add up, the cache is used, and much text needs little memory."""
 
 from __future__ import annotations
 
@@ -39,8 +39,7 @@ TEXTS = st.one_of(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4), max_length=st.integers(4, 40))
 def test_nothing_of_a_document_is_lost(kind: str, texts: list[str], max_length: int) -> None:
-    """Put together again, the sequences are what the tokenizer makes of the text, and their bytes are the text's
-    bytes."""
+    """The sequences together have the tokens of the whole text, and their bytes add up to its bytes."""
     texts = [*texts, SENTENCES[0]]
     rows = tokenize(Split(texts), tokenizer(kind), max_length=max_length)
     backend = Tokenizer.from_str(tokenizer(kind).backend_tokenizer.to_str())
@@ -63,21 +62,21 @@ def test_nothing_of_a_document_is_lost(kind: str, texts: list[str], max_length: 
 
 
 def _assert_same_words(words: np.ndarray, cu_seqlens: np.ndarray, wanted: list[int]) -> None:
-    """Within each sequence, neighbours are of one word exactly where the tokenizer says so."""
+    """Within a sequence, neighbouring tokens are of one word exactly if the tokenizer says so."""
     sequence = np.repeat(np.arange(len(cu_seqlens) - 1), np.diff(cu_seqlens))[words >= 0]
     words, expected = words[words >= 0], np.array(wanted)
     together = sequence[1:] == sequence[:-1]
     assert np.array_equal((words[1:] == words[:-1])[together], (expected[1:] == expected[:-1])[together])
 
 
-def test_bytes_of_a_token_reach_from_the_end_of_the_one_before() -> None:
+def test_bytes_of_a_token_are_counted_from_the_end_of_the_previous_one() -> None:
     batch = tokenize(Split(["  Café  the work \n"]), tokenizer("wordpiece"), max_length=64).pack([0])
-    sequences = tokenizer("wordpiece").convert_ids_to_tokens(batch.input_ids)
+    names = tokenizer("wordpiece").convert_ids_to_tokens(batch.input_ids)
     ends = np.cumsum(batch.token_bytes)
     encoded = "  Café  the work \n".encode()
-    assert sequences[0], sequences[-1] == ("[CLS]", "[SEP]")
-    first_of_the = sequences.index("the")
-    assert encoded[ends[first_of_the - 1] : ends[first_of_the]] == b"  the"
+    assert (names[0], names[-1]) == ("[CLS]", "[SEP]")
+    place = names.index("the")
+    assert encoded[ends[place - 1] : ends[place]] == b"  the"
     assert ends[-1] == len(encoded)
 
 
@@ -97,10 +96,8 @@ def test_a_character_in_several_tokens_counts_once() -> None:
         ("llama", ["<s>"], ["</s>"], False),
     ],
 )
-def test_special_tokens_stand_at_the_ends(
-    kind: str, start: list[str], end: list[str], end_every_sequence: bool
-) -> None:
-    """An encoder's stand around every sequence; a decoder's open every sequence and end the document."""
+def test_special_tokens_are_at_the_ends(kind: str, start: list[str], end: list[str], end_every_sequence: bool) -> None:
+    """An encoder's are around every sequence. A decoder's begin every sequence, and end the document."""
     tok = tokenizer(kind)
     special = SpecialTokens.of(tok)
     assert tok.convert_ids_to_tokens(special.start) == start
@@ -121,7 +118,7 @@ def test_special_tokens_stand_at_the_ends(
 
 
 def test_a_chat_model_separates_documents_as_it_did_in_pretraining() -> None:
-    """Its bos and eos mark the turns of a conversation, so `<|endoftext|>` is taken where it is there."""
+    """Its BOS and EOS mark the turns of a conversation, so `<|endoftext|>` is used if the vocabulary has it."""
     backend = Tokenizer.from_str(tokenizer("gpt2").backend_tokenizer.to_str())
     chat = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<|im_start|>", eos_token="<|im_end|>", unk_token="<|endoftext|>"
@@ -137,7 +134,7 @@ def test_text_cannot_forge_special_tokens() -> None:
 
 
 def test_the_tokenizers_own_truncation_and_padding_do_not_matter() -> None:
-    """all-MiniLM-L6-v2's tokenizer.json cuts at 128 tokens and pads to as many."""
+    """all-MiniLM-L6-v2's tokenizer.json truncates to 128 tokens, and pads to as many."""
     plain = tokenizer("wordpiece")
     backend = Tokenizer.from_str(plain.backend_tokenizer.to_str())
     backend.enable_truncation(8)
@@ -148,15 +145,15 @@ def test_the_tokenizers_own_truncation_and_padding_do_not_matter() -> None:
     assert rows.key == tokenize(split, plain, max_length=500).key
     assert len(rows) == 1
     assert rows.lengths[0] > 20
-    assert cutting.backend_tokenizer.truncation["max_length"] == 8  # and it is left as it was
+    assert cutting.backend_tokenizer.truncation["max_length"] == 8  # the tokenizer is not changed
 
 
 @given(counts=st.lists(st.integers(0, 400), max_size=20), capacity=st.integers(1, 100))
-def test_cuts_are_full_but_for_a_tail_that_is_not_too_short(counts: list[int], capacity: int) -> None:
+def test_cuts_are_full_except_for_a_tail_that_is_not_too_short(counts: list[int], capacity: int) -> None:
     sizes, numbers = tokens._cut(np.array(counts, dtype=np.int64), capacity)
     for count, mine in zip(counts, np.split(sizes, np.cumsum(numbers)[:-1]) if counts else [], strict=True):
         assert mine.sum() == count
-        assert len(mine) == -(-count // capacity)  # no more sequences than it takes
+        assert len(mine) == -(-count // capacity)  # no more sequences than needed
         assert (mine <= capacity).all()
         assert (mine[:-2] == capacity).all()
         if len(mine) > 1:
@@ -174,7 +171,7 @@ def test_a_second_run_reads_no_text() -> None:
         assert np.array_equal(value, getattr(again.pack(everything), name)), name
 
 
-def test_the_key_names_text_tokenizer_and_length() -> None:
+def test_the_key_depends_on_text_tokenizer_and_length() -> None:
     split = Split(SENTENCES[:2])
     keys = {
         tokenize(split, tokenizer("wordpiece"), max_length=32).key,
@@ -201,7 +198,7 @@ def test_arrays_are_mapped_and_tokens_are_compact() -> None:
     assert (cache_folder("tokens") / rows.key / "tokens.bin").stat().st_size == 7 * rows.tokens
 
 
-def test_pack_lays_sequences_in_the_order_asked_for() -> None:
+def test_pack_lays_sequences_end_to_end_in_the_given_order() -> None:
     rows = tokenize(Split([s * 4 for s in SENTENCES]), tokenizer("wordpiece"), max_length=20)
     asked = np.random.default_rng(0).permutation(len(rows))[:7]
     batch = rows.pack(asked)
@@ -220,7 +217,7 @@ def test_pack_lays_sequences_in_the_order_asked_for() -> None:
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "gpt2"])
-def test_sections_of_a_long_document_give_the_tokens_of_the_whole(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sections_of_a_long_document_have_the_tokens_of_the_whole(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["\n".join(SENTENCES * 6), " ".join(SENTENCES * 6), " " * 300 + SENTENCES[0] + " " * 300, "x" * 250]
     whole = tokenize(Split(texts), tokenizer(kind), max_length=30)
     monkeypatch.setattr(tokens, "SECTION_CHARACTERS", 100)
@@ -231,14 +228,14 @@ def test_sections_of_a_long_document_give_the_tokens_of_the_whole(kind: str, mon
     for document, text in enumerate(texts):
         mine = parts.pack(document_rows(parts, document))
         assert mine.token_bytes.sum() == len(text.encode())
-        if document < 2:  # a run of 300 spaces or 250 letters has no place where a cut would not show
+        if document < 2:  # no cut within 300 spaces or 250 letters leaves the tokens as they are
             assert mine.input_ids.tolist() == whole.pack(document_rows(whole, document)).input_ids.tolist()
             assert np.array_equal(mine.cu_seqlens, whole.pack(document_rows(whole, document)).cu_seqlens)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wordpiece", "gpt2"])
-def test_a_document_of_five_million_characters(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_document_of_five_million_characters_is_tokenised(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     text = ("\n".join(SENTENCES[:2]) + "\n") * 32_000
     assert len(text) > 5_000_000
     rows = tokenize(Split(["before", text, "after"]), tokenizer(kind), max_length=256)
@@ -253,7 +250,7 @@ def test_a_document_of_five_million_characters(kind: str, capfd: pytest.CaptureF
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the process's memory from /proc")
 def test_memory_stays_flat(tmp_path: Path) -> None:
-    """Ten times the text, 60 million characters more, takes hardly more memory of the process's own."""
+    """Ten times the text (nearly 60 million characters more) takes less than 40 MiB more of the process's memory."""
     script = """
 import sys
 from tiny_text import SENTENCES, Split, tokenizer
@@ -307,7 +304,7 @@ def test_documents_without_tokens_are_counted() -> None:
     assert rows.select_documents(None).tolist() == [0]
 
 
-def test_no_token_at_all_is_the_users_matter_and_leaves_nothing() -> None:
+def test_documents_without_any_token_are_refused_and_leave_nothing() -> None:
     before = set(cache_folder("tokens").glob("[!.]*"))
     with pytest.raises(CorpusError, match="no tokens for any of the 2 documents"):
         tokenize(Split(["", "  "]), tokenizer("wordpiece"), max_length=16)
@@ -326,13 +323,13 @@ class Stopped(Split):
 
 
 def same(one: tokens.TokenRows, other: tokens.TokenRows) -> bool:
-    """Whether two sets of rows hold the same, to the last byte of their files."""
+    """Whether the .bin and .txt files of two sets of rows are equal byte for byte."""
     files = [sorted((cache_folder("tokens") / rows.key).glob("*.[bt][ix][nt]")) for rows in (one, other)]
     return [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
 
 
 @pytest.mark.parametrize("at", [0, 1, 3, 17, 39, 40])
-def test_a_stopped_run_goes_on_where_it_was(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_continues_where_it_was(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "BATCH_CHARACTERS", 100)
     monkeypatch.setattr(workers, "FEW_BATCHES", 1)
     monkeypatch.setattr(workers, "cores", lambda: 1)
@@ -354,12 +351,12 @@ def test_a_stopped_run_goes_on_where_it_was(at: int, monkeypatch: pytest.MonkeyP
     rows = tokenize(Split(texts), tokenizer("wordpiece"), max_length=21)
     assert rows.key != whole.key
     assert same(rows, whole)
-    assert at - 6 <= begun[0] <= at  # all but a batch or two had been kept
+    assert at - 6 <= begun[0] <= at  # all but a batch or two were kept
     assert not list(cache_folder("tokens").glob(f".{rows.key}.unfinished"))
 
 
-def test_a_killed_run_goes_on_from_its_last_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was written after it is cut off, as after a power cut."""
+def test_a_killed_run_continues_from_its_last_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written after that commit is dropped, as after a power failure."""
     monkeypatch.setattr(tokens, "BATCH_CHARACTERS", 100)
     monkeypatch.setattr(tokens, "COMMIT_BATCHES", 5)
     texts = [f"{i} {SENTENCES[i % 4]}" for i in range(30)]
@@ -384,7 +381,7 @@ def test_a_killed_run_goes_on_from_its_last_commit(monkeypatch: pytest.MonkeyPat
     assert calls[-1] > again[0] - 1 >= calls[9]  # ten batches were committed
 
 
-def test_a_full_disk_is_said_and_what_was_done_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_what_was_done_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "BATCH_CHARACTERS", 100)
     split, append = Split([f"full {i} {SENTENCES[0]}" for i in range(20)]), tokens.GrowingFiles.append
 
@@ -402,7 +399,7 @@ def test_a_full_disk_is_said_and_what_was_done_is_kept(monkeypatch: pytest.Monke
 
 
 def test_two_runs_do_not_make_the_same_rows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    split, said = Split([*SENTENCES, "two at once"]), []
+    split, labels = Split([*SENTENCES, "two at once"]), []
     made = tokenize(split, tokenizer("wordpiece"), max_length=32)
     folder = cache_folder("tokens") / made.key
     hidden = folder.rename(folder.with_name("hidden"))
@@ -410,16 +407,16 @@ def test_two_runs_do_not_make_the_same_rows_at_once(monkeypatch: pytest.MonkeyPa
     lock.acquire()
 
     def other_run_ends(label: str, done: int, total: int | None) -> None:
-        said.append(label)
+        labels.append(label)
         hidden.rename(folder)
         lock.release()
 
     rows = tokenize(split, tokenizer("wordpiece"), max_length=32, progress=other_run_ends)
-    assert said == ["waiting for another run that tokenises the same text"]
+    assert labels == ["waiting for another run that tokenises the same text"]
     assert (rows.tokens, split.reads) == (made.tokens, 1)
 
 
-def test_all_cores_give_the_rows_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_cores_make_the_rows_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"{i} {SENTENCES[i % 4]}" * (i % 5) for i in range(60)] + [SENTENCES[2] * 200]
     alone = tokenize(Split(texts), tokenizer("wordpiece"), max_length=50)
     monkeypatch.setattr(tokens, "VERSION", -4)
@@ -437,9 +434,9 @@ def test_no_room_for_text_is_refused() -> None:
 
 
 class TestSelectDocuments:
-    """What an evaluation reads."""
+    """Which documents an evaluation reads."""
 
-    def test_whole_documents_up_to_the_budget_in_an_order_of_ids_alone(self) -> None:
+    def test_whole_documents_up_to_the_budget_whatever_their_order_in_the_file(self) -> None:
         texts = [f"{i} {SENTENCES[i % 2]} " * (1 + i % 3) for i in range(200)]
         ids = [f"d{i}" for i in range(200)]
         rows = tokenize(Split(texts, ids), tokenizer("wordpiece"), max_length=32)
@@ -453,11 +450,11 @@ class TestSelectDocuments:
         again = turned.select_documents(9_000)
         assert list(dict.fromkeys(turned.document_id(d) for d in turned.documents[again])) == names
 
-    def test_everything_without_a_budget(self) -> None:
+    def test_without_a_budget_everything_is_selected(self) -> None:
         rows = tokenize(Split([s * 9 for s in SENTENCES]), tokenizer("wordpiece"), max_length=32)
         assert sorted(rows.select_documents(None)) == list(range(len(rows)))
 
-    def test_a_book_does_not_eat_the_budget(self) -> None:
+    def test_a_book_does_not_use_up_the_budget(self) -> None:
         texts = [SENTENCES[0] * 2_000, *(f"{i} {SENTENCES[1]}" for i in range(60))]
         rows = tokenize(Split(texts), tokenizer("wordpiece"), max_length=32)
         book = rows.select_documents(32_000)
@@ -467,14 +464,14 @@ class TestSelectDocuments:
         assert gaps.max() - gaps.min() <= 1  # evenly spaced
         assert len(set(rows.documents[book].tolist())) == 61
 
-    def test_always_one_document(self) -> None:
+    def test_at_least_one_document_is_selected(self) -> None:
         rows = tokenize(Split(SENTENCES), tokenizer("wordpiece"), max_length=32)
         assert len(rows.select_documents(1)) == 1
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tokens.TokenRows:
-    """The rows of 400,000 documents of one to three sequences, or none: the index is true, and no text is there."""
+    """The rows of 400,000 documents of up to three sequences. The index is complete, but there are no tokens."""
     folder = tmp_path_factory.mktemp("large")
     draw = np.random.default_rng(0)
     numbers = draw.integers(0, 4, 400_000)
@@ -501,7 +498,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tokens.TokenRows:
 
 @contextlib.contextmanager
 def little_memory() -> Iterator[None]:
-    """Less than the table of documents, which has 9.6 MB, or that of sequences with 20 MB, or a list of numbers."""
+    """Less than the table of documents (9.6 MB), the table of sequences (17 MB) or a list of all their numbers."""
     tracemalloc.start()
     try:
         yield
@@ -511,23 +508,21 @@ def little_memory() -> Iterator[None]:
 
 
 class TestALargeIndex:
-    """What `adapt` asks of it takes no list and no array that is as long as the corpus."""
+    """What `adapt` reads of a large index needs no list or array that is as long as the corpus."""
 
-    def test_an_evaluation_passes_through_the_documents(self, large: tokens.TokenRows) -> None:
+    def test_the_documents_of_an_evaluation_are_selected_in_little_memory(self, large: tokens.TokenRows) -> None:
         with little_memory():
             chosen = large.select_documents(2_000)
-        assert isinstance(large.lengths, np.memmap)
-        assert large.lengths.filename is not None
         assert isinstance(large.lengths, np.memmap)
         assert large.lengths.filename is not None
         table = np.fromfile(Path(large.lengths.filename).with_name("documents.bin"), tokens.DOCUMENT)
         documents = large.documents[chosen]
         orders = table["order"][documents]
         assert (np.diff(orders) >= 0).all() and 1_900 < large.lengths[chosen].sum() <= 2_000
-        with_pieces = np.diff(table["sequence_end"], prepend=0) > 0
-        assert (with_pieces & (table["order"] < orders[-1])).sum() == len(set(documents)) - 1
+        with_sequences = np.diff(table["sequence_end"], prepend=0) > 0
+        assert (with_sequences & (table["order"] < orders[-1])).sum() == len(set(documents)) - 1
 
-    def test_the_report_takes_a_sample_of_documents(self, large: tokens.TokenRows) -> None:
+    def test_the_documents_of_the_report_are_sampled_in_little_memory(self, large: tokens.TokenRows) -> None:
         with little_memory():
             sample = large.document_tokens()
         assert len(sample) == 20_000

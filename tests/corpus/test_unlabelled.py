@@ -1,5 +1,4 @@
-"""The texts that are read before a task: those of the examples without their labels, and unlabelled ones; never the
-test's."""
+"""The texts for --read-first: training and validation texts without labels, and unlabelled texts, but no test texts."""
 
 from __future__ import annotations
 
@@ -92,7 +91,7 @@ def test_both_texts_of_a_pair_are_read_and_a_shared_one_once(tmp_path: Path) -> 
 
 
 def test_copies_are_read_once(tmp_path: Path) -> None:
-    """Apart from case, white space and Unicode form, as everywhere."""
+    """Copies may differ in case, white space and Unicode form, as everywhere."""
     text, other = sentence(0), sentence(1)
     pool = write_pool(tmp_path / "pool.jsonl", [text.upper(), f"  {other}\n", sentence(2), sentence(2)])
     found = gather_texts(splits([text, text], [other]), pool_of(pool), into=tmp_path / "texts.jsonl")
@@ -100,7 +99,7 @@ def test_copies_are_read_once(tmp_path: Path) -> None:
     assert (found.labelled, found.unlabelled, found.copies) == (2, 1, 4)
 
 
-def test_unlabelled_texts_that_hold_a_test_text_are_left_out(tmp_path: Path) -> None:
+def test_unlabelled_texts_that_contain_a_test_text_are_left_out(tmp_path: Path) -> None:
     test = sentence(9, words=40)
     words = test.split()
     near = " ".join([*words[:20], "another", *words[21:]])
@@ -112,7 +111,7 @@ def test_unlabelled_texts_that_hold_a_test_text_are_left_out(tmp_path: Path) -> 
     assert (found.left_out, found.unlabelled) == (4, 1)
 
 
-def test_either_text_of_a_test_pair_is_kept_from_the_unlabelled_ones(tmp_path: Path) -> None:
+def test_unlabelled_copies_of_either_text_of_a_test_pair_are_left_out(tmp_path: Path) -> None:
     premise, hypothesis, other = map(sentence, range(10, 13))
     pool = write_pool(tmp_path / "pool.jsonl", [premise, hypothesis, other])
     task = splits([(sentence(0), sentence(1))], [], [(premise, hypothesis)])
@@ -176,18 +175,18 @@ def test_many_texts_are_compared_by_workers(tmp_path: Path, monkeypatch: pytest.
     assert found.left_out == 2
 
 
-def test_a_single_text_is_too_little(tmp_path: Path) -> None:
+def test_a_single_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"only one text to read[\s\S]*--unlabelled F"):
         gather_texts(splits([sentence(0), sentence(0).upper()]), into=tmp_path / "texts.jsonl")
 
 
 @pytest.mark.parametrize(
-    ("records", "said"),
+    ("records", "reason"),
     [(["", " \n"], r"2 were empty"), ([sentence(9)], r"1 hold the text of a test example")],
 )
-def test_an_unlabelled_file_of_which_nothing_is_read_is_refused(tmp_path: Path, records: list[str], said: str) -> None:
+def test_an_unlabelled_file_with_nothing_to_read_is_refused(tmp_path: Path, records: list[str], reason: str) -> None:
     pool = write_pool(tmp_path / "pool.jsonl", records)
-    with pytest.raises(CorpusError, match=f"--unlabelled .*pool.jsonl has no text that can be read .*{said}"):
+    with pytest.raises(CorpusError, match=f"--unlabelled .*pool.jsonl has no text that can be read .*{reason}"):
         gather_texts(
             splits([sentence(0), sentence(1)], [], [sentence(9)]), pool_of(pool), into=tmp_path / "texts.jsonl"
         )
@@ -242,6 +241,6 @@ def test_a_folder_of_texts_is_read_and_its_other_files_are_named(tmp_path: Path)
     assert [Path(one.file).name for one in found.unread.files] == ["picture.png"]
 
 
-def test_what_is_not_there_is_refused() -> None:
+def test_a_missing_unlabelled_file_is_refused() -> None:
     with pytest.raises(CorpusError, match="no such file"):
         open_unlabelled("no-such-folder/pool.jsonl", ["text"])

@@ -1,4 +1,4 @@
-"""Records that somebody rejected are left out by `instruct`, `classify` and `tag`; what is unclear is noted."""
+"""Records that somebody rejected are left out; fields under close names are followed; unclear ones are noted."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def chats(path: Path, **fields: Any) -> ConversationData:
         *({"was_cancelled": True}, {"wasCancelled": True}, {"rejected": "true"}, {"answer": "ignore"}),
     ],
 )
-def test_a_rejected_annotation(verdict: dict[str, Any]) -> None:
+def test_a_rejected_annotation_is_recognised(verdict: dict[str, Any]) -> None:
     found = annotation_rejected({"text": "x", "label": "a", **verdict})
     assert found is not None
     assert found[0] == next(iter(verdict))
@@ -78,11 +78,11 @@ def test_a_rejected_annotation(verdict: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_no_verdict_on_the_annotation(other: dict[str, Any]) -> None:
+def test_other_fields_are_no_verdict_on_the_annotation(other: dict[str, Any]) -> None:
     assert annotation_rejected({"text": "x", **other}) is None
 
 
-def test_fields_that_accept_are_read() -> None:
+def test_fields_that_accept_are_recognised() -> None:
     record = {"text": "x", "answer": "Accept", "status": "approved", "was_cancelled": False, "state": "draft"}
     assert accepting_fields(record) == {"answer", "status", "was_cancelled"}
 
@@ -169,7 +169,7 @@ def test_tag_leaves_out_rejected_spans(tmp_path: Path) -> None:
         *({"is_good": False}, {"good": False}, {"keep": False}, {"use": False}, {"include": False}),
     ],
 )
-def test_marks_of_a_conversation_under_close_names(mark: dict[str, Any]) -> None:
+def test_marks_of_a_conversation_under_close_names_are_followed(mark: dict[str, Any]) -> None:
     found = parsed({**QA, **mark})
     assert found.left_out is not None
     assert found.left_out.field == next(iter(mark))
@@ -185,7 +185,7 @@ def test_lists_of_marks_outside_the_turns_are_refused(mark: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("mark", [{"Train": False}, {"do_train": "no"}, {"is_training": 0}, {"no_loss": True}])
-def test_marks_of_a_turn_under_close_names(mark: dict[str, Any]) -> None:
+def test_marks_of_a_turn_under_close_names_are_followed(mark: dict[str, Any]) -> None:
     first = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "No.", **mark}]
     last = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
     found = parsed({"messages": [*first, *last]})
@@ -197,8 +197,8 @@ def test_marks_of_a_turn_under_close_names(mark: dict[str, Any]) -> None:
 def test_unclear_verdicts_are_noted(tmp_path: Path) -> None:
     data = chats(tmp_path, verified=[True, False], split=["train", "test"], quality=["bad"], genre=["law", "news"])
     (note,) = [note for note in data.notes if "have no effect" in note]
-    for said in ("verified (true: 10, false: 10)", "split (train: 10, test: 10)", "quality (bad: 20)"):
-        assert said in note
+    for counts in ("verified (true: 10, false: 10)", "split (train: 10, test: 10)", "quality (bad: 20)"):
+        assert counts in note
     assert "genre" not in note
 
 
@@ -223,7 +223,7 @@ def test_text_that_repeats_the_conversation_is_not_noted(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "name", ["chat_history", "Conversation-History", "dialogue_history", "previous_turns", "context_messages"]
 )
-def test_earlier_turns_under_close_names(name: str) -> None:
+def test_earlier_turns_under_close_names_are_read(name: str) -> None:
     found = parsed({**QA, name: [["Who?", "I."]]})
     assert found.conversation is not None
     assert [turn.content for turn in found.conversation.turns] == ["Who?", "I.", "Why?", "Because."]
@@ -248,13 +248,13 @@ def test_two_different_histories_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["ctx", "Context", "sql_context", "premise", "excerpt", "abstract", "table", "schema"])
-def test_context_under_close_names(name: str) -> None:
+def test_context_under_close_names_is_read(name: str) -> None:
     found = parsed({**QA, name: "The ground was wet after the rain."})
     assert found.conversation is not None
     assert found.conversation.turns[0].content == "The ground was wet after the rain.\n\nWhy?"
 
 
-def test_less_certain_context_is_left_where_it_is_no_text() -> None:
+def test_less_certain_context_is_read_only_beside_a_question_and_if_it_is_text() -> None:
     messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
     assert parsed({"messages": messages, "abstract": "The ground was wet after the rain."}).faults == ()
     for value in ("users", {"columns": ["a", "b"]}):
@@ -275,7 +275,7 @@ def test_files_are_refused(media: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("other", [{"clip": "a short piece of film"}, {"frames": ["Opening"]}, {"attachment": "love"}])
-def test_texts_with_such_names_are_not(other: dict[str, Any]) -> None:
+def test_texts_in_fields_that_could_hold_files_are_not_refused(other: dict[str, Any]) -> None:
     assert parsed({**QA, **other}).faults == ()
 
 

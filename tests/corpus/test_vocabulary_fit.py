@@ -1,4 +1,4 @@
-"""How well a tokenizer knows a text: what it does not know is counted, said, and refused where it is all there is."""
+"""How well a tokenizer knows a text: unknown tokens are counted, warned of, and refused if there is little else."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fit(*texts: str, kind: str = "wordpiece") -> VocabularyFit:
-    its = tokenizer(kind)
-    return VocabularyFit.of(tokenize(Split(texts), its, max_length=32), its.unk_token_id)
+    tok = tokenizer(kind)
+    return VocabularyFit.of(tokenize(Split(texts), tok, max_length=32), tok.unk_token_id)
 
 
 def test_the_shares_are_those_of_the_tokens() -> None:
-    its = tokenizer("wordpiece")
-    rows = tokenize(Split([KNOWN * 20, "ǂǂ the ǂǂ"]), its, max_length=32)
+    tok = tokenizer("wordpiece")
+    rows = tokenize(Split([KNOWN * 20, "ǂǂ the ǂǂ"]), tok, max_length=32)
     batch = rows.pack(range(len(rows)))
     text = batch.word_ids >= 0
-    unknown = (batch.input_ids == its.unk_token_id) & text
-    found = VocabularyFit.of(rows, its.unk_token_id)
+    unknown = (batch.input_ids == tok.unk_token_id) & text
+    found = VocabularyFit.of(rows, tok.unk_token_id)
     assert found.unknown_tokens == round(unknown.sum() / text.sum(), 4) > 0
     assert found.unknown_bytes == round(batch.token_bytes[unknown].sum() / batch.token_bytes[text].sum(), 4)
     assert found.bytes_per_token == round(batch.token_bytes[text].sum() / text.sum(), 2)
@@ -47,28 +47,28 @@ def test_a_text_that_the_tokenizer_does_not_know_is_refused(texts: list[str]) ->
     assert "where: mine" in str(caught.value)
 
 
-def test_a_known_text_passes_and_says_nothing() -> None:
+def test_a_known_text_passes_without_a_warning() -> None:
     found = fit(KNOWN * 10)
     found.check("minilm", "mine")
     assert found.unknown_tokens == 0
     assert found.warnings("minilm") == []
 
 
-def test_a_text_that_is_half_unknown_is_warned_of() -> None:
+def test_a_half_unknown_text_gets_a_warning() -> None:
     found = fit(*["🦉 the work ǂ"] * 30)
     found.check("minilm", "mine")
     (warning,) = found.warnings("minilm")
     assert f"{found.unknown_tokens:.0%} of the tokens are the unknown token" in warning
 
 
-def test_one_long_word_in_a_sound_text_is_warned_of() -> None:
+def test_one_long_word_in_a_sound_text_gets_a_warning() -> None:
     found = fit(KNOWN * 30, "x" * 100_000)
     found.check("minilm", "mine")
     assert found.unknown_bytes > 0.9 > found.unknown_tokens
     assert found.warnings("minilm")
 
 
-def test_a_text_that_is_spelled_out_is_warned_of() -> None:
+def test_a_text_that_is_spelled_out_gets_a_warning() -> None:
     found = fit("第九ЖЩ" * 200, kind="llama")
     assert found.unknown_tokens == 0
     (warning,) = found.warnings("llama")

@@ -58,13 +58,13 @@ def test_many_batches_go_to_other_processes_and_come_back_in_order(two_cores: No
     assert os.getpid() not in {process for _, process in done}
 
 
-def test_an_error_comes_out_as_it_was_raised(two_cores: None) -> None:
+def test_an_error_is_raised_as_in_the_worker(two_cores: None) -> None:
     with pytest.raises(ValueError, match="-1 is below 0"):
         list(in_order(square, [*range(20), -1, *range(20)], work="squares"))
 
 
 @pytest.mark.parametrize("saved", [False, True])
-def test_a_killed_worker_is_said(two_cores: None, saved: bool) -> None:
+def test_a_killed_worker_is_reported(two_cores: None, saved: bool) -> None:
     with pytest.raises(CorpusError, match="a process that counts was killed") as raised:
         list(in_order(killed, range(20), work="counts", saved=saved))
     assert ("resumes" in str(raised.value.fix)) == saved

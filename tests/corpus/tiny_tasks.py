@@ -1,4 +1,4 @@
-"""Small files of labelled examples in every format."""
+"""Small files of labelled examples in several formats."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORDS = "amber birch cedar delta ember fjord grove heath inlet jetty knoll larch
 
 
 def sentence(number: int) -> str:
-    """A text that is like no other."""
+    """A text that differs from those of all other numbers."""
     return " ".join(f"{WORDS[(number * step + step) % len(WORDS)]}{number * step}" for step in range(1, 12))
 
 
@@ -28,7 +28,7 @@ ROWS = [{"text": sentence(i), "label": ["no", "yes"][i % 2]} for i in range(20)]
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """The rows in the format that the ending asks for."""
+    """Write the rows in the format of the path's ending. Returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
     sink = io.StringIO()

@@ -1,4 +1,4 @@
-"""Stand-ins for the tests of the token side: a split in memory, and fast tokenizers of every kind."""
+"""Stand-ins for the tests of tokens: a split in memory, and small fast tokenizers of five kinds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SENTENCES = [
 
 
 class Split:
-    """A split of a corpus, in memory. `reads` counts how often its documents were asked for."""
+    """A split of a corpus, in memory. `reads` counts how often its documents were read."""
 
     def __init__(self, texts: Sequence[str], ids: Sequence[str] | None = None) -> None:
         self.texts = list(texts)
@@ -45,8 +45,8 @@ KINDS = ("wordpiece", "roberta", "gpt2", "unigram", "llama")
 
 @functools.cache
 def tokenizer(kind: str) -> PreTrainedTokenizerFast:
-    """A small trained tokenizer in the manner of BERT, RoBERTa, GPT-2, XLM-R (`unigram`) or Llama (byte fallback)."""
-    backend, specials = _TRAINED[kind]()
+    """A small tokenizer like that of BERT (`wordpiece`), RoBERTa, GPT-2, XLM-R (`unigram`) or Llama (byte fallback)."""
+    backend, specials = _MAKERS[kind]()
     return PreTrainedTokenizerFast(tokenizer_object=backend, **specials)
 
 
@@ -120,11 +120,11 @@ def _llama() -> tuple[Tokenizer, dict[str, str]]:
     return backend, {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 
 
-_TRAINED = {"wordpiece": _wordpiece, "roberta": _roberta, "gpt2": _gpt2, "unigram": _unigram, "llama": _llama}
+_MAKERS = {"wordpiece": _wordpiece, "roberta": _roberta, "gpt2": _gpt2, "unigram": _unigram, "llama": _llama}
 
 
 def document_rows(rows: TokenRows, document: int) -> np.ndarray:
-    """The rows of one document, in the order of its text."""
+    """The indices of one document's rows, in the order of its text."""
     return np.flatnonzero(rows.documents == document)
 
 

@@ -1,4 +1,4 @@
-"""Embedded models: made once, whole or not at all, and told apart by what they are made of."""
+"""Embedded models: made once, whole or not at all, in a folder for each asset and recipe."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ WORDS = ["licence", "notice", "work", "section", "liability", "growth", "bones",
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """A cache of this test's own, but for the tests that need the real assets."""
+    """An empty cache for each test, except tests that need assets."""
     if request.node.get_closest_marker("assets") is None:
         monkeypatch.setenv("DOMAIN_FT_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
-    """An embedded model `tiny` of a made-up asset; the list has a source for each time that it is made."""
+    """An embedded model `tiny` of a made-up asset. The list gets the model's source each time that it is made."""
     made: list[Path] = []
 
     def make(source: Path, folder: Path, progress: Any) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def test_another_recipe_or_asset_is_another_folder(calls: list[Path], monkeypatc
     assert len(folders) == len(calls) == 3
 
 
-def test_what_is_interrupted_leaves_nothing(calls: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_leaves_nothing(calls: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(source: Path, folder: Path, progress: Any) -> dict[str, Any]:
         (folder / "model.safetensors").write_bytes(b"half")
         raise KeyboardInterrupt
@@ -87,7 +87,7 @@ def test_what_is_interrupted_leaves_nothing(calls: list[Path], monkeypatch: pyte
     assert not (resolve("tiny") / "model.safetensors").exists()
 
 
-def test_provenance_says_what_it_is_made_of_before_and_after(calls: list[Path]) -> None:
+def test_provenance_is_known_before_and_after_a_model_is_made(calls: list[Path]) -> None:
     before = provenance("tiny")
     assert before == {
         "name": "tiny",
@@ -104,13 +104,13 @@ def test_provenance_says_what_it_is_made_of_before_and_after(calls: list[Path]) 
     assert provenance("tiny") == {**before, "head": {"loss": 1.5}}
 
 
-def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+def test_an_unknown_name_is_refused_with_a_suggestion() -> None:
     for function in (resolve, provenance):
         with pytest.raises(ModelError, match="did you mean 'minilm'"):
             function("minilmm")
 
 
-def test_the_table_names_assets_that_there_are() -> None:
+def test_every_embedded_model_has_provenance() -> None:
     assert set(EMBEDDED) == {"minilm", "smollm2"}
     for name in EMBEDDED:
         facts = provenance(name)
@@ -119,7 +119,7 @@ def test_the_table_names_assets_that_there_are() -> None:
 
 
 def write_text(path: Path, seed: int) -> str:
-    """A file of ten documents of random words; those of the even seeds have the first half of the words alone."""
+    """Write ten documents of random words: of the first half of `WORDS` if the seed is even, else of the second."""
     generator = torch.Generator().manual_seed(seed)
     half = len(WORDS) // 2
     for number in range(10):
@@ -154,7 +154,7 @@ def test_an_encoder_without_a_head_gets_one(calls: list[Path], tmp_path: Path, m
     assert {field.name for field in dataclasses.fields(HeadReport)} <= head.keys()
 
 
-def test_loading_makes_a_model_first_and_models_alone_do_not(calls: list[Path], tmp_path: Path) -> None:
+def test_loading_makes_a_missing_model_and_models_base_refuses_it(calls: list[Path], tmp_path: Path) -> None:
     source = tmp_path / "unpacked" / "tiny-asset" / "model"
 
     def make(source: Path, folder: Path, progress: Any) -> dict[str, Any]:
@@ -169,19 +169,19 @@ def test_loading_makes_a_model_first_and_models_alone_do_not(calls: list[Path], 
         with pytest.raises(ModelError, match="has not been made on this machine yet"):
             base.load("tiny")
         seen: list[str] = []
-        told = lambda label, done, total: seen.append(label)  # noqa: E731
-        assert loading.load("tiny", progress=told).source == "tiny"
+        progress = lambda label, done, total: seen.append(label)  # noqa: E731
+        assert loading.load("tiny", progress=progress).source == "tiny"
         adapter = tmp_path / "adapter"
         adapter.mkdir()
         (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "tiny"}')
         catalogue.folder_of("tiny").rename(tmp_path / "gone")
-        assert loading.find(str(adapter), progress=told).folder == catalogue.folder_of("tiny")
+        assert loading.find(str(adapter), progress=progress).folder == catalogue.folder_of("tiny")
     assert seen == ["making", "making"]
     assert calls == [source, source]
 
 
 def test_a_head_is_fitted_on_a_sample_of_a_large_corpus() -> None:
-    """As many sequences as 10^12 bytes of text have: there is no array of that length."""
+    """As many sequences as 10^12 bytes of text have. An array of that length would not fit in memory."""
 
     class Rows:
         lengths = np.broadcast_to(np.int32(250), 10**9)
@@ -201,7 +201,7 @@ def test_minilm_is_a_masked_lm() -> None:
     base = loading.load("minilm")
     assert (base.objective, base.head_is_random, base.packed) == ("mlm", False, True)
     head = provenance("minilm")["head"]
-    assert head["loss"] < 6.1 < 6.8 < head["loss_unigram"]  # nats a token: 5.9 and 7.0 when this was written
+    assert head["loss"] < 6.1 < 6.8 < head["loss_unigram"]  # nats per token: 5.9 and 7.0 when this was written
 
 
 @pytest.mark.assets

@@ -1,4 +1,4 @@
-"""A random head is fitted to its body, and to nothing else."""
+"""Fitting a random MLM head to its body: the head learns, and everything else stays as it was."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from domain_ft.embedded.mlm_head import HELD_OUT, IGNORED, HeadReport, fit_mlm_h
 from domain_ft.errors import ModelError
 from domain_ft.models.base import BaseModel, Tokens, load
 
-TOPICS, TOPIC_TOKENS, FIRST = 4, 8, 10  # each sequence has the tokens of one topic alone, which the body's mean shows
+TOPICS, TOPIC_TOKENS, FIRST = (
+    4,
+    8,
+    10,
+)  # each sequence has tokens of one topic only, which the mean of the body's output shows
 MASK, LENGTH, PIECES, PASSES = 4, 16, 64, 31
 
 
@@ -72,7 +76,7 @@ def test_the_head_learns_and_the_body_stays(
     assert digest(base, body=True) == digest(before, body=True)
     assert torch.equal(base.model.get_output_embeddings().weight, before.model.get_output_embeddings().weight)
     assert digest(base, body=False) != digest(before, body=False)
-    # What was reported is what the model itself gives, before and after.
+    # The reported losses are those of the model itself, before and after.
     assert held_out_loss(before, micro_batches) == pytest.approx(report.loss_random, abs=1e-4)
     assert held_out_loss(base, micro_batches) == pytest.approx(report.loss, abs=1e-4)
     assert report.positions + report.held_out_positions == sum(int((y != IGNORED).sum()) for _, y in micro_batches)
@@ -90,7 +94,7 @@ def test_equal_inputs_give_equal_heads(micro_batches: list[tuple[Tokens, Tensor]
     assert digest(first, body=False) == digest(again, body=False) != digest(other, body=False)
 
 
-def test_nothing_asks_for_gradients_afterwards(micro_batches: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
+def test_fitting_leaves_no_gradients_or_hooks(micro_batches: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
     folder = save_tiny("bert", tmp_path)
     before = [parameter.requires_grad for parameter in load(str(folder)).model.parameters()]
     base, _ = fitted(folder, micro_batches)
@@ -99,7 +103,7 @@ def test_nothing_asks_for_gradients_afterwards(micro_batches: list[tuple[Tokens,
     assert not base.model.cls.predictions.transform.dense._forward_pre_hooks
 
 
-def test_progress_is_told(micro_batches: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
+def test_progress_is_reported(micro_batches: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
     seen: list[tuple[str, int, int | None]] = []
     base = load(str(save_tiny("bert", tmp_path)))
     fit_mlm_head(
@@ -116,7 +120,7 @@ def test_progress_is_told(micro_batches: list[tuple[Tokens, Tensor]], tmp_path: 
 @pytest.mark.parametrize(
     ("architecture", "message"), [("gpt2", "cannot be fitted"), ("deberta-v2", "fitted on packed rows")]
 )
-def test_a_model_of_another_form_is_refused(
+def test_a_model_that_is_no_packed_encoder_is_refused(
     architecture: str, message: str, micro_batches: list[tuple[Tokens, Tensor]], tmp_path: Path
 ) -> None:
     base = load(str(save_tiny(architecture, tmp_path)))
@@ -126,7 +130,7 @@ def test_a_model_of_another_form_is_refused(
     assert digest(base, body=False) == before
 
 
-def test_a_single_micro_batch_is_not_enough(micro_batches: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
+def test_a_single_micro_batch_is_refused(micro_batches: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
     base = load(str(save_tiny("bert", tmp_path)))
     with pytest.raises(ModelError, match="single micro-batch"):
         fit_mlm_head(base, micro_batches[:1], frequencies(base, micro_batches))

@@ -21,7 +21,7 @@ def drawn(
     group: int = 1,
     multi_label: bool = False,
 ) -> Predictions:
-    """A model of some skill on a test set of its own for each `seed`; `model` numbers models on the same one."""
+    """Predictions of a model with some `skill`. The test set depends on `seed`, and the model on `model`."""
     world, own = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1, model])
     sources = -(-examples // group)
     hard = np.repeat(world.normal(size=(sources, classes)), group, axis=0)[:examples]
@@ -45,7 +45,7 @@ def drawn(
 
 @st.composite
 def any_predictions(draw: st.DrawFn) -> Predictions:
-    """A few examples of a few classes, single or several, with ties, absent classes and shared sources."""
+    """A few examples of a few classes, single-label or multi-label, with ties, absent classes and shared sources."""
     examples, classes = draw(st.integers(1, 25)), draw(st.integers(2, 5))
     multi_label = draw(st.booleans())
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))

@@ -1,4 +1,4 @@
-"""Scores of answers: SQuAD's and ROUGE's on English, chrF's in any script, and intervals paired by example."""
+"""Scores of answers: SQuAD's and ROUGE's in English, chrF in any script, and intervals paired by example."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ ANY = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
 
 
 def scored(pairs: list[tuple[str, str]], stopped: list[bool] | None = None) -> AnswerScores:
-    said, right = zip(*pairs, strict=True)
-    return AnswerScores.of(said, right, tokens=[len(text) for text in said], stopped=stopped or [True] * len(pairs))
+    answers, references = zip(*pairs, strict=True)
+    tokens = [len(text) for text in answers]
+    return AnswerScores.of(answers, references, tokens=tokens, stopped=stopped or [True] * len(pairs))
 
 
 # ------------------------------------------------------------------------------------------------------ short answers
@@ -51,14 +52,14 @@ def scored(pairs: list[tuple[str, str]], stopped: list[bool] | None = None) -> A
         ("Denver Broncos", "The Denver Broncos won", 0, 0.8),  # 2 of 2 and 2 of 3 words
         ("in the year 1999", "1999", 0, 0.5),  # 1 of 3 (in, year, 1999) and 1 of 1
         ("no no no", "no", 0, 0.5),  # each word counts as often as both have it
-        ("chest pain", "pain chest", 0, 1),  # the order counts for the exact match alone
+        ("chest pain", "pain chest", 0, 1),  # the order counts only for the exact match
         ("fever", "cough", 0, 0),
         ("", "cough", 0, 0),
         ("long-term", "longterm", 1, 1),
         ("don’t", "don't", 1, 1),  # any script's apostrophe
         ("STRASSE", "Straße", 1, 1),
-        ("cafe\u0301", "caf\u00e9", 1, 1),  # composed and not
-        ("A", "B", 0, 0),  # choices are answers, though "a" is an article
+        ("cafe\u0301", "caf\u00e9", 1, 1),  # decomposed and composed
+        ("A", "B", 0, 0),  # a choice is an answer, although "a" is an article
         ("", "A", 0, 0),
         ("+", "-", 0, 0),  # and so are signs
         ("+", "+", 1, 1),
@@ -66,7 +67,7 @@ def scored(pairs: list[tuple[str, str]], stopped: list[bool] | None = None) -> A
         ("👍", "👎", 0, 0),
     ],
 )
-def test_short_answers(answer: str, reference: str, exact: float, f1: float) -> None:
+def test_short_answers_are_scored(answer: str, reference: str, exact: float, f1: float) -> None:
     assert exact_match(answer, reference) == exact
     assert token_f1(answer, reference) == pytest.approx(f1)
 
@@ -76,23 +77,23 @@ def test_short_answers(answer: str, reference: str, exact: float, f1: float) -> 
     [
         ("東京都。", "東京都", 1, 1),
         ("東京", "東京都", 0, 0.8),  # 2 of 2 and 2 of 3 characters
-        ("「東京 都」", "東京都", 1, 1),  # a space parts no Japanese words
+        ("「東京 都」", "東京都", 1, 1),  # a space does not separate Japanese words
         ("３８．５度", "38.5度", 1, 1),  # full and half width
         ("ｶﾞｰｾﾞ", "ガーゼ", 1, 1),
         ("ビタミンA", "ビタミン", 0, 8 / 9),  # an A within a word is no article
         ("あり", "なし", 0, 0),
         ("โรคหัวใจ", "โรคหัวใจ", 1, 1),
-        ("당뇨병 환자", "당뇨병", 0, 2 / 3),  # Korean parts words with spaces: 1 of 2 and 1 of 1
+        ("당뇨병 환자", "당뇨병", 0, 2 / 3),  # Korean separates words by spaces: 1 of 2 and 1 of 1
     ],
 )
-def test_short_answers_where_no_spaces_part_the_words(answer: str, reference: str, exact: float, f1: float) -> None:
+def test_short_answers_in_asian_scripts_are_scored(answer: str, reference: str, exact: float, f1: float) -> None:
     assert exact_match(answer, reference) == exact
     assert token_f1(answer, reference) == pytest.approx(f1)
 
 
 @given(ENGLISH, ENGLISH)
-def test_in_english_they_are_squads(answer: str, reference: str) -> None:
-    """But where nothing is left of a text that is not empty: there SQuAD takes "A" for "the", and for no answer."""
+def test_in_english_exact_match_and_f1_are_squads(answer: str, reference: str) -> None:
+    """Texts of only articles and punctuation are left out: SQuAD treats them as empty, even the choice "A"."""
     theirs = squad(
         [{"prediction_text": answer, "id": "1"}],
         [{"answers": {"answer_start": [0], "text": [reference]}, "id": "1"}],
@@ -123,20 +124,20 @@ def test_rouge_l_by_hand(answer: str, reference: str, score: float) -> None:
 
 @settings(max_examples=30)
 @given(ENGLISH, ENGLISH)
-def test_in_english_rouge_l_is_that_of_the_library(answer: str, reference: str) -> None:
+def test_in_english_rouge_l_is_that_of_torchmetrics(answer: str, reference: str) -> None:
     theirs = rouge_score(answer, reference, rouge_keys="rougeL")["rougeL_fmeasure"]
     assert rouge_l(answer, reference) == pytest.approx(float(theirs), rel=1e-6)
 
 
 def test_chrf_by_hand() -> None:
-    # "abcd" for "abce", orders 1 to 4: 3/4, 2/3, 1/2 and 0/1 of either are shared, so F2 is the same.
+    # "abcd" for "abce", orders 1 to 4: 3/4, 2/3, 1/2 and 0/1 of both are shared, so F2 has these values.
     assert chrf("abcd", "abce") == pytest.approx((3 / 4 + 2 / 3 + 1 / 2 + 0) / 4)
     # "ab" for "abcdef": precision 2/2, 1/1 and recall 2/6, 1/5; the orders 3 to 6 are 0. F2 = 5PR / (4P + R).
     assert chrf("ab", "abcdef") == pytest.approx((5 / 3 / (4 + 1 / 3) + 1 / (4 + 1 / 5)) / 6)
 
 
 @pytest.mark.parametrize("text", ["東京", "はい", "a", "yes", "👩‍⚕️", "A longer answer, with\nlines."])
-def test_the_very_same_answer_has_1_in_chrf(text: str) -> None:
+def test_an_identical_answer_has_a_chrf_of_1(text: str) -> None:
     assert chrf(text, text) == pytest.approx(1)
     assert chrf("", text) == 0
 
@@ -144,15 +145,15 @@ def test_the_very_same_answer_has_1_in_chrf(text: str) -> None:
 @settings(max_examples=40)
 @given(ANY, st.text(st.characters(exclude_categories=("Cs", "Z", "Cc")), min_size=6, max_size=30))
 def test_chrf_is_sacrebleus(answer: str, reference: str) -> None:
-    """With the smoothing of Popović's own program; a reference of six characters has n-grams of every order."""
-    said, right = (unicodedata.normalize("NFC", text) for text in (answer, reference))
-    assume(len(right) >= 6)
-    theirs = CHRF(eps_smoothing=True).sentence_score(said, [right]).score / 100
+    """With the smoothing of Popović's own program. A reference of six characters has n-grams of every order."""
+    composed, composed_reference = (unicodedata.normalize("NFC", text) for text in (answer, reference))
+    assume(len(composed_reference) >= 6)
+    theirs = CHRF(eps_smoothing=True).sentence_score(composed, [composed_reference]).score / 100
     assert chrf(answer, reference) == pytest.approx(theirs, abs=1e-5)
 
 
 @given(ANY, ANY)
-def test_scores_lie_between_0_and_1_and_the_same_text_is_right(answer: str, reference: str) -> None:
+def test_exact_match_and_f1_are_symmetrical_and_1_for_the_same_text(answer: str, reference: str) -> None:
     for score in (exact_match, token_f1):
         assert 0 <= score(answer, reference) <= 1
         assert score(answer, answer) == 1
@@ -170,7 +171,7 @@ def test_distinct_counts_over_all_answers() -> None:
     assert distinct(["yes", ""], 2) is None
 
 
-def test_repetition_is_what_an_answer_has_said_before() -> None:
+def test_repetition_is_the_share_of_repeated_runs_of_four_words() -> None:
     assert repetition("the heart and the lungs and the heart and the lungs") == 2 / 8
     assert repetition("no fever " * 10) == 15 / 17  # 17 runs of four words, of which two are different
     assert repetition("no fever, no cough") == 0.0
@@ -179,13 +180,13 @@ def test_repetition_is_what_an_answer_has_said_before() -> None:
 
 
 @given(st.lists(st.sampled_from(["no", "fever", "咳", "熱"]), min_size=4))
-def test_what_is_said_twice_is_repeated(words: list[str]) -> None:
+def test_repetition_counts_runs_of_words_and_characters(words: list[str]) -> None:
     grams = list(zip(*(words[place:] for place in range(4)), strict=False))
     assert repetition(" ".join(words)) == pytest.approx(1 - len(set(grams)) / len(grams))
     assert 0 < repetition(" ".join(words + words)) < 1
 
 
-def test_sizes_are_of_what_was_said_and_asked_for() -> None:
+def test_sizes_are_of_answers_and_references() -> None:
     found = AnswerScores.of(
         ["はい", "no no", ""], ["はい", "no fever", "東京都"], tokens=[3, 8, 1], stopped=[True, False, True]
     ).summary(resamples=50)
@@ -201,16 +202,16 @@ def test_sizes_are_of_what_was_said_and_asked_for() -> None:
 
 @pytest.mark.parametrize("sizes", [(0, 0, 0, 0), (2, 1, 2, 2), (2, 2, 1, 2), (2, 2, 2, 3)])
 def test_unequal_numbers_and_none_are_refused(sizes: tuple[int, int, int, int]) -> None:
-    said, right, tokens, stopped = sizes
+    answers, references, tokens, stopped = sizes
     with pytest.raises(ValueError, match="answers"):
-        AnswerScores.of(["a"] * said, ["b"] * right, tokens=[1] * tokens, stopped=[True] * stopped)
+        AnswerScores.of(["a"] * answers, ["b"] * references, tokens=[1] * tokens, stopped=[True] * stopped)
 
 
 # --------------------------------------------------------------------------------------------------------- intervals
 
 
 def made_up(rng: np.random.Generator, examples: int, gain: float = 0.0) -> AnswerScores:
-    """Scores of answers that nobody gave; what makes an example hard is drawn anew each time."""
+    """Random scores, which are independent of those of other calls."""
     values = {name: np.clip(rng.normal(0.4 + gain, 0.2, examples), 0, 1) for name in ANSWER_METRICS}
     sizes = dict.fromkeys(
         ("answer_tokens", "answer_characters", "reference_characters", "reference_words"), np.ones(examples)
@@ -230,7 +231,7 @@ def test_a_summary_holds_the_means_and_their_intervals() -> None:
 
 
 def test_a_difference_is_paired_by_example() -> None:
-    """The same gain for each example is sure, however much examples differ."""
+    """An equal gain for every example is certain, however much the examples differ."""
     rng = np.random.default_rng(0)
     before = made_up(rng, 30)
     after = AnswerScores({name: values + 0.05 for name, values in before.values.items()}, before.sizes, before.distinct)
@@ -251,14 +252,14 @@ def test_a_single_prompt_has_no_interval() -> None:
     assert answer_differences(one, one, resamples=50)["chrf"]["interval"] is None
 
 
-def test_other_numbers_of_prompts_do_not_compare() -> None:
+def test_different_numbers_of_prompts_are_not_compared() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="same units"):
         answer_differences(made_up(rng, 5), made_up(rng, 6))
 
 
-def test_alike_models_are_seldom_told_apart() -> None:
-    """Of 200 pairs of models that differ in nothing but chance, about one in twenty is called better or worse."""
+def test_alike_models_are_seldom_called_different() -> None:
+    """Of 200 pairs of models that differ only by chance, about 10 are expected to be called better or worse."""
     rng = np.random.default_rng(1)
     called = sum(
         answer_differences(made_up(rng, 20), made_up(rng, 20), seed=world, resamples=400)["rouge_l"]["verdict"]

@@ -1,4 +1,4 @@
-"""The baselines: what they learn, in any script and on any data, and that they say what they did."""
+"""The baselines: what they learn in any script and from unusual data, and the notes on what they did."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ class Held(Sequence[Example]):
 def examples(
     number: int, seed: int, words: dict[str, list[str]] = WORDS, *, gap: str = " ", pair: bool = False
 ) -> Held:
-    """Texts of two words of a class among words of none."""
+    """Texts of two words of a class and three words of no class."""
     rng = np.random.default_rng(seed)
     made = []
     for index in range(number):
         name = list(words)[int(rng.choice(3, p=(0.5, 0.3, 0.2)))]
-        said = [
+        chosen = [
             *rng.choice(words[name], 2),
             *rng.choice(["の", "は"] if words is JAPANESE else ["the", "of", "and"], 3),
         ]
-        text = gap.join(rng.permutation(said))
+        text = gap.join(rng.permutation(chosen))
         made.append(Example(str(index), "same for all" if pair else text, (name,), pair=text if pair else None))
     return Held(made)
 
@@ -83,7 +83,7 @@ def test_words_are_learnt() -> None:
     assert "words, pairs of words; linear SVM with C =" in found.notes[-1]
 
 
-def test_characters_are_learnt_where_no_spaces_stand_between_words() -> None:
+def test_characters_are_learnt_if_no_spaces_separate_words() -> None:
     train, test = (examples(200, seed, JAPANESE, gap="") for seed in (0, 1))
     found = learnt(train, test)
     assert found.predictions is not None
@@ -105,7 +105,7 @@ def test_characters_are_learnt_where_no_spaces_stand_between_words() -> None:
         ("", False),
     ],
 )
-def test_the_text_decides_whether_characters_are_looked_at(text: str, expected: bool) -> None:
+def test_the_text_decides_whether_characters_are_used(text: str, expected: bool) -> None:
     assert few_spaces([text]) is expected
 
 
@@ -115,7 +115,7 @@ def test_both_texts_of_a_pair_are_read() -> None:
     assert point_scores(found.predictions)["macro_f1"] == 1
 
 
-def test_several_labels_have_a_machine_each() -> None:
+def test_each_of_several_labels_has_its_own_classifier() -> None:
     labels = Labels(("law", "medicine", "sea", "always", "never"), multi_label=True)
 
     def both(seed: int) -> Held:
@@ -134,17 +134,17 @@ def test_several_labels_have_a_machine_each() -> None:
     assert not found.predicted()[:, 4].any()
 
 
-def test_balance_helps_the_rare() -> None:
+def test_balance_helps_a_rare_class() -> None:
     rng = np.random.default_rng(0)
     made = [Example(str(i), f"w{rng.integers(4)}", ("rare" if rng.random() < 0.15 else "many",)) for i in range(400)]
     train, labels = Held(made), Labels(("many", "rare"))
-    said = [tfidf_svm(train, Held([]), train, labels, balanced=balanced).predictions for balanced in (False, True)]
-    assert said[0] is not None
-    assert said[1] is not None
-    assert said[0].predicted().sum() == 0 < said[1].predicted().sum()
+    found = [tfidf_svm(train, Held([]), train, labels, balanced=balanced).predictions for balanced in (False, True)]
+    assert found[0] is not None
+    assert found[1] is not None
+    assert found[0].predicted().sum() == 0 < found[1].predicted().sum()
 
 
-def test_the_majority_is_said() -> None:
+def test_the_majority_class_is_predicted() -> None:
     train, test = examples(100, 0), examples(40, 1)
     found = majority(train, test, LABELS).predictions
     assert found is not None
@@ -170,7 +170,7 @@ def test_one_class_is_no_error() -> None:
     assert set(found.predicted().tolist()) == {0}
 
 
-def test_a_large_set_is_sampled_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_set_is_sampled_which_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "MOST_EXAMPLES", 60)
     found = learnt(examples(200, 0), examples(60, 1))
     assert "a sample of 60 of the 200 training examples" in found.notes[0]
@@ -179,7 +179,7 @@ def test_a_large_set_is_sampled_and_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     assert "sample of 1" in found.notes[0] or "sample of 2" in found.notes[0]
 
 
-def test_too_many_classes_are_left_out_and_it_says_so() -> None:
+def test_with_too_many_classes_there_is_only_a_note() -> None:
     labels = Labels(tuple(f"code {index}" for index in range(1001)))
     train = Held([Example(str(i), f"word{i}", (labels.names[i],)) for i in range(20)])
     found = tfidf_svm(train, train, train, labels)
@@ -187,7 +187,7 @@ def test_too_many_classes_are_left_out_and_it_says_so() -> None:
     assert baseline_facts(found, Predictions.of(train, labels, np.zeros((20, 1001)))) == {"notes": list(found.notes)}
 
 
-def test_machines_that_do_not_converge_are_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classifiers_that_do_not_converge_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     import sklearn.svm
 
     class Hasty(sklearn.svm.LinearSVC):  # type: ignore[misc]
@@ -199,10 +199,10 @@ def test_machines_that_do_not_converge_are_a_note(monkeypatch: pytest.MonkeyPatc
     assert any("did not converge" in note for note in found.notes)
 
 
-def test_a_baseline_is_put_beside_the_model() -> None:
+def test_a_baseline_is_compared_with_the_model() -> None:
     train, test = examples(100, 0), examples(80, 1)
-    said, model = majority(train, test, LABELS), learnt(train, test).predictions
+    baseline, model = majority(train, test, LABELS), learnt(train, test).predictions
     assert model is not None
-    found = baseline_facts(said, model)
+    found = baseline_facts(baseline, model)
     assert found["difference"]["macro_f1"]["verdict"] == "better"
     assert "per_class" not in found

@@ -1,4 +1,4 @@
-"""The paired bootstrap: exact where the answer is known, and covering the truth as often as it says."""
+"""The paired bootstrap: exact where the answer is known, with intervals that nearly reach their stated coverage."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_nothing_scored_is_an_error() -> None:
         scores([], []).summary()
 
 
-def test_scores_survive_the_disk_to_the_last_bit(tmp_path: Path) -> None:
+def test_saved_scores_are_loaded_bit_for_bit(tmp_path: Path) -> None:
     before = random_scores(50, np.random.default_rng(0))
     before.save(tmp_path / "scores.json")
     after = Scores.load(tmp_path / "scores.json")
@@ -71,7 +71,7 @@ def test_damaged_scores_are_named(tmp_path: Path, content: str) -> None:
         Scores.load(tmp_path / "missing.json")
 
 
-def test_only_what_both_have_read_is_shared() -> None:
+def test_shared_keeps_only_the_documents_of_both() -> None:
     first = scores([1.0, 2.0, 3.0], [1, 2, 3])
     second = Scores(("doc-2", "doc-9", "doc-0"), np.array([30.0, 9.0, 10.0]), np.array([3, 9, 1]), np.array([9, 9, 9]))
     left, right = shared(first, second)
@@ -130,7 +130,7 @@ def test_other_documents_are_refused() -> None:
         difference(before, before.only({"doc-0"}))
 
 
-def test_what_the_control_gained_too_is_taken_off() -> None:
+def test_the_gain_on_the_control_is_subtracted() -> None:
     rng = np.random.default_rng(0)
     domain, control = random_scores(40, rng), random_scores(20, rng)
     found = beyond_control((domain, shifted(domain, -1.5)), (control, shifted(control, -0.25)))
@@ -148,7 +148,7 @@ def test_blocks_do_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(("documents", "at_least"), [(8, 0.88), (30, 0.91), (100, 0.92)])
 def test_intervals_cover_the_truth(documents: int, at_least: float) -> None:
-    """The effect grows with a document's length, lengths are skewed: 300 worlds, each with its own interval."""
+    """In 300 simulated samples, in which lengths are skewed and the effect depends on a document's length."""
     rng = np.random.default_rng(documents)
 
     def world(size: int) -> tuple[Scores, Scores]:
@@ -176,7 +176,7 @@ def test_few_documents_widen_the_interval() -> None:
 
 
 @given(st.integers(1, FEWEST_UNITS - 1), st.integers(0, 100))
-def test_of_fewer_than_five_documents_nothing_is_shown(documents: int, seed: int) -> None:
+def test_fewer_than_five_documents_have_no_interval(documents: int, seed: int) -> None:
     before = random_scores(documents, np.random.default_rng(seed))
     found = difference(before, shifted(before, -1.0), seed=seed, resamples=50)
     assert found["loss"] == pytest.approx(-1.0)

@@ -1,4 +1,4 @@
-"""Calibration: the temperature is the best one, the error is the papers', and a threshold is worth its place."""
+"""Calibration: the best temperature, the expected calibration error, and a threshold that improves the score."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from domain_ft.evaluation.predictions import Predictions
 
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_a_known_temperature_is_found(multi_label: bool) -> None:
-    """Labels drawn from softmax (sigmoid) of logits; the model says them three times too strongly."""
+    """Labels are drawn from the softmax (sigmoid) of logits. The model's logits are three times as large."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(40_000, 4)) * 1.5
     if multi_label:
@@ -54,7 +54,7 @@ def test_no_other_temperature_is_better(predictions: Predictions) -> None:
     assert losses[0] <= min(losses) + 1e-6
 
 
-def test_the_loss_is_scikit_learns_and_torchs() -> None:
+def test_the_loss_equals_scikit_learns_and_torchs() -> None:
     one, many = drawn(), drawn(multi_label=True)
     found = negative_log_likelihood(one.logits, one.targets, multi_label=False)
     assert found == pytest.approx(log_loss(one.targets, one.probabilities(), labels=range(5)))
@@ -64,8 +64,8 @@ def test_the_loss_is_scikit_learns_and_torchs() -> None:
     assert negative_log_likelihood(many.logits, many.targets, multi_label=True) == pytest.approx(float(binary))
 
 
-def test_all_right_is_not_taken_for_certainty() -> None:
-    """Of n examples, all right, the model may be as sure as if one more had been a coin's throw."""
+def test_right_answers_alone_are_not_taken_for_certainty() -> None:
+    """If all n examples are right, the fitted probability of a right answer is 1 - 0.5 / (n + 2)."""
     for size in (10, 1000):
         targets = np.arange(size) % 2
         temperature = fit_temperature(np.eye(2)[targets] * 20, targets, multi_label=False)
@@ -104,7 +104,7 @@ def test_calibrating_on_validation_improves_the_test() -> None:
 
 
 def test_a_temperature_that_helps_only_where_it_was_fitted_is_not_used() -> None:
-    """Thirty examples, all right, ask for less certainty than held-out examples of the same kind confirm."""
+    """Thirty right answers: the fitted temperature lowers the confidence, but makes held-out examples worse."""
     targets = np.arange(30) % 3
     sure = dataclasses.replace(
         drawn(30, 3), logits=(np.eye(3)[targets] * 6).astype(np.float32), targets=targets, temperature=1.0
@@ -135,7 +135,7 @@ def test_one_source_is_too_little_to_fit_a_temperature() -> None:
 
 def test_a_threshold_is_the_best_of_the_grid() -> None:
     one = drawn(600, multi_label=True, skill=2)
-    one = dataclasses.replace(one, logits=one.logits - 1.5)  # too shy: it says too few
+    one = dataclasses.replace(one, logits=one.logits - 1.5)  # too low: the model predicts too few labels
     threshold = fit_threshold(one)
     assert threshold < 0.5
 
@@ -146,7 +146,7 @@ def test_a_threshold_is_the_best_of_the_grid() -> None:
     assert reached(threshold) > reached(0.5) + 0.05
 
 
-def test_where_nothing_can_be_learned_the_threshold_is_a_half() -> None:
+def test_with_nothing_to_fit_the_threshold_is_a_half() -> None:
     empty = Predictions(
         ("a",),
         np.zeros(1),

@@ -1,4 +1,4 @@
-"""Scores of classifiers: scikit-learn's numbers, and intervals and verdicts that hold what they promise."""
+"""Scores of classifiers: scikit-learn's values, and intervals and verdicts with nearly the stated error rates."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ QUICK: dict[str, Any] = {"resamples": 300}
 
 def expected(predictions: Predictions) -> dict[str, float]:
     """scikit-learn's scores, macro F1 over the classes that occur."""
-    truth, said = predictions.targets, predictions.predicted()
-    occurring = np.flatnonzero((truth | said).any(axis=0)) if predictions.labels.multi_label else None
-    flat = [one.ravel() if predictions.labels.multi_label else one for one in (truth, said)]
+    truth, answers = predictions.targets, predictions.predicted()
+    occurring = np.flatnonzero((truth | answers).any(axis=0)) if predictions.labels.multi_label else None
+    flat = [one.ravel() if predictions.labels.multi_label else one for one in (truth, answers)]
     none = occurring is not None and not len(occurring)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a single class
+        warnings.simplefilter("ignore")  # warnings about a single class
         return {
             "macro_f1": 0.0
             if none
-            else sklearn.f1_score(truth, said, average="macro", labels=occurring, zero_division=0),
-            "accuracy": sklearn.accuracy_score(truth, said),
-            "micro_f1": sklearn.f1_score(truth, said, average="micro", zero_division=0),
+            else sklearn.f1_score(truth, answers, average="macro", labels=occurring, zero_division=0),
+            "accuracy": sklearn.accuracy_score(truth, answers),
+            "micro_f1": sklearn.f1_score(truth, answers, average="micro", zero_division=0),
             "mcc": sklearn.matthews_corrcoef(*flat),
         }
 
@@ -55,7 +55,7 @@ def test_scores_are_scikit_learns(predictions: Predictions) -> None:
 
 
 @given(predictions=any_predictions())
-def test_classes_are_scikit_learns(predictions: Predictions) -> None:
+def test_scores_of_classes_are_scikit_learns(predictions: Predictions) -> None:
     found = classification_metrics(predictions, resamples=20)["per_class"]
     labels = np.arange(len(predictions.labels))
     columns = sklearn.precision_recall_fscore_support(
@@ -92,7 +92,7 @@ def test_the_matrix_and_the_list_of_confusions_are_scikit_learns(predictions: Pr
     np.testing.assert_array_equal(confusion_matrix(predictions), matrix)
     listed = confusions(predictions)
     names = predictions.labels.names
-    assert {(truth, said): often for truth, said, often in listed} == {
+    assert {(truth, answers): often for truth, answers, often in listed} == {
         (names[row], names[column]): matrix[row, column]
         for row in labels
         for column in labels
@@ -103,7 +103,7 @@ def test_the_matrix_and_the_list_of_confusions_are_scikit_learns(predictions: Pr
 
 
 @given(predictions=any_predictions())
-def test_the_worst_errors_are_errors_and_the_surest_first(predictions: Predictions) -> None:
+def test_the_worst_errors_are_all_errors_the_most_confident_first(predictions: Predictions) -> None:
     wrong = predictions.predicted() != predictions.targets
     wrong = wrong.any(axis=1) if predictions.labels.multi_label else wrong
     found = worst_errors(predictions, 100)
@@ -113,7 +113,7 @@ def test_the_worst_errors_are_errors_and_the_surest_first(predictions: Predictio
     assert all(0 <= confidence <= 1 for confidence in confidences)
 
 
-def test_a_missed_class_counts_by_how_surely_it_was_missed() -> None:
+def test_a_missed_class_counts_with_the_confidence_of_the_miss() -> None:
     logits = np.array([[3.0, -4.0], [1.0, 1.0]], dtype=np.float32)
     targets = np.array([[1, 1], [1, 0]], dtype=np.uint8)
     one = Predictions(("a", "b"), np.arange(2), targets, logits, Labels(("x", "y"), multi_label=True))
@@ -124,7 +124,7 @@ def test_a_missed_class_counts_by_how_surely_it_was_missed() -> None:
 
 @given(predictions=any_predictions())
 @settings(max_examples=40)
-def test_intervals_are_in_range_and_follow_the_seed(predictions: Predictions) -> None:
+def test_intervals_are_in_range_and_reproducible(predictions: Predictions) -> None:
     found = classification_metrics(predictions, resamples=50)
     assert found == classification_metrics(predictions, resamples=50)
     for name in METRICS:
@@ -165,7 +165,7 @@ def test_shared_sources_widen_the_interval() -> None:
     assert width["shared"] > 2 * width["apart"]
 
 
-def test_all_right_is_no_certainty() -> None:
+def test_a_perfect_score_is_not_certain() -> None:
     certain = classification_metrics(drawn(50, 3, skill=50), **QUICK)
     assert certain["macro_f1"] == 1
     low, high = certain["interval"]["macro_f1"]
@@ -176,7 +176,7 @@ def test_all_right_is_no_certainty() -> None:
 
 @pytest.mark.parametrize(("support", "at_least"), [(8, 0.9), (40, 0.92)])
 def test_class_intervals_cover_the_truth(support: int, at_least: float) -> None:
-    """Of 400 test sets the interval of a class's F1 holds its true value in most, even where it has 8 examples."""
+    """In 400 test sets, most intervals of a class's F1 contain the true value, even with 8 examples of the class."""
     rng = np.random.default_rng(support)
     recall, alarm = 0.7, 0.1
     size, share = 4 * support, 0.25
@@ -185,12 +185,12 @@ def test_class_intervals_cover_the_truth(support: int, at_least: float) -> None:
     covered = 0
     for _ in range(400):
         targets = (rng.random(size) < share).astype(np.int64)
-        said = np.where(targets == 1, rng.random(size) < recall, rng.random(size) < alarm).astype(int)
+        answers = np.where(targets == 1, rng.random(size) < recall, rng.random(size) < alarm).astype(int)
         one = Predictions(
             tuple(map(str, range(size))),
             np.arange(size),
             targets,
-            np.eye(2, dtype=np.float32)[said],
+            np.eye(2, dtype=np.float32)[answers],
             Labels(("rest", "class")),
         )
         bounds = classification_metrics(one, resamples=2)["per_class"]["class"]["interval"]
@@ -224,7 +224,7 @@ def test_a_run_does_not_differ_from_itself() -> None:
         assert found["verdict"] == "not shown"
 
 
-def test_a_difference_is_that_of_the_scores_and_turns_with_the_sides() -> None:
+def test_a_difference_is_that_of_the_scores_and_changes_sign_with_the_sides() -> None:
     base, other = [drawn(model=0), drawn(model=1)], [drawn(model=2, skill=3)]
     there, back = paired_difference(base, other), paired_difference(other, base)
     for name in METRICS:
@@ -236,8 +236,8 @@ def test_a_difference_is_that_of_the_scores_and_turns_with_the_sides() -> None:
         assert there[name]["seeds"] == [2, 1]
 
 
-def test_pairs_are_tighter_than_strangers() -> None:
-    """What makes an example hard it does to both: the interval of the difference is narrower than the two's own."""
+def test_a_paired_difference_has_a_narrower_interval_than_a_score() -> None:
+    """The same examples are hard for both models, so the interval of their difference is narrower than that of one."""
     base, other = drawn(500, skill=2), drawn(500, skill=2, model=1)
     other = dataclasses.replace(other, logits=(base.logits + 0.2 * other.logits).astype(np.float32))
     found = paired_difference([base], [other])["accuracy"]["interval"]
@@ -260,7 +260,7 @@ def test_classes_in_another_order_make_no_difference(multi_label: bool) -> None:
         assert found["difference"] == pytest.approx(0)
 
 
-def test_other_examples_and_other_truths_are_refused() -> None:
+def test_other_examples_and_other_labels_are_refused() -> None:
     one = drawn()
     other_ids = dataclasses.replace(one, ids=tuple(f"other-{name}" for name in one.ids))
     other_truth = dataclasses.replace(one, targets=(one.targets + (np.arange(200) == 7)) % 5)
@@ -272,7 +272,7 @@ def test_other_examples_and_other_truths_are_refused() -> None:
 
 
 def test_many_classes_take_little_memory() -> None:
-    """10,000 classes: no matrix of classes by classes is made for a score or an interval."""
+    """10,000 classes: neither scores nor intervals need a matrix of classes by classes."""
     import tracemalloc
 
     rng = np.random.default_rng(0)
@@ -293,10 +293,10 @@ def test_many_classes_take_little_memory() -> None:
 @pytest.mark.parametrize(
     ("seeds", "spread", "group"), [((1, 1), 0, 1), ((1, 1), 0, 4), ((3, 3), 0, 1), ((3, 3), 0.4, 1), ((5, 3), 0.2, 1)]
 )
-def test_runs_that_are_alike_are_seldom_said_to_differ(seeds: tuple[int, int], spread: float, group: int) -> None:
-    """Seeds of one recipe, whose skill varies by `spread`: at the 95 % level 1 in 20 of 500 comparisons may err."""
+def test_runs_that_are_alike_are_seldom_called_different(seeds: tuple[int, int], spread: float, group: int) -> None:
+    """Seeds of one recipe, whose skill varies by `spread`. At the 95% level, 1 in 20 of 500 verdicts should err."""
     rng = np.random.default_rng(group)
-    said = dict.fromkeys(METRICS, 0)
+    different = dict.fromkeys(METRICS, 0)
     for world in range(500):
         models = [
             drawn(seed=world, model=model, group=group, skill=1.5 + spread * rng.normal())
@@ -304,8 +304,8 @@ def test_runs_that_are_alike_are_seldom_said_to_differ(seeds: tuple[int, int], s
         ]
         found = paired_difference(models[: seeds[0]], models[seeds[0] :], seed=world, resamples=600)
         for name in METRICS:
-            said[name] += found[name]["verdict"] != "not shown"
-    assert all(count / 500 <= 0.08 for count in said.values()), said
+            different[name] += found[name]["verdict"] != "not shown"
+    assert all(count / 500 <= 0.08 for count in different.values()), different
 
 
 @pytest.mark.slow

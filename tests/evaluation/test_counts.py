@@ -1,4 +1,4 @@
-"""The bootstrap of scores that are made of counts, whatever they count."""
+"""The bootstrap of scores that are functions of sums of counts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def counts(units: int, chance: float, seed: int) -> Array:
     return np.stack([rng.random(units) < chance, np.ones(units)], axis=1).astype(np.float64)
 
 
-def test_the_interval_of_a_share_is_the_textbooks() -> None:
+def test_the_interval_of_a_share_is_that_of_textbooks() -> None:
     found = scores([counts(1000, 0.3, 0)], share)["share"]
     error = np.sqrt(found["mean"] * (1 - found["mean"]) / 1000)
     assert found["interval"] == pytest.approx([found["mean"] - 1.96 * error, found["mean"] + 1.96 * error], abs=0.003)
@@ -47,7 +47,9 @@ def test_a_run_with_one_seed_borrows_the_spread_of_the_other() -> None:
     borrowed = counts_difference(single, wide, share)["share"]
     assert unknown == [0, 0]
     low, high = borrowed["interval"]
-    assert high - low > 2 * 4.3 * 0.2 / np.sqrt(3)  # Student's t of 2 degrees, and the single one's spread besides
+    assert high - low > 2 * 4.3 * 0.2 / np.sqrt(
+        3
+    )  # Student's t with 2 degrees of freedom; the single one's spread adds to it
     assert borrowed["seeds"] == [1, 3]
 
 
@@ -58,7 +60,7 @@ def test_other_units_are_refused() -> None:
         scores([counts(0, 0.5, 0)], share)
 
 
-def test_p_values_are_never_nought_and_few_units_are_flagged() -> None:
+def test_p_values_are_never_zero_and_few_units_are_flagged() -> None:
     sure = counts_difference([counts(9, 0.0, 0)], [counts(9, 1.0, 0)], share, resamples=99)["share"]
     assert sure["p_value"] == pytest.approx(0.02)
     assert sure["few_units"]
@@ -66,7 +68,7 @@ def test_p_values_are_never_nought_and_few_units_are_flagged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bounds", "said"),
+    ("bounds", "expected"),
     [
         ([0.1, 0.2], "better"),
         ([-0.2, -0.1], "worse"),
@@ -76,11 +78,11 @@ def test_p_values_are_never_nought_and_few_units_are_flagged() -> None:
         (None, "not shown"),
     ],
 )
-def test_the_verdict_is_the_intervals(bounds: list[float] | None, said: str) -> None:
-    assert verdict(bounds) == said
+def test_the_verdict_follows_from_the_interval(bounds: list[float] | None, expected: str) -> None:
+    assert verdict(bounds) == expected
 
 
-def test_holm_is_the_textbooks() -> None:
+def test_holm_is_that_of_textbooks() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
@@ -92,5 +94,5 @@ def test_holm_keeps_the_order_and_never_lowers(values: list[float]) -> None:
     assert np.all(np.diff(np.array(adjusted)[order]) >= 0)
 
 
-def test_f1_of_nothing_is_nought() -> None:
+def test_f1_of_nothing_is_zero() -> None:
     assert f1(np.array([0.0, 1.0]), np.array([0.0, 1.0]), np.array([0.0, 0.0])) == pytest.approx([0, 2 / 3])

@@ -1,4 +1,4 @@
-"""Entity scores against seqeval, their intervals and comparisons, the gazetteer, and what a model says of texts."""
+"""Entity scores compared with seqeval, their intervals and differences, the gazetteer, and entities of a model."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ pairs = st.lists(
 )
 
 
-def counted(true: Sequence[Sequence[str]], said: Sequence[Sequence[str]], group: str = "") -> EntityCounts:
-    """The counts of tags of words, where spans are of words as well."""
+def counted(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], group: str = "") -> EntityCounts:
+    """The counts for tagged sentences, with spans of words instead of characters."""
     texts = [TaggedText(f"t{number}", "", None, tuple(lenient_chunks(tags)), group) for number, tags in enumerate(true)]
-    return EntityCounts.of(texts, [list(lenient_chunks(tags)) for tags in said])
+    return EntityCounts.of(texts, [list(lenient_chunks(tags)) for tags in predicted])
 
 
 @given(pairs)
 def test_scores_are_seqevals(sentences: list[tuple[list[str], list[str]]]) -> None:
-    """Also of tags that no scheme allows, which a model may give."""
-    true, said = ([list(pair[side]) for pair in sentences] for side in (0, 1))
-    counts = counted(true, said)
+    """Also for sequences of tags that no scheme allows, which a model may predict."""
+    true, predicted = ([list(pair[side]) for pair in sentences] for side in (0, 1))
+    counts = counted(true, predicted)
     if not counts.types:
         return
     found = entity_metrics([counts])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of types that have no entity
-        theirs = classification_report(true, said, output_dict=True, zero_division=0)
+        warnings.simplefilter("ignore")  # warnings about types without entities
+        theirs = classification_report(true, predicted, output_dict=True, zero_division=0)
     assert found["precision"] == pytest.approx(theirs["micro avg"]["precision"])
     assert found["recall"] == pytest.approx(theirs["micro avg"]["recall"])
     assert found["f1"] == pytest.approx(theirs["micro avg"]["f1-score"])
@@ -70,13 +70,15 @@ def sample(rng: np.random.Generator, share_right: float, texts: int = 60) -> lis
     return [["B-A" if rng.random() < share_right else "O", "O"] for _ in range(texts)]
 
 
-def test_an_interval_holds_the_score_and_is_wider_over_documents() -> None:
+def test_an_interval_contains_the_score_and_is_wider_over_documents() -> None:
     rng = np.random.default_rng(0)
     true = [["B-A", "O"]] * 60
-    said = [["B-A" if number // 10 % 3 != 1 else "O", "O"] for number in range(60)]  # two documents of six are missed
-    alone = entity_metrics([counted(true, said)])
+    predicted = [
+        ["B-A" if number // 10 % 3 != 1 else "O", "O"] for number in range(60)
+    ]  # two documents of six are missed
+    alone = entity_metrics([counted(true, predicted)])
     texts = [TaggedText(f"t{n}", "", None, (Span(0, 1, "A"),), group=f"d{n // 10}") for n in range(60)]
-    grouped = entity_metrics([EntityCounts.of(texts, [list(lenient_chunks(tags)) for tags in said])])
+    grouped = entity_metrics([EntityCounts.of(texts, [list(lenient_chunks(tags)) for tags in predicted])])
     low, high = alone["interval"]["recall"]
     assert low < alone["recall"] == 40 / 60 < high
     wide_low, wide_high = grouped["interval"]["recall"]
@@ -84,12 +86,12 @@ def test_an_interval_holds_the_score_and_is_wider_over_documents() -> None:
     better = entity_difference([counted(true, sample(rng, 0.4))], [counted(true, sample(rng, 0.9))])["f1"]
     assert better["verdict"] == "better"
     assert better["p_value"] < 0.01
-    same = entity_difference([counted(true, said)], [counted(true, said)])["f1"]
+    same = entity_difference([counted(true, predicted)], [counted(true, predicted)])["f1"]
     assert same["difference"] == 0
     assert same["verdict"] == "not shown"
 
 
-def test_seeds_are_averaged_and_a_type_that_one_of_them_gives_counts_for_all() -> None:
+def test_seeds_are_averaged_and_a_type_that_one_of_them_predicts_counts_for_all() -> None:
     true = [["B-A"], ["B-A"]]
     found = entity_metrics([counted(true, [["B-A"], ["O"]]), counted(true, [["B-A"], ["B-B"]])])
     assert found["recall"] == 0.5
@@ -98,12 +100,12 @@ def test_seeds_are_averaged_and_a_type_that_one_of_them_gives_counts_for_all() -
     assert found["seeds"]["precision"]["values"] == [1.0, 0.5]
 
 
-def test_runs_on_other_texts_are_not_compared() -> None:
+def test_runs_on_texts_with_other_entities_are_not_compared() -> None:
     with pytest.raises(ValueError, match="same texts"):
         entity_difference([counted([["B-A"]], [["B-A"]])], [counted([["B-B"]], [["B-A"]])])
 
 
-def test_counts_survive_a_file(tmp_path: Path) -> None:
+def test_saved_counts_are_loaded_unchanged(tmp_path: Path) -> None:
     counts = counted([["B-A", "I-A"], ["O", "B-B"]], [["B-A", "O"], ["B-A", "B-B"]], group="病院")
     counts.save(tmp_path / "predictions" / "test-seed-0.npz")
     loaded = EntityCounts.load(tmp_path / "predictions" / "test-seed-0.npz")
@@ -130,7 +132,7 @@ def tagged(sentence: str) -> TaggedText:
     return TaggedText("t", text, bounds, spans)
 
 
-def test_the_gazetteer_finds_the_longest_entity_that_training_had() -> None:
+def test_the_gazetteer_finds_the_longest_entities_of_training() -> None:
     train = ["the breast/B-D cancer/I-D", "cancer/B-D", "BRCA1/B-G", "BRCA1/B-D", "BRCA1/B-G", "flu/B-D"]
     gazetteer = Gazetteer(tagged(sentence) for sentence in train)
     assert len(gazetteer) == 4
@@ -145,7 +147,7 @@ def test_the_gazetteer_reads_texts_without_words() -> None:
     assert list(Gazetteer([train]).spans(TaggedText("u", "乳がん、肺がん", None, ()))) == [Span(0, 3, "D")]
 
 
-# ------------------------------------------------------------------------------------------------- what a model says
+# ------------------------------------------------------------------------------------------------ entities of a model
 
 
 @pytest.fixture(scope="module", params=["bert", "gpt2"])
@@ -163,11 +165,11 @@ TEXTS = [
 ]
 
 
-def test_entities_lie_in_the_texts_in_order_and_do_not_depend_on_micro_batches(model: TaskModel) -> None:
+def test_entities_are_in_order_and_do_not_depend_on_micro_batches(model: TaskModel) -> None:
     examples = [Example(f"r{number}", text, ()) for number, text in enumerate(TEXTS)]
     found = list(tag_texts(model, examples, max_length=64))
     assert [line["id"] for line in found] == ["r0", "r1", "r2", "r3", "r4"]
-    assert sum(len(line["entities"]) for line in found) > 10  # a random head says something everywhere
+    assert sum(len(line["entities"]) for line in found) > 10  # a random head predicts entities everywhere
     for text, line in zip(TEXTS, found, strict=True):
         places = [(entity["start"], entity["end"]) for entity in line["entities"]]
         assert places == sorted(places)
@@ -177,7 +179,7 @@ def test_entities_lie_in_the_texts_in_order_and_do_not_depend_on_micro_batches(m
             assert entity["label"] in ("A", "B")
             assert 1 / len(TAGS) <= entity["score"] <= 1
     assert found[2]["entities"] == []
-    assert found[3]["entities"][-1]["end"] > 500  # the whole of the long text is read
+    assert found[3]["entities"][-1]["end"] > 500  # the whole long text is read
     small = list(tag_texts(model, examples, max_length=64, tokens_per_micro_batch=8))
     assert [[(e["start"], e["end"], e["label"]) for e in line["entities"]] for line in small] == [
         [(e["start"], e["end"], e["label"]) for e in line["entities"]] for line in found
@@ -185,7 +187,7 @@ def test_entities_lie_in_the_texts_in_order_and_do_not_depend_on_micro_batches(m
     json.dumps(found, allow_nan=False)
 
 
-def test_texts_are_read_as_they_are_asked_for(model: TaskModel) -> None:
+def test_texts_are_read_only_as_needed(model: TaskModel) -> None:
     read = 0
 
     def endless() -> object:

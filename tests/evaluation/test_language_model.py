@@ -1,4 +1,4 @@
-"""Scoring, over real rows and tiny real models: it equals a plain computation, however the text is packed."""
+"""Scoring of real rows with tiny real models: it equals a plain computation, however the text is packed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ def test_sums_equal_a_plain_computation(job: tuple[BaseModel, LanguageModelObjec
     np.testing.assert_array_equal(scores.tokens, tokens)
 
 
-def test_a_decoders_bytes_are_those_of_the_text(job: tuple[BaseModel, LanguageModelObjective, TokenRows]) -> None:
+def test_bytes_are_at_most_those_of_the_text_and_most_of_them_for_a_decoder(
+    job: tuple[BaseModel, LanguageModelObjective, TokenRows],
+) -> None:
     base, objective, rows = job
     scores = score(base, objective, rows, all_rows(rows), tokens_per_micro_batch=200)
     sizes = np.array([len(text.encode()) for text in TEXTS])
@@ -105,7 +107,7 @@ def test_progress_counts_tokens_and_the_mode_is_kept(job: tuple[BaseModel, Langu
         rows,
         all_rows(rows),
         tokens_per_micro_batch=64,
-        progress=lambda *said: seen.append(said),
+        progress=lambda *step: seen.append(step),
         label="before",
     )
     assert seen[-1] == ("before", rows.tokens, rows.tokens)
@@ -115,7 +117,7 @@ def test_progress_counts_tokens_and_the_mode_is_kept(job: tuple[BaseModel, Langu
     assert all(parameter.grad is None for parameter in base.model.parameters())
 
 
-def test_nothing_to_score_is_said(job: tuple[BaseModel, LanguageModelObjective, TokenRows]) -> None:
+def test_nothing_to_score_is_refused(job: tuple[BaseModel, LanguageModelObjective, TokenRows]) -> None:
     base, objective, rows = job
     with pytest.raises(CorpusError, match="no token to score"):
         score(base, objective, rows, np.empty(0, dtype=np.int64), tokens_per_micro_batch=64)
@@ -123,7 +125,7 @@ def test_nothing_to_score_is_said(job: tuple[BaseModel, LanguageModelObjective, 
 
 @dataclasses.dataclass(frozen=True)
 class Broken:
-    """An objective whose loss is not a number wherever a document is long."""
+    """An objective whose losses are NaN in micro-batches with a sequence of more than 40 tokens."""
 
     inner: Any
     name: str = "broken"
@@ -139,15 +141,17 @@ class Broken:
         return self.losses(base, inputs).sum()
 
 
-def test_a_loss_that_is_no_number_names_the_documents(job: tuple[BaseModel, LanguageModelObjective, TokenRows]) -> None:
+def test_the_error_for_nan_losses_names_the_documents(job: tuple[BaseModel, LanguageModelObjective, TokenRows]) -> None:
     base, objective, rows = job
     with pytest.raises(ModelError, match=r"of 4 documents(.|\n)*doc-0"):
         score(base, Broken(objective), rows, all_rows(rows), tokens_per_micro_batch=1)
 
 
-def test_samples_come_from_the_same_base(job: tuple[BaseModel, LanguageModelObjective, TokenRows]) -> None:
+def test_only_encoders_have_guesses_for_sample_sentences(
+    job: tuple[BaseModel, LanguageModelObjective, TokenRows],
+) -> None:
     base, _, _ = job
     probes = choose_sentences(Texts(), base.tokenizer, base.objective)
     assert probes
-    for said in answer(base, probes):
-        assert (len(said.guesses) == 5) == (base.objective == "mlm")
+    for answered in answer(base, probes):
+        assert (len(answered.guesses) == 5) == (base.objective == "mlm")

@@ -1,4 +1,4 @@
-"""Logits of many examples: in their order, however they are packed, and the model is left as it was."""
+"""Logits of many examples: in the order of the examples, however they are packed, and the model is not changed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_logits_are_in_the_order_of_the_examples(
         model,
         rows,
         tokens_per_micro_batch=tokens_per_micro_batch,
-        progress=lambda *told: seen.append(told),
+        progress=lambda *step: seen.append(step),
         label="test",
     )
     alone = [predict_logits(model, rows.take([row]), tokens_per_micro_batch=1)[0] for row in range(len(rows))]
@@ -53,7 +53,7 @@ def test_logits_are_in_the_order_of_the_examples(
     assert features.shape == (13, 16 if model.model.config.model_type == "opt" else 32)
 
 
-def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
+def test_the_model_and_its_modes_are_not_changed(tmp_path: Path) -> None:
     model = load_task_model(str(save_tiny("bert", tmp_path)), LABELS)
     rows = encode(toy_examples(5), LABELS, model.tokenizer, max_length=40, long_text="truncate")
     apply_lora(model.model, LoraConfig(rank=2, dropout=0.5, train_modules=model.new_modules))
@@ -67,7 +67,7 @@ def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
 
 
 class Ranks:
-    """Stands in for an accelerator: runs each of several processes in turn, and sums what they have."""
+    """Replaces the accelerator of one of several processes, which run in turn: `reduce` sums their tensors so far."""
 
     def __init__(self, rank: int, ranks: int, parts: list[Tensor]) -> None:
         self.process_index, self.num_processes, self.parts = rank, ranks, parts
@@ -96,5 +96,5 @@ def test_processes_share_the_micro_batches(job: tuple[TaskModel, ExampleRows], r
         calls.clear()
         accelerator: Any = Ranks(rank, ranks, parts)
         found = predict_logits(counted, rows, tokens_per_micro_batch=120, accelerator=accelerator)
-        assert len(calls) == -(-micro_batches // ranks)  # as many on each, as a sharded model needs
+        assert len(calls) == -(-micro_batches // ranks)  # as many in each process, as a sharded model needs
     np.testing.assert_array_equal(found, alone)

@@ -1,4 +1,4 @@
-"""Predictions: kept to the last bit, whole or not at all, and named by what was tested."""
+"""Predictions: saved bit for bit, whole or not at all, and identified by what was tested."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from domain_ft.evaluation.predictions import Predictions, probabilities
 
 @given(predictions=any_predictions())
 @settings(max_examples=40, deadline=None)
-def test_what_is_kept_is_what_was_said(predictions: Predictions, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_saved_predictions_are_loaded_bit_for_bit(
+    predictions: Predictions, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     kept = dataclasses.replace(predictions, temperature=1.7, threshold=0.31)
     path = tmp_path_factory.mktemp("run") / "predictions" / "test-seed-0.npz"
     kept.save(path)
@@ -40,7 +42,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes | None) -> None:
         Predictions.load(path)
 
 
-def test_a_file_cut_short_or_of_something_else_is_named(tmp_path: Path) -> None:
+def test_a_truncated_file_or_another_archive_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "one.npz"
     drawn().save(path)
     whole = path.read_bytes()
@@ -82,14 +84,14 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_probabilities_are_finite_where_logits_are_large(multi_label: bool) -> None:
+def test_probabilities_are_finite_for_large_logits(multi_label: bool) -> None:
     with np.errstate(all="raise", under="ignore"):
         found = probabilities(np.array([[800.0, -800.0], [0.0, 0.0]]), multi_label)
     assert found.tolist() == [[1, 0], [0.5, 0.5]]
 
 
 @given(predictions=any_predictions())
-def test_temperature_changes_no_order(predictions: Predictions) -> None:
+def test_a_temperature_does_not_change_decisions(predictions: Predictions) -> None:
     hot = predictions.probabilities(3.0)
     if predictions.labels.multi_label:
         np.testing.assert_array_equal(hot >= 0.5, predictions.predicted(0.5) == 1)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from domain_ft.evaluation.retrieval import Ranking, difference
 
 
-def test_the_scores_of_ranks() -> None:
+def test_ndcg_mrr_and_recall_follow_from_ranks() -> None:
     scores = Ranking(np.array([1, 3, 10, 11]), np.arange(4)).scores()
     assert scores[:, 0] == pytest.approx([1, 0.5, 1 / math.log2(11), 0])
     assert scores[:, 1] == pytest.approx([1, 1 / 3, 0.1, 0])
@@ -32,7 +32,7 @@ def test_the_rank_is_the_place_among_all_documents(seed: int, count: int) -> Non
         assert found[place] == order.index(place) + 1
 
 
-def test_equal_documents_are_not_all_first() -> None:
+def test_equal_documents_all_have_the_middle_rank() -> None:
     same = np.ones((9, 2), dtype=np.float32)
     assert Ranking.of(same, same, np.arange(9)).ranks.tolist() == [5] * 9
 

@@ -1,4 +1,4 @@
-"""Sample sentences: chosen by the seed alone, readable, and asked for whole."""
+"""Sample sentences: chosen by the seed, readable, with a whole word or half a sentence to guess."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_choice_depends_on_the_seed_alone(texts: Texts) -> None:
     assert choose_sentences(texts, tokenizer, "clm", seed=3) != choose_sentences(texts, tokenizer, "clm", seed=4)
 
 
-def test_languages_without_spaces_are_asked_too() -> None:
+def test_languages_without_spaces_have_samples_too() -> None:
     sentences = choose_sentences(Texts([JAPANESE] * 3), tiny_tokenizer("roberta"), "clm")
     assert sentences[0].left + sentences[0].answer == JAPANESE
 
@@ -77,7 +77,7 @@ def test_a_decoder_gets_the_first_half_of_a_sentence(texts: Texts) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "one two", "X" * 5000, "1 2 3. 4 5 6. " * 50, "\u200b\n\n\n"])
-def test_text_that_nobody_can_read_gives_no_probe(text: str) -> None:
+def test_unreadable_text_has_no_samples(text: str) -> None:
     assert choose_sentences(Texts([text]), tiny_tokenizer("wordpiece"), "mlm") == []
     assert choose_sentences(Texts([text]), tiny_tokenizer("gpt2"), "clm") == []
 
@@ -86,32 +86,32 @@ def test_an_encoder_ranks_its_guesses(texts: Texts) -> None:
     base = base_of("bert")
     sentences = choose_sentences(texts, base.tokenizer, "mlm", count=3)
     base.model.train()
-    for said in answer(base, sentences):
-        probabilities = [guess.probability for guess in said.guesses]
+    for answered in answer(base, sentences):
+        probabilities = [guess.probability for guess in answered.guesses]
         assert len(probabilities) == 5
         assert probabilities == sorted(probabilities, reverse=True)
-        assert said.answer_rank is not None
-        assert said.answer_probability is not None
-        assert (said.answer_rank <= 5) == (said.answer_probability >= probabilities[-1])
+        assert answered.answer_rank is not None
+        assert answered.answer_probability is not None
+        assert (answered.answer_rank <= 5) == (answered.answer_probability >= probabilities[-1])
     assert base.model.training
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-def test_a_decoder_goes_on_greedily(texts: Texts, architecture: str) -> None:
+def test_a_decoder_continues_greedily(texts: Texts, architecture: str) -> None:
     base = base_of(architecture)
     base.model.generation_config.temperature = 0.2
     base.model.generation_config.top_p = 0.9
     sentences = choose_sentences(texts, base.tokenizer, "clm", count=2)
     first = answer(base, sentences)
     assert first == answer(base, sentences)
-    assert all(said.guesses == () and "\n" not in said.continuation for said in first)
+    assert all(answered.guesses == () and "\n" not in answered.continuation for answered in first)
 
 
 def test_side_by_side_gives_plain_values(texts: Texts) -> None:
     base = base_of("roberta")
     sentences = choose_sentences(texts, base.tokenizer, "mlm", count=2)
-    said = answer(base, sentences)
-    rows = side_by_side(sentences, said, said)
+    answered = answer(base, sentences)
+    rows = side_by_side(sentences, answered, answered)
     assert [row["answer"] for row in rows] == [sentence.answer for sentence in sentences]
     assert rows[0]["before"] == rows[0]["after"]
     assert set(rows[0]["before"]) == {"guesses", "answer_probability", "answer_rank", "continuation"}

@@ -1,4 +1,4 @@
-"""A small network of all ops, and a job that trains it on two processes, for test_composition.py.
+"""A small network of the linear ops, and a job that trains it in several processes, for test_composition.py.
 
 Each rank reads its own rows; rank 0 writes the gradients of the sum of all losses to FOLDER/gradients.safetensors.
 """
@@ -24,10 +24,7 @@ IGNORED = -100
 
 
 class Adapted(nn.Module):
-    """The parameters of a frozen linear layer with a trainable update; the module that owns it runs the op.
-
-    A separate class, so that it has a forward that wrappers can hook.
-    """
+    """The parameters of a frozen linear layer with a trainable update. The block that owns them runs the op."""
 
     def __init__(self, outputs: int, inputs: int, rank: int) -> None:
         super().__init__()
@@ -37,7 +34,7 @@ class Adapted(nn.Module):
 
 
 class Block(nn.Module):
-    """Two projections of the same input in one call, and one of their product."""
+    """Two projections of the same input in one call, and one of their gated product."""
 
     def __init__(self, backend: str) -> None:
         super().__init__()
@@ -45,7 +42,7 @@ class Block(nn.Module):
         self.one, self.two, self.three = Adapted(20, HIDDEN, 3), Adapted(20, HIDDEN, 5), Adapted(HIDDEN, 20, 4)
 
     def forward(self, x: Tensor, seed: Tensor) -> Tensor:
-        """(rows, HIDDEN) to the same."""
+        """Map x (rows, HIDDEN) to the same shape."""
         pair = (self.one, self.two)
         one, two = lora_linear_group(
             x,
@@ -63,7 +60,7 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    """Two blocks and a head with a trained bias: every op, with its operands in training."""
+    """Two blocks and a head. Only the updates, the norm and the head's bias are trained."""
 
     def __init__(self, backend: str) -> None:
         super().__init__()
@@ -104,7 +101,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 
 def train(backend: str, wrapper: str) -> dict[str, Tensor]:
-    """The gradients of this rank's rows from the second of two backward passes; the first is thrown away.
+    """The gradients of the sum of all ranks' losses, from the second of two passes; those of the first are dropped.
 
     The wrapper is freed when this function returns. If it outlived the process group, its destructor would hold the GIL
     while it waits for gloo's threads, one of which may be waiting for the GIL.
@@ -117,14 +114,14 @@ def train(backend: str, wrapper: str) -> dict[str, Tensor]:
             fully_shard(block)
         fully_shard(model)
         wrapped = model
-    for _ in range(2):  # the second gathers again what the first freed
+    for _ in range(2):  # the second pass gathers again what the first freed
         model.zero_grad()
         (dist.get_world_size() * wrapped(*rows(dist.get_rank()))).backward()  # both wrappers average over ranks
     return gradients(model)
 
 
 def train_together(folder: Path, wrapper: str, backend: str) -> None:
-    """The part of one rank."""
+    """The program of each rank."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     found = train(backend, wrapper)

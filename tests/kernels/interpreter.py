@@ -1,6 +1,8 @@
 """Triton's interpreter with exact bfloat16 arithmetic and memory checks: how kernels are tested without a GPU.
 
-exact_bfloat16()    arithmetic as a GPU does it: the interpreter works on bfloat16's raw 16 bits
+exact_bfloat16()    bfloat16 arithmetic as on a GPU; without it, the interpreter computes with the raw 16 bits
+checked_memory()    an error for every misuse of memory
+counted_bytes()     the bytes that each launch moves
 """
 
 from __future__ import annotations
@@ -104,7 +106,7 @@ def exact_bfloat16() -> Iterator[None]:
     Operands are widened to float32, and results rounded to nearest even. A float argument of a kernel is float32, as on
     a GPU, not a Python number, which would take the other operand's type.
 
-    Sums within a tile of bfloat16 raise: a GPU rounds after each addition, in another order.
+    Reductions of bfloat16 raise: a GPU rounds after each step, in another order.
     """
 
     def converted(argument: Any) -> Any:
@@ -134,7 +136,7 @@ def exact_bfloat16() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _mixed_in(mixin: type) -> Iterator[None]:
-    """The interpreter's one builder with a mixin's methods before its own."""
+    """Inside the block, the methods of `mixin` come before those of the interpreter's only builder."""
     builder = interpreter.interpreter_builder
     before = type(builder)
     if not issubclass(before, mixin):
@@ -150,7 +152,7 @@ def _mixed_in(mixin: type) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Argument:
-    """A tensor that a kernel was given."""
+    """A tensor argument of a kernel."""
 
     name: str
     tensor: Tensor
@@ -182,7 +184,7 @@ class Argument:
 
 @dataclass
 class Launch:
-    """A running kernel: its name, its grid and the tensors that it was given."""
+    """A running kernel: its name, its tensor arguments, its grid, and the number of the program that runs now."""
 
     kernel: str
     arguments: list[Argument] = field(default_factory=list)
@@ -196,7 +198,7 @@ class Launch:
 
 
 class Watcher(Protocol):
-    """Receives every access of kernels. `offsets` (elements,) count bytes from the first of an argument."""
+    """Receives every access of kernels. `offsets` (elements,) count bytes from the first byte of an argument."""
 
     def begins(self, launch: Launch) -> None: ...
 
@@ -288,7 +290,7 @@ def _fault_behind(error: BaseException) -> MemoryFaultError | None:
 
 @contextlib.contextmanager
 def _watching(watcher: Watcher) -> Iterator[None]:
-    """Inside the block, `watcher` is told of every launch and every access."""
+    """Inside the block, `watcher` receives every launch and every access."""
     convert, call = interpreter._implicit_cvt, interpreter.GridExecutor.__call__
     names: Iterator[str] = iter(())
 
@@ -325,7 +327,7 @@ def _watching(watcher: Watcher) -> Iterator[None]:
         yield
 
 
-# Checking it
+# Checking the memory
 
 
 @dataclass
@@ -358,7 +360,7 @@ _MAKERS = [
 
 @contextlib.contextmanager
 def _allocations() -> Iterator[dict[int, _Allocation]]:
-    """Inside the block, fill what those functions return with NaN (-1 in integers), and record it by its address."""
+    """Inside the block, fill what `_MAKERS` return with NaN (-1 in integers), and record it by its address."""
     made: dict[int, _Allocation] = {}
 
     def recording(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -495,7 +497,7 @@ def checked_memory(*frozen: Tensor) -> Iterator[CheckedMemory]:
             y = op(x, weight)
             memory.assert_written(y)
 
-    Tensors made before the block, or by any other function of torch, count as written. It does not work under
+    Tensors made before the block, or by other functions of torch, count as written. This does not work under
     torch.compile.
     """
     watcher = CheckedMemory(frozen)
@@ -503,7 +505,7 @@ def checked_memory(*frozen: Tensor) -> Iterator[CheckedMemory]:
         yield watcher
 
 
-# Counting what it moves
+# Counting the bytes that kernels move
 
 
 @dataclass(frozen=True)
@@ -575,7 +577,7 @@ class _Counter:
 
 @contextlib.contextmanager
 def counted_bytes() -> Iterator[list[LaunchBytes]]:
-    """Yields a list that gets an entry for each launch inside the block."""
+    """Yield a list that gets an entry for each launch inside the block."""
     counter = _Counter()
     with _watching(counter):
         yield counter.launches

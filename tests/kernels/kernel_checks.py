@@ -1,4 +1,4 @@
-"""Helpers for the tests of the ops: error against float64, FLOPs, memory held and saved by a call."""
+"""Helpers for the tests of the ops: errors against float64, FLOPs of matrix products, and peak memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 HALVES = (torch.bfloat16, torch.float16)
 DTYPES = (torch.float32, *HALVES)
 BY_WIDTH = (torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow))
-"""DTYPES for tests in which float16 runs the same code as bfloat16; its case is marked slow."""
+"""DTYPES for tests in which float16 runs the same code as bfloat16: float16 is marked slow."""
 
 
 def error(actual: Tensor, exact: Tensor) -> float:
@@ -49,7 +49,7 @@ def assert_as_exact_as(
 def value_and_gradients(
     function: Callable[..., Tensor], tensors: Sequence[Tensor | None], grad: Tensor | None = None
 ) -> list[Tensor]:
-    """function(*tensors) and its gradients for the tensors given; `grad` is the output's gradient (None: ones)."""
+    """function(*tensors), and its gradients for all tensors but None. `grad` is the output's gradient (None: ones)."""
     leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
     output = function(*leaves)
     inputs = [leaf for leaf in leaves if leaf is not None]

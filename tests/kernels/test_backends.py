@@ -1,4 +1,4 @@
-"""The choice of a backend and of the type to multiply in."""
+"""The choice of a backend and of the type in which products are computed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from domain_ft_kernels.triton_backend import launch
 CPU = torch.device("cpu")
 
 
-def test_names() -> None:
+def test_names_are_resolved_on_a_cpu() -> None:
     assert resolve_backend("auto", CPU) == "torch"
     assert resolve_backend("torch", CPU) == "torch"
     assert resolve_backend("reference", CPU) == "reference"
 
 
-def test_auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_triton_only_on_a_gpu_and_for_types_that_it_supports(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
@@ -32,7 +32,7 @@ def test_auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve_backend("triton", gpu)
 
 
-def test_triton_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_triton_auto_is_torch_and_triton_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert resolve_backend("auto", torch.device("cuda")) == "torch"
     with pytest.raises(ValueError, match="triton is not installed"):

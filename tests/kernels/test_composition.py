@@ -1,4 +1,4 @@
-"""The ops under compilation, autocast, activation checkpointing and several processes."""
+"""The linear ops under compilation, autocast, activation checkpointing and several processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def outcome(backend: str, wrap: Callable[[Any], Any] = lambda model: model, dtype: torch.dtype | None = None) -> Any:
-    """The loss and all gradients, in the order of their names, of the model that `wrap` returns."""
+    """The loss and all gradients by name, with what `wrap` makes of the network."""
     model = network(backend).to(dtype)
     x, *rest = rows()
     x = x.to(dtype).requires_grad_()
@@ -51,12 +51,12 @@ def test_compiled_whole_equals_eager(backend: str, compiler: str) -> None:
     assert graphs.frame_count == 1
 
 
-def test_autocast_loses_no_more_than_in_the_reference(backend: str) -> None:
+def test_autocast_is_as_exact_as_in_the_reference(backend: str) -> None:
     exact = outcome("reference", dtype=torch.float64)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         reference, found = outcome("reference"), outcome(backend)
     assert found["loss"].dtype == torch.float32
-    # Values are rounded to bfloat16 in two blocks; the tensors compared are float32.
+    # The tensors are float32, but two blocks rounded to bfloat16: in bfloat16, its epsilon is allowed as an error.
     rounding = {name: tensor.to(torch.bfloat16) for name, tensor in found.items()}
     coarse = {name: tensor.to(torch.bfloat16) for name, tensor in reference.items()}
     assert_as_exact_as(list(rounding.values()), list(coarse.values()), list(exact.values()), roundings=2)

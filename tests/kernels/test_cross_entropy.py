@@ -96,7 +96,7 @@ def test_torch_is_as_exact_as_the_reference(
     assert_as_exact_as(actual[1:], reference[1:], exact[1:], roundings=2, magnitudes=[count])
 
 
-def test_many_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_blocks_of_rows_give_the_result_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, target = make(50, 33)
     whole = run("torch", logits, target, label_smoothing=0.1)
     monkeypatch.setattr(importlib.import_module("domain_ft_kernels.cross_entropy"), "BLOCK_BYTES", 7 * 33 * 4)
@@ -105,7 +105,7 @@ def test_many_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
-def test_extreme_logits(backend: str) -> None:
+def test_extreme_logits_give_the_result_of_torch(backend: str) -> None:
     logits = torch.tensor([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4], [float("-inf"), 1.0, 2.0], [1e4, 1e4, -1e4]])
     target = torch.tensor([1, 2, 1, 0])
     losses, gradient = run(backend, logits, target, reduction="none")
@@ -115,7 +115,7 @@ def test_extreme_logits(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
-def test_nothing_to_predict(backend: str) -> None:
+def test_with_nothing_to_predict_the_sum_is_zero_and_the_mean_nan(backend: str) -> None:
     for logits in (torch.randn(0, 5), torch.randn(4, 5)):
         target = torch.full((len(logits),), -100)
         loss, gradient = run(backend, logits, target)
@@ -125,7 +125,7 @@ def test_nothing_to_predict(backend: str) -> None:
         assert torch.equal(cross_entropy(logits, target, reduction="none", backend=backend), torch.zeros(len(logits)))
 
 
-def test_layouts() -> None:
+def test_layouts_make_no_difference() -> None:
     logits, target = make(24, 10)
     wanted = run("torch", logits, target, reduction="none")
     losses, gradient = run("torch", logits.reshape(2, 3, 4, 10), target.reshape(2, 3, 4), reduction="none")
@@ -171,7 +171,7 @@ def test_inplace_does_not_overwrite_rows_that_share_memory() -> None:
     assert torch.equal(gradient, run("torch", logits.expand(4, 10).clone(), target.expand(4))[1])
 
 
-def test_inplace_under_compile() -> None:
+def test_inplace_can_be_compiled() -> None:
     def function(hidden: Tensor, inplace: bool) -> Tensor:
         return cross_entropy(hidden * 2, target, inplace=inplace)
 
@@ -185,7 +185,7 @@ def test_inplace_under_compile() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_holds_the_gradient_and_a_block() -> None:
+def test_peak_memory_is_the_gradient_and_a_few_blocks() -> None:
     logits, target = make(4096, 3000, ignored=0.0)
     logits = logits.bfloat16().requires_grad_()
     peak, _ = peak_bytes(lambda: cross_entropy(logits, target).backward())
@@ -203,7 +203,7 @@ def test_autocast_changes_nothing(backend: str) -> None:
 
 
 @pytest.mark.parametrize("terms", [TERMS[0], TERMS[-1]])
-def test_opcheck(terms: dict[str, Any]) -> None:
+def test_the_ops_pass_opcheck(terms: dict[str, Any]) -> None:
     logits, target = make(6, 5)
     options = (-100, terms.get("label_smoothing", 0.0), terms.get("z_loss", 0.0), terms.get("softcap"))
     for dtype in (torch.float32, torch.bfloat16):
@@ -216,7 +216,7 @@ def test_opcheck(terms: dict[str, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["reference", "torch"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_compiles_whole(backend: str, reduction: str) -> None:
+def test_it_compiles_whole(backend: str, reduction: str) -> None:
     def function(z: Tensor, t: Tensor) -> Tensor:
         return cross_entropy(z * 2, t, reduction=reduction, z_loss=0.1, backend=backend)
 
@@ -229,7 +229,7 @@ def test_compiles_whole(backend: str, reduction: str) -> None:
             torch.testing.assert_close(ours, theirs)
 
 
-def test_activation_checkpointing() -> None:
+def test_activation_checkpointing_changes_nothing() -> None:
     logits, target = make(12, 5)
     wanted = run("torch", logits, target)
     actual = value_and_gradients(lambda z: checkpoint(cross_entropy, z, target, use_reentrant=False), [logits])
@@ -258,14 +258,14 @@ def test_activation_checkpointing() -> None:
     ],
 )
 @pytest.mark.parametrize("backend", ["reference", "torch"])
-def test_bad_calls(change: dict[str, Any], message: str, backend: str) -> None:
+def test_bad_calls_are_refused(change: dict[str, Any], message: str, backend: str) -> None:
     arguments = {"logits": torch.ones(3, 4), "target": torch.zeros(3, dtype=torch.long), "backend": backend}
     with pytest.raises(ValueError, match=message):
         cross_entropy(**{**arguments, **change})
 
 
 def test_a_target_outside_the_classes_gives_nan_where_it_cannot_raise() -> None:
-    """Targets are only checked on a CPU: elsewhere such a row must read nothing, and its loss is NaN."""
+    """Targets are checked only on a CPU, and not in compiled code. If unchecked, the loss of such a row is NaN."""
     torch._dynamo.reset()
     compiled = torch.compile(
         lambda z, t: cross_entropy(z, t, reduction="none", backend="reference"), fullgraph=True, backend="aot_eager"

@@ -1,4 +1,4 @@
-"""cross_entropy's Triton kernels, interpreted: accuracy, memory accesses, and each byte moved once."""
+"""cross_entropy's Triton kernels in the interpreter: accuracy, memory accesses, and bytes moved."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ def test_is_as_exact_as_the_reference(
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", BY_WIDTH)
 @pytest.mark.parametrize("terms", [TERMS[0], TERMS[-1]])
-def test_gpt2s_vocabulary(dtype: torch.dtype, terms: dict[str, Any]) -> None:
+def test_gpt2s_vocabulary_is_as_exact_as_in_the_reference(dtype: torch.dtype, terms: dict[str, Any]) -> None:
     logits, target = make(3, 50257, ignored=0.0)
     target[0], target[1] = 50256, -100
     assert_right(logits.to(dtype), target, torch.randn(3), **terms)
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_losses_are_exact_on_narrow_inputs(dtype: torch.dtype) -> None:
+def test_losses_of_half_precision_inputs_are_exact(dtype: torch.dtype) -> None:
     logits, target = make(64, 3001)
     logits = logits.to(dtype)
     exact = cross_entropy(logits.double(), target, reduction="mean", backend="reference")
@@ -100,7 +100,7 @@ def test_small_logits_under_a_softcap_keep_their_digits() -> None:
 
 
 @pytest.mark.parametrize("classes", [3, 300])
-def test_extreme_logits(classes: int) -> None:
+def test_extreme_logits_give_the_result_of_torch(classes: int) -> None:
     small = torch.tensor([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4], [float("-inf"), 1.0, 2.0], [1e4, 1e4, -1e4]])
     target = torch.tensor([1, 2, 1, 0])
     logits = torch.cat([small, torch.full((4, classes - 3), -1e4)], 1)
@@ -121,7 +121,7 @@ def test_rows_of_minus_infinity_or_with_nan_are_nan_and_others_unaffected(classe
     torch.testing.assert_close(losses, wanted, equal_nan=True)
 
 
-def test_nothing_to_predict() -> None:
+def test_with_nothing_to_predict_losses_and_gradient_are_zero() -> None:
     for logits in (torch.randn(0, 5), torch.randn(4, 5)):
         target = torch.full((len(logits),), -100)
         losses, gradient = assert_right(logits, target)
@@ -132,7 +132,7 @@ def test_nothing_to_predict() -> None:
 
 @pytest.mark.parametrize("classes", [4, 10, 1301])
 @pytest.mark.parametrize("dtype", BY_WIDTH)
-def test_layouts(classes: int, dtype: torch.dtype) -> None:
+def test_layouts_make_no_difference(classes: int, dtype: torch.dtype) -> None:
     logits, target = make(6, classes)
     logits = logits.to(dtype)
     wanted = run("triton", logits, target, reduction="none")
@@ -187,7 +187,7 @@ def test_a_target_outside_the_classes_reads_nothing(classes: int) -> None:
 
 @pytest.mark.parametrize("classes", [11, 1301])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_moves_each_byte_once(classes: int, dtype: torch.dtype) -> None:
+def test_each_byte_moves_once(classes: int, dtype: torch.dtype) -> None:
     rows, labelled = 9, 5
     logits, _ = make(rows, classes)
     logits = logits.to(dtype)
@@ -201,7 +201,7 @@ def test_moves_each_byte_once(classes: int, dtype: torch.dtype) -> None:
     assert backward.compulsory == backward.requested == (labelled + rows) * row + rows * 8 + 3 * labelled * 4
 
 
-def test_launches_are_recorded_without_values() -> None:
+def test_launches_are_recorded_for_tensors_without_values() -> None:
     logits = torch.empty(16384, 50257, dtype=torch.bfloat16, device="meta")
     target = torch.empty(16384, dtype=torch.long, device="meta")
     with recording("sm_90") as launches:
@@ -214,7 +214,7 @@ def test_launches_are_recorded_without_values() -> None:
 
 @pytest.mark.parametrize("terms", [pytest.param(TERMS[0], marks=pytest.mark.slow), TERMS[-1]])
 @pytest.mark.parametrize("inplace", [False, True])
-def test_opcheck(terms: dict[str, Any], inplace: bool) -> None:
+def test_the_ops_pass_opcheck(terms: dict[str, Any], inplace: bool) -> None:
     logits, target = make(6, 5)
     options = (-100, terms.get("label_smoothing", 0.0), terms.get("z_loss", 0.0), terms.get("softcap"))
     for dtype in (torch.float32, torch.bfloat16):
@@ -241,7 +241,7 @@ def _fresh_dynamo() -> Iterator[None]:
 @pytest.mark.usefixtures("_fresh_dynamo")
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("inplace", [False, True])
-def test_compiles_whole(reduction: str, inplace: bool) -> None:
+def test_it_compiles_whole(reduction: str, inplace: bool) -> None:
     def function(z: Tensor, t: Tensor) -> Tensor:
         return cross_entropy(z * 2, t, reduction=reduction, z_loss=0.1, inplace=inplace, backend="triton")
 
@@ -266,7 +266,7 @@ def test_autocast_and_checkpointing_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("change", [{"target": torch.tensor([0, 4, 1])}, {"logits": torch.ones(3, 4).double()}])
-def test_bad_calls(change: dict[str, Any]) -> None:
+def test_bad_calls_are_refused(change: dict[str, Any]) -> None:
     arguments = {"logits": torch.ones(3, 4), "target": torch.zeros(3, dtype=torch.long), **change}
     with pytest.raises(ValueError, match=r"target holds 4 at \(flat\) position 1|not float64"):
         cross_entropy(**arguments, backend="triton")

@@ -1,4 +1,4 @@
-"""The dropout mask: its rate, its independence, and that it is the same everywhere."""
+"""The dropout mask: its formula, its rate, the independence of its elements, and its seeds."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def kept(seed: int, row: int, column: int, p: float) -> bool:
 
 @given(st.integers(-(2**63), 2**63 - 1), st.floats(0.0, 0.99))
 @settings(max_examples=30, deadline=None)
-def test_is_the_formula_of_the_module(seed: int, p: float) -> None:
+def test_the_mask_follows_the_formula_of_the_module(seed: int, p: float) -> None:
     wanted = [[kept(seed, row, column, p) for column in range(5)] for row in range(7)]
     assert mask(seed, 7, 5, p).tolist() == wanted
 
 
-def test_does_not_change_between_versions() -> None:
+def test_the_mask_does_not_change_between_versions() -> None:
     """Runs resume bit for bit only if the mask of a seed never changes."""
     rows = ["".join("#" if keep else "." for keep in row) for row in mask(2024, 4, 16, 0.5).tolist()]
     assert rows == PINNED
 
 
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.5, 0.9])
-def test_keeps_the_stated_share(p: float) -> None:
+def test_the_mask_keeps_the_stated_share(p: float) -> None:
     shares = torch.tensor([mask(seed, 256, 384, p).double().mean() for seed in range(50)])
     elements = 50 * 256 * 384
     assert abs(shares.mean() - (1 - p)) < 5 * (p * (1 - p) / elements) ** 0.5
@@ -56,7 +56,7 @@ def test_keeps_the_stated_share(p: float) -> None:
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
 def test_elements_are_uncorrelated(p: float) -> None:
-    """Along rows, along columns, and at the four corners of rectangles: elements that share keys."""
+    """In a row, in a column, and at the four corners of a rectangle: these elements share keys."""
     centred = torch.stack([mask(seed, 64, 64, p) for seed in range(400)]).double() - (1 - p)
     centred /= (p * (1 - p)) ** 0.5
     rows = torch.einsum("sij,skj->sik", centred, centred)  # Σ_j over products of two elements of a column
@@ -86,17 +86,17 @@ def test_bits_are_the_mask(dtype: torch.dtype) -> None:
     assert torch.equal(dropped, x.where(mask(3, 33, 17, 0.3), 0))
 
 
-def test_extreme_probabilities() -> None:
+def test_extreme_probabilities_keep_all_or_nearly_nothing() -> None:
     assert mask(1, 100, 100, 0.0).all()
     assert mask(1, 100, 100, 1e-12).all()
     assert mask(1, 1000, 100, 1 - 1e-6).double().mean() < 1e-3
 
 
-def test_no_rows() -> None:
+def test_a_mask_may_have_no_rows() -> None:
     assert mask(1, 0, 5, 0.5).shape == (0, 5)
 
 
-def test_a_seed_is_drawn_from_torchs_generator() -> None:
+def test_a_missing_seed_is_drawn_from_torchs_generator() -> None:
     torch.manual_seed(11)
     first, second = dropout.as_seed(None), dropout.as_seed(None)
     torch.manual_seed(11)

@@ -1,8 +1,8 @@
 """Every op's Triton kernels, forward and backward, at odd sizes, under the interpreter that checks memory.
 
 `checked_memory` (tested with planted faults in test_interpreter.py) refuses accesses outside a tensor, reads of bytes
-never written, writes to the caller's tensors, conflicts between programs of a launch, and float atomics. In addition,
-every element of every output must be written, and none may come from uninitialised memory, which holds NaN.
+that were never written, writes to the caller's tensors, conflicts between programs of a launch, and float atomics. In
+addition, every element of every output must be written and finite: uninitialised memory holds NaN.
 """
 
 from __future__ import annotations

@@ -103,12 +103,12 @@ def operands(dtype: torch.dtype, size: int = 64) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("op", EXPECTED)
-def test_arithmetic_is_torchs(op: str, dtype: torch.dtype) -> None:
+def test_arithmetic_equals_torchs(op: str, dtype: torch.dtype) -> None:
     x, y = operands(dtype)
     wanted = EXPECTED[op](x, y)
     out = torch.empty_like(wanted).contiguous()
     _arithmetic[(1,)](x, y, out, 0.7, op, len(x))
-    if op == "sum":  # in another order
+    if op == "sum":  # added in another order
         torch.testing.assert_close(out, wanted)
     else:
         assert torch.equal(out, wanted)
@@ -168,7 +168,7 @@ def test_casts_between_the_halves(source: torch.dtype, to: torch.dtype) -> None:
     assert torch.equal(out, x.to(to))
 
 
-def test_infinities_are_silent() -> None:
+def test_infinities_raise_no_warning() -> None:
     out = torch.empty(4, dtype=torch.float16)
     _cast[(1,)](torch.tensor([1e6, -1e6, float("nan"), float("inf")]), out, 4)
     assert out[[0, 1, 3]].isinf().all()
@@ -245,13 +245,13 @@ def test_uninitialised_memory_is_nan() -> None:
         (lambda x: copy(x[:1].expand(3, 10), x.new_empty(1, 10).expand(3, 10)), r"a store outside of `out`"),
     ],
 )
-def test_planted_faults(call: Any, message: str) -> None:
+def test_planted_faults_are_found(call: Any, message: str) -> None:
     x = torch.randn(3, 10)
     with checked_memory(x), pytest.raises(MemoryFaultError, match=message):
         call(x)
 
 
-def test_outputs_with_unwritten_elements() -> None:
+def test_outputs_with_unwritten_elements_are_found() -> None:
     x = torch.randn(3, 10)
     with checked_memory(x) as memory:
         holed = copy(x, shift=2)
@@ -296,7 +296,7 @@ def _conflict(memory, out, FAULT: tl.constexpr):
         ("wild pointer", "came from no tensor"),
     ],
 )
-def test_conflicts_between_programs(fault: str, message: str) -> None:
+def test_conflicts_between_programs_are_found(fault: str, message: str) -> None:
     with checked_memory(), pytest.raises(MemoryFaultError, match=message):
         _conflict[(2,)](torch.zeros(2), torch.zeros(2), fault)
 
@@ -339,7 +339,7 @@ def test_nothing_is_checked_after_the_block() -> None:
 
 @triton.jit
 def _table(source, copies, out, REPEATS: tl.constexpr, SIZE: tl.constexpr):
-    """Each program sums REPEATS reads of the same SIZE numbers, and of those of a tuple of tensors."""
+    """Each program adds up REPEATS reads of the same SIZE numbers, and one read of each of two tensors in a tuple."""
     at = tl.arange(0, SIZE)
     total = tl.zeros([SIZE], tl.float32)
     for _ in range(REPEATS):
@@ -348,7 +348,7 @@ def _table(source, copies, out, REPEATS: tl.constexpr, SIZE: tl.constexpr):
     tl.store(out + tl.program_id(0) * SIZE + at, total, mask=at < SIZE - 1)
 
 
-def test_counts_by_hand() -> None:
+def test_counts_equal_those_by_hand() -> None:
     source, out = torch.ones(8, dtype=torch.bfloat16), torch.empty(3, 8)
     other = torch.ones(16)
     with counted_bytes() as launches:

@@ -84,7 +84,7 @@ def test_torch_is_as_exact_as_the_reference(
     assert_as_exact_as(actual, reference, exact, roundings=2, magnitudes=magnitudes)
 
 
-def test_many_blocks_of_rows() -> None:
+def test_many_blocks_of_rows_are_as_exact_as_in_the_reference() -> None:
     """More elements than are masked at a time, with a ragged last block, and one row wider than a block."""
     for shape in ((1000, 30, 500, 4), (3, 5, 2**17 + 3, 2)):
         tensors = make(*shape)
@@ -94,7 +94,7 @@ def test_many_blocks_of_rows() -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
-def test_float32_adapters_on_a_bfloat16_base(backend: str) -> None:
+def test_float32_adapters_on_a_bfloat16_base_keep_their_types(backend: str) -> None:
     x, weight, bias, a, b = make(20, 12, 16, 4, dtype=torch.bfloat16)
     y, *gradients = run(backend, [x, weight, bias, a.float(), b.float()])
     assert y.dtype == torch.bfloat16
@@ -103,7 +103,7 @@ def test_float32_adapters_on_a_bfloat16_base(backend: str) -> None:
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast(dtype: torch.dtype, dropout_p: float) -> None:
+def test_autocast_is_as_exact_as_in_the_reference(dtype: torch.dtype, dropout_p: float) -> None:
     tensors = make(40, 24, 32, 8)
     options = {"dropout_p": dropout_p, "seed": 5}
     exact = run("reference", doubles(tensors), **options)
@@ -114,7 +114,7 @@ def test_autocast(dtype: torch.dtype, dropout_p: float) -> None:
     assert_as_exact_as(actual, reference, exact, roundings=1)
 
 
-def test_layouts() -> None:
+def test_layouts_make_no_difference() -> None:
     """Leading dimensions, Conv1D's transposed weight, strided and expanded inputs, an expanded gradient."""
     x, weight, bias, a, b = make(24, 10, 6, 3)
     options = {"dropout_p": 0.2, "seed": 4}
@@ -138,7 +138,7 @@ def test_layouts() -> None:
     torch.testing.assert_close(conv1d.grad, wanted[2].t())
 
 
-def test_one_vector() -> None:
+def test_x_may_be_one_vector() -> None:
     x, weight, bias, a, b = make(1, 10, 6, 3)
     assert lora_linear(x[0], weight, bias, a, b, 0.7).shape == (10,)
 
@@ -149,7 +149,7 @@ def test_two_runs_are_bit_identical() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_seeds() -> None:
+def test_the_mask_depends_on_the_seed_or_on_torchs_generator() -> None:
     tensors = make(8, 4, 16, 2)
     one = lora_linear(*tensors, 1.0, dropout_p=0.5, seed=1)
     assert torch.equal(one, lora_linear(*tensors, 1.0, dropout_p=0.5, seed=torch.tensor(1)))
@@ -168,7 +168,7 @@ def test_seeds() -> None:
 @pytest.mark.parametrize("names", ["AB", "xAB", "x", "A", "B", "b", "W", "xWbAB"])
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
 def test_only_required_gradients_are_computed(names: str, dropout_p: float) -> None:
-    """Only the products of the formulas run, and only required gradients are computed."""
+    """Backward runs only the products of the formulas, and computes only required gradients."""
     m, n, k, r = 40, 24, 32, 4
     tensors = dict(zip("xWbAB", make(m, n, k, r), strict=True))
     for name in names:
@@ -185,7 +185,7 @@ def test_only_required_gradients_are_computed(names: str, dropout_p: float) -> N
     assert {name for name, tensor in tensors.items() if tensor.grad is not None} == set(names)
 
 
-def test_saves_only_x_and_its_projection() -> None:
+def test_only_x_its_projection_and_the_parameters_are_saved() -> None:
     tensors = make(512, 64, 256, 4)
     for adapter in tensors[3:]:
         adapter.requires_grad_()
@@ -214,7 +214,7 @@ def test_dropout_needs_no_copy_of_x() -> None:
 
 
 @pytest.mark.parametrize(("names", "dropout_p"), [("AB", 0.0), ("xWbAB", 0.3)])
-def test_opcheck(names: str, dropout_p: float) -> None:
+def test_the_ops_pass_opcheck(names: str, dropout_p: float) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         tensors = dict(zip("xWbAB", make(6, 5, 4, 3, dtype=dtype), strict=True))
         for name in names:
@@ -229,7 +229,7 @@ def test_opcheck(names: str, dropout_p: float) -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
-def test_compiles_fully_and_once_for_all_seeds(backend: str) -> None:
+def test_it_compiles_whole_and_once_for_all_seeds(backend: str) -> None:
     def function(x: Tensor, w: Tensor, b: Tensor, a: Tensor, c: Tensor, seed: Tensor) -> Tensor:
         return lora_linear(x, w, b, a, c, 0.7, dropout_p=0.3, seed=seed, backend=backend)
 
@@ -246,7 +246,7 @@ def test_compiles_fully_and_once_for_all_seeds(backend: str) -> None:
     assert graphs.frame_count == 1
 
 
-def test_compiles_for_any_number_of_rows() -> None:
+def test_it_compiles_once_for_any_number_of_rows() -> None:
     torch._dynamo.reset()
     graphs = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(lambda *t: lora_linear(*t, 0.7), fullgraph=True, backend=graphs, dynamic=True)
@@ -259,7 +259,7 @@ def test_compiles_for_any_number_of_rows() -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
-def test_compiles_under_autocast(backend: str) -> None:
+def test_it_compiles_under_autocast(backend: str) -> None:
     def function(*tensors: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             return lora_linear(*tensors, 0.7, dropout_p=0.3, seed=torch.tensor(2), backend=backend)
@@ -274,7 +274,7 @@ def test_compiles_under_autocast(backend: str) -> None:
 
 @pytest.mark.parametrize("seed", [None, 9])
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_activation_checkpointing(seed: int | None, use_reentrant: bool) -> None:
+def test_activation_checkpointing_changes_nothing(seed: int | None, use_reentrant: bool) -> None:
     def function(*tensors: Tensor) -> Tensor:
         torch.manual_seed(1)
         return lora_linear(*tensors, 0.7, dropout_p=0.3, seed=seed)
@@ -306,7 +306,7 @@ def test_activation_checkpointing(seed: int | None, use_reentrant: bool) -> None
         ({"backend": "cuda"}, r"backend='cuda': expected one of auto"),
     ],
 )
-def test_bad_calls(change: dict[str, Any], message: str) -> None:
+def test_bad_calls_are_refused(change: dict[str, Any], message: str) -> None:
     x, weight, bias, a, b = make(3, 4, 6, 2)
     arguments = {"x": x, "weight": weight, "bias": bias, "lora_a": a, "lora_b": b, "scaling": 1.0}
     with pytest.raises(ValueError, match=message):

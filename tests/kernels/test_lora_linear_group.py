@@ -1,4 +1,4 @@
-"""lora_linear_group: each layer's result is its own lora_linear's, in every backend that runs here."""
+"""lora_linear_group: each layer's result is that of its own lora_linear, in every backend."""
 
 from __future__ import annotations
 
@@ -92,10 +92,10 @@ CASES = [((12,), (3,)), ((12, 12, 12), (4, 4, 4)), ((12, 5, 8), (1, 7, 3)), ((6,
 @pytest.mark.parametrize("dtype", BY_WIDTH)
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
 @pytest.mark.parametrize(("columns", "ranks"), CASES)
-def test_each_layer_is_its_own(
+def test_each_layer_is_as_exact_as_its_own_lora_linear(
     backend: str, dtype: torch.dtype, dropout_p: float, columns: tuple[int, ...], ranks: tuple[int, ...]
 ) -> None:
-    """Against the single layers' reference with the same seed, so with the same mask."""
+    """Compared with the reference of the single layers with the same seed, hence the same mask."""
     tensors = make(30, columns, 11, ranks, dtype=dtype)
     options = {"dropout_p": dropout_p, "seed": 5}
     exact = alone(*doubles(*tensors), "reference", **options)
@@ -105,7 +105,7 @@ def test_each_layer_is_its_own(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("biases", [False, (True, False, True)])
-def test_biases(backend: str, biases: bool | tuple[bool, ...]) -> None:
+def test_layers_may_have_a_bias_or_none(backend: str, biases: bool | tuple[bool, ...]) -> None:
     tensors = make(9, (4, 6, 5), 7, (2, 2, 2), biases=biases)
     for ours, theirs in zip(together(*tensors, backend), alone(*tensors, backend), strict=True):
         torch.testing.assert_close(ours, theirs)
@@ -124,7 +124,7 @@ def test_gradients_against_finite_differences(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rows", [0, 1])
-def test_few_rows(backend: str, rows: int) -> None:
+def test_one_row_or_none_is_enough(backend: str, rows: int) -> None:
     tensors = make(rows, (4, 6), 7, (2, 3))
     options = {"dropout_p": 0.2, "seed": 1}
     for ours, theirs in zip(together(*tensors, backend, **options), alone(*tensors, backend, **options), strict=True):
@@ -132,7 +132,7 @@ def test_few_rows(backend: str, rows: int) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_layouts(backend: str) -> None:
+def test_layouts_make_no_difference(backend: str) -> None:
     """Three dimensions, and Conv1D's transposed weights beside plain ones."""
     x, (weights, *rest) = make(12, (4, 6), 7, (2, 3))
     wanted = together(x, (weights, *rest), backend)
@@ -143,7 +143,7 @@ def test_layouts(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_autocast_with_float32_adapters(backend: str) -> None:
+def test_autocast_is_as_exact_as_in_the_reference(backend: str) -> None:
     tensors = make(40, (24, 8), 32, (8, 4))
     exact = alone(*doubles(*tensors), "reference")
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -153,7 +153,7 @@ def test_autocast_with_float32_adapters(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_layer_whose_result_is_unused(backend: str) -> None:
+def test_a_layer_whose_result_is_unused_gets_no_gradient(backend: str) -> None:
     x, group = leaves_of(*make(9, (4, 6), 7, (2, 3)))
     lora_linear_group(x, *group, SCALINGS[:2], backend=backend)[1].sum().backward()
     other, layers = leaves_of(x, group)
@@ -190,7 +190,7 @@ def test_dropout_needs_no_copy_of_x() -> None:
 
 
 @pytest.mark.parametrize(("biases", "dropout_p"), [(False, 0.0), (True, 0.3)])
-def test_opcheck(dropout_p: float, biases: bool) -> None:
+def test_the_ops_pass_opcheck(dropout_p: float, biases: bool) -> None:
     x, group = leaves_of(*make(6, (5, 4), 7, (3, 2), biases=biases))
     kinds = [[t for t in kind if t is not None] for kind in group]
     seed = torch.tensor(3) if dropout_p else None
@@ -204,7 +204,7 @@ def test_opcheck(dropout_p: float, biases: bool) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_compiles_whole(backend: str) -> None:
+def test_it_compiles_whole(backend: str) -> None:
     torch._dynamo.reset()
     x, group = leaves_of(*make(12, (5, 8), 7, (3, 2)))
 
@@ -238,7 +238,7 @@ def test_compiles_whole(backend: str) -> None:
         ({"dropout_p": -0.1}, r"dropout_p=-0.1: expected 0 <= dropout_p < 1"),
     ],
 )
-def test_bad_calls(change: dict[str, Any], message: str) -> None:
+def test_bad_calls_are_refused(change: dict[str, Any], message: str) -> None:
     x, (weights, biases, lora_as, lora_bs) = make(3, (4, 5), 6, (2, 2))
     arguments = {"weights": weights, "biases": biases, "lora_as": lora_as, "lora_bs": lora_bs, "scalings": [1.0, 1.0]}
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""lora_linear in Triton, interpreted: as exact as the reference, in bounds, deterministic, no unnecessary launch."""
+"""lora_linear's Triton kernels in the interpreter: accuracy, memory accesses, launches, gradients, composition."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _bfloat16() -> Iterator[None]:
 def make(
     rows: int, n: int, k: int, rank: int, *, bias: bool = True, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> list[Any]:
-    """x, weight, bias, lora_a, lora_b of ordinary sizes, rounded to `dtype`."""
+    """Random x, weight, bias (None without `bias`), lora_a and lora_b in `dtype`; x Wᵀ and x Aᵀ are of order 1."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -92,8 +92,8 @@ def test_many_chunks_of_rows(dtype: torch.dtype, dropout_p: float) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1, -5, 2**31, 2**62 + 12_345, -(2**63)])
-def test_the_mask_is_that_of_every_backend(seed: int) -> None:
-    """With W zero and A and B the identity, y is the masked and scaled x."""
+def test_the_dropout_mask_is_that_of_the_reference(seed: int) -> None:
+    """W is zero, and A and B are the identity, so y is x after dropout."""
     x, k = torch.ones(40, 35), 35
     zeros, identity = torch.zeros(k, k), torch.eye(k)
     y = {
@@ -118,7 +118,7 @@ def test_autocast(dtype: torch.dtype, dropout_p: float) -> None:
 
 
 def test_the_gradient_of_b_is_precise_beside_a_bfloat16_weight() -> None:
-    """With float32 A and B, and an update far below the precision of W, which is bfloat16."""
+    """A and B are float32, W is bfloat16, and the update B A is far smaller than the rounding of W."""
     x, weight, _, a, b = make(32, 24, 32, 8)
     weight, b = weight.bfloat16() * 64, b * 1e-3
     grad = torch.randn(32, 24, generator=torch.Generator().manual_seed(1)).bfloat16()
@@ -132,7 +132,7 @@ def test_the_gradient_of_b_is_precise_beside_a_bfloat16_weight() -> None:
 
 
 def test_layouts() -> None:
-    """Leading dimensions, Conv1D's transposed weight, rows with gaps, transposed and expanded inputs and gradients."""
+    """Leading dimensions, transposed weights (Conv1D), gaps between rows, transposed or expanded x, expanded dy."""
     x, weight, bias, a, b = make(24, 40, 35, 3)
     options = {"dropout_p": 0.2, "seed": 4}
     wanted = run("triton", [x, weight, bias, a, b], **options)
@@ -178,7 +178,10 @@ def test_two_runs_are_bit_identical() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "dropout_p"), [((3, 20), 0.3), ((70, 1), 0.0)])
 def test_memory(ranks: tuple[int, ...], dropout_p: float) -> None:
-    """Odd sizes, and gaps between rows of x, W and g: no access outside them, every output written."""
+    """No access is out of bounds, and every output is written.
+
+    No tile divides the sizes, and the rows of x, W and the output gradients have gaps between them.
+    """
     rows, columns, k, dtype = 530, (35, 9), 37, torch.bfloat16
     wide = torch.randn(rows, k + 3).to(dtype)
     weights = [torch.randn(n, k + 5).to(dtype)[:, :k] for n in columns]
@@ -205,7 +208,7 @@ def test_memory(ranks: tuple[int, ...], dropout_p: float) -> None:
 def launched(
     needs: str = "xAB", *, rank: int = 16, dropout_p: float = 0.0, layers: int = 1, rows: int = 2048
 ) -> list[str]:
-    """The kernels launched by forward and backward if the gradients in `needs` (of x, W, b, A, B) are required."""
+    """The names of the kernels that forward and backward launch for the gradients in `needs` (of x, W, b, A, B)."""
     x = torch.empty(rows, 768, dtype=torch.bfloat16, device="meta")
     weights = [torch.empty(768, 768, dtype=torch.bfloat16, device="meta")] * layers
     lora_as, lora_bs = ([torch.empty(shape, device="meta")] * layers for shape in ((rank, 768), (768, rank)))
@@ -227,14 +230,22 @@ def test_launches() -> None:
     assert launched("x") == ["_linear", "_linear_dx"]
     assert launched("A") == ["_linear", "_down", "_outer", "_add_up"]
     assert launched("B") == launched("bB") == launched("W") == ["_linear", "_outer", "_add_up"]
-    assert launched("b") == ["_linear"]  # torch's own sum
-    assert launched("xWbAB") == ["_linear", "_linear_dx", "_outer", "_outer", "_outer", "_add_up", "_add_up"]  # types
+    assert launched("b") == ["_linear"]  # torch sums the rows
+    assert launched("xWbAB") == [
+        "_linear",
+        "_linear_dx",
+        "_outer",
+        "_outer",
+        "_outer",
+        "_add_up",
+        "_add_up",
+    ]  # one per type
     assert launched("") == ["_linear"]
 
 
 @pytest.mark.parametrize("names", ["AB", "xAB", "x", "A", "B", "b", "W", "bW", "xWbAB"])
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
-def test_only_required_gradients_are_computed(names: str, dropout_p: float) -> None:
+def test_each_set_of_required_gradients_is_that_of_the_reference(names: str, dropout_p: float) -> None:
     gradients = []
     for backend in ("triton", "reference"):
         tensors = dict(zip("xWbAB", make(40, 24, 32, 4), strict=True))
@@ -249,8 +260,8 @@ def test_only_required_gradients_are_computed(names: str, dropout_p: float) -> N
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_saves_only_x_and_its_projection(autocast: bool) -> None:
-    """Under autocast, x is saved in the compute type."""
+def test_saves_only_x_its_projection_and_the_seed(autocast: bool) -> None:
+    """Besides the parameters. Under autocast x and W are saved in the compute type; W is not counted here."""
     rows, n, k, rank = 96, 64, 64, 8
     tensors = make(rows, n, k, rank, dtype=torch.float32 if autocast else torch.bfloat16)
     parameters = {t.data_ptr() for t in tensors[1:]}

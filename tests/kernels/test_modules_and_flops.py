@@ -1,4 +1,4 @@
-"""The losses as modules, and FlopCounterMode's counts for every op on the torch and triton backends."""
+"""The losses as modules, and FlopCounterMode's counts for the matrix products of the torch and triton backends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from domain_ft_kernels import CrossEntropyLoss, LinearCrossEntropyLoss, linear_c
 HIDDEN, WEIGHT, TARGET = torch.randn(6, 5), torch.randn(7, 5), torch.tensor([0, -100, 3, 6, 2, 2])
 
 
-def test_the_modules_are_the_functions() -> None:
+def test_the_modules_compute_the_losses_of_the_functions() -> None:
     class_weight = torch.rand(7)
     wanted = F.cross_entropy(HIDDEN @ WEIGHT.t(), TARGET, class_weight)
     linear, plain = LinearCrossEntropyLoss(class_weight), CrossEntropyLoss(class_weight)
@@ -56,7 +56,7 @@ def test_flops_of_the_head(backend: str, reduction: str, trained: bool, products
 
 @pytest.mark.parametrize(("backend", "products"), [("torch", 4), ("triton", 3)])
 def test_flops_of_losses_by_row(backend: str, products: int) -> None:
-    """torch recomputes the logits in backward; triton keeps them if they fit."""
+    """The torch backend recomputes the logits in backward; the triton backend keeps them if their stash has room."""
     hidden, weight = HIDDEN.clone().requires_grad_(), WEIGHT.clone().requires_grad_()
     with FlopCounterMode(display=False) as counter:
         linear_cross_entropy(hidden, weight, TARGET, reduction="none", backend=backend).sum().backward()

@@ -16,7 +16,7 @@ SIZES = st.sampled_from([1, 2, 3, 7, 16, 33, 64, 130])
 
 
 def laid_out(shape: tuple[int, int], how: str, dtype: torch.dtype) -> Tensor:
-    """Random numbers: row by row, column by column, or with gaps between the rows."""
+    """A random matrix, stored row by row, column by column, or with gaps between the rows."""
     rows, columns = shape
     if how == "columns":
         return torch.randn(columns, rows).to(dtype).t()
@@ -29,7 +29,7 @@ def laid_out(shape: tuple[int, int], how: str, dtype: torch.dtype) -> Tensor:
 @settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
 def test_any_layout_and_size(dtype: torch.dtype, m: int, k: int, n: int, left: str, right: str) -> None:
-    """Within the rounding of a sum of k products in the accumulation type, and of the result in its type."""
+    """The error is at most that of a sum of k products in the accumulation type and of rounding the result."""
     torch.manual_seed(m * 1000 + k * 10 + n)
     a, b, bias, sums = laid_out((m, k), left, dtype), laid_out((k, n), right, dtype), torch.randn(n), torch.randn(m, n)
     bias, sums = bias.to(dtype), sums.to(dtype)
@@ -51,8 +51,8 @@ def test_empty_products() -> None:
     assert torch.equal(mm(torch.randn(2, 0), torch.randn(0, 4), torch.ones(4)), torch.ones(2, 4))
 
 
-def test_without_onednn_torch_computes_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without oneDNN, torch.mm gives the same products, up to float32 rounding."""
+def test_without_onednn_torch_computes_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without oneDNN, `mm` with a bias is torch.addmm; the product is the same up to float32 rounding."""
     a, b, bias = torch.randn(40, 70), torch.randn(70, 30), torch.randn(30)
     before = mm(a, b, bias)
     monkeypatch.setattr(products, "has_onednn", lambda: False)

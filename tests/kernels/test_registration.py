@@ -91,7 +91,7 @@ def test_both_ways_give_the_same_values_and_gradients(way: Callable[..., list[Te
 
 
 @pytest.mark.parametrize("way", [SCALE, SCALE.registered], ids=["eager", "registered"])
-def test_an_unused_output_has_no_gradient(way: Callable[..., list[Tensor]]) -> None:
+def test_an_unused_output_adds_nothing_to_the_gradient(way: Callable[..., list[Tensor]]) -> None:
     x, factors = inputs()
     way(x, factors, 2.0)[0].sum().backward()
     assert torch.equal(x.grad, torch.full((5,), 4.0))

@@ -1,4 +1,4 @@
-"""The benchmark's closed forms against counts of the kernels' loads and stores, interpreted at small sizes."""
+"""The benchmark's closed forms of memory traffic equal the loads and stores that the interpreter counts."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ THREE = Linear(40, (48, 33, 16), 1)
 
 
 def labelled(tokens: int) -> int:
-    """The number of labels among the tokens of `random_tensor`."""
+    """How many of `random_tensor`'s targets for `tokens` are not ignored."""
     return -(-2 * tokens // 3)
 
 
 def random_tensor(*shape: int, dtype: torch.dtype) -> Tensor:
-    """Replaces the benchmark's tensors without memory; every third target is ignored."""
+    """A random tensor, in place of the benchmark's tensor without memory; every third target is ignored."""
     if dtype == torch.int64:
         target = torch.arange(shape[0]) % 33  # all labels differ up to 33 tokens
         target[2::3] = IGNORED
@@ -47,7 +47,7 @@ def random_tensor(*shape: int, dtype: torch.dtype) -> Tensor:
 
 
 def by_tensor(step: Step) -> dict[str, tuple[float, float, float, float]]:
-    """By tensor: bytes requested by loads and stores, and the distinct ones of each; without unused tensors."""
+    """For each tensor in use: the bytes requested by loads and by stores, and the distinct bytes read and written."""
     nothing = Moved(0, 0)
     moved = {}
     for name in step.reads | step.writes:
@@ -57,7 +57,7 @@ def by_tensor(step: Step) -> dict[str, tuple[float, float, float, float]]:
 
 
 def counted(entry: LaunchBytes) -> dict[str, tuple[float, float, float, float]]:
-    """The same, as counted."""
+    """The same four numbers for each tensor in use, counted by the interpreter."""
     numbers = {name: (t.requested_reads, t.requested_writes, t.reads, t.writes) for name, t in entry.tensors.items()}
     return {name: moved for name, moved in numbers.items() if any(moved)}
 
@@ -81,11 +81,11 @@ CALLS: dict[str, Callable[[], None]] = {
     "a head by row, with class weights and log-sum-exps": partial(
         call_unsummed, 300, 64, 30, torch.float32, bias=True, **WITH_LSE
     ),
-    "a head by row, with all that there is": partial(
+    "a head by row, with all terms, class weights and log-sum-exps": partial(
         call_unsummed, 300, 64, 30, torch.bfloat16, bias=True, terms=ALL_TERMS, **WITH_LSE
     ),
     "cross-entropy with class weights": partial(call_cross_entropy, 70, 30, torch.float32, **WITH_LSE),
-    "cross-entropy with all that there is": partial(
+    "cross-entropy with all terms and class weights": partial(
         call_cross_entropy, 1100, 30, torch.bfloat16, terms=ALL_TERMS, **WITH_LSE
     ),
     "cross-entropy": partial(call_cross_entropy, 2500, 30, torch.bfloat16),

@@ -19,7 +19,7 @@ import interpreter  # noqa: F401 (before anything else imports triton: it turns 
 
 from domain_ft_kernels import cross_entropy, linear_cross_entropy, lora_linear, lora_linear_group
 
-# torch's own formulas for forward mode, which it loads at the first dual tensor, are written for torch.jit.script
+# At the first dual tensor, torch loads its forward-mode formulas, which still use torch.jit.script.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*is deprecated:DeprecationWarning")
 
 generator = torch.Generator().manual_seed(0)
@@ -193,7 +193,7 @@ def test_a_mean_over_nothing_is_nan_with_gradients_of_zero(backend: str, rows: i
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch", "triton"])
-def test_a_softcap_of_zero_is_none(backend: str) -> None:
+def test_a_softcap_of_zero_means_no_softcap(backend: str) -> None:
     assert torch.equal(_head(X, W, softcap=0.0, backend=backend), _head(X, W, softcap=None, backend=backend))
     assert torch.equal(_logits(X, W, softcap=0, backend=backend), _logits(X, W, softcap=None, backend=backend))
 

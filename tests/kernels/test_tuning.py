@@ -30,11 +30,11 @@ def key_of(kernel: str) -> tuning.Key:
 
 
 class TooLargeError(Exception):
-    """Raised by a config that does not fit the chip."""
+    """Raised when a config does not fit the chip."""
 
 
 class FakeGpu:
-    """A GPU on which the config `c` takes `milliseconds[c]`; it counts the runs."""
+    """A GPU on which the config `c` takes `milliseconds[c]`; `runs` lists the configs that ran."""
 
     def __init__(self, milliseconds: dict[str, float]) -> None:
         self.milliseconds, self.clock, self.runs = milliseconds, 0.0, list[str]()
@@ -54,7 +54,7 @@ class FakeGpu:
 
 @pytest.fixture
 def choose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., list[str]]]:
-    """choose(milliseconds, configs, ...) -> the configs that ran, in order."""
+    """A function: choose(milliseconds, configs, ...) returns the configs that ran, in order."""
     monkeypatch.setenv("DOMAIN_FT_CACHE", str(tmp_path))
     monkeypatch.delenv("DOMAIN_FT_TUNE", raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
@@ -116,7 +116,7 @@ def test_no_timing_beyond_the_budget_or_when_disabled(
     tuning.forget()
     seconds = itertools.count(step=tuning.BUDGET_SECONDS)
     monkeypatch.setattr(tuning.time, "monotonic", lambda: next(seconds))
-    assert "b" not in choose({"a": 3.0, "b": 1.0}, "ab")  # the first used the whole budget
+    assert "b" not in choose({"a": 3.0, "b": 1.0}, "ab")  # timing "a" used up the budget
     other = key_of("other")
     assert choose({"a": 3.0, "b": 1.0}, "ab", key=other) == ["a"]
 
@@ -165,6 +165,9 @@ def test_the_interpreter_runs_its_own_config() -> None:
     x = torch.arange(40.0)
     run_double(x)
     assert torch.equal(x, 2 * torch.arange(40.0))
+    with recording("interpreter") as launches:
+        run_double(x)
+    assert launches[0].constants == {"BLOCK": 16}
 
 
 def test_recording_runs_nothing_and_records_the_launch_for_a_chip() -> None:

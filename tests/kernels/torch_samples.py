@@ -28,12 +28,15 @@ def samples(name: str) -> Iterator[Any]:
 
 
 def narrow(tensors: list[Tensor | None]) -> list[Tensor | None]:
-    """In float32: the Triton kernels do not support float64."""
+    """Convert to float32: the Triton kernels do not support float64."""
     return [None if t is None else t.float() for t in tensors]
 
 
 def try_linear_cross_entropy() -> int:
-    """Skips class probabilities and batched weights, which we do not support."""
+    """Check linear_cross_entropy; return the number of samples.
+
+    Skips class probabilities, batched weights and batched targets, which we do not support.
+    """
     tried = 0
     for sample in samples("nn.functional.linear_cross_entropy"):
         options = {k: v for k, v in sample.kwargs.items() if k not in ("options", "linear_bias") and v is not None}
@@ -54,7 +57,10 @@ def try_linear_cross_entropy() -> int:
 
 
 def try_cross_entropy() -> int:
-    """Moves the classes to the last dimension; skips class probabilities, which we do not support."""
+    """Check cross_entropy, with the classes moved to the last dimension; return the number of samples.
+
+    Skips class probabilities, which we do not support.
+    """
     tried = 0
     for sample in samples("nn.functional.cross_entropy"):
         logits, (target,), options = sample.input, sample.args, dict(sample.kwargs)

@@ -1,4 +1,4 @@
-"""The table of capabilities: what it says of each architecture, and what is refused."""
+"""The table of architectures: its entries, generic descriptions of other architectures, and what is refused."""
 
 from __future__ import annotations
 
@@ -32,16 +32,14 @@ def test_attention_targets_are_all_the_linears_of_the_attention_and_no_others(ar
     found = {name for name, _ in model.named_modules() if any(re.fullmatch(rf"(.*\.)?{end}", name) for end in endings)}
     linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     attentive = {name for name in linear if re.search(r"\.(attention|attn|self_attn)\.", name)}
-    if architecture == "albert":  # its feed-forward stands beside the attention, in the same layer group
-        attentive = {name for name in linear if ".attention." in name}
     assert found == attentive
     assert found
 
 
-def test_roberta_counts_positions_from_after_its_padding_token() -> None:
+def test_positions_of_roberta_start_after_its_padding_token() -> None:
     config = AutoConfig.for_model("roberta", pad_token_id=1)
     assert describe(config, "r").position_offset(config) == 2
-    config = AutoConfig.for_model("opt", pad_token_id=1)  # adds its offset itself
+    config = AutoConfig.for_model("opt", pad_token_id=1)  # OPT adds its offset itself
     assert describe(config, "o").position_offset(config) == 0
 
 

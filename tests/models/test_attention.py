@@ -1,4 +1,4 @@
-"""Packed attention: a sequence in a row is what it is alone, for every supported architecture, with its gradients."""
+"""Packed attention: a sequence in a packed row has the logits and gradients that it has alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from domain_ft.models import attention
 from domain_ft.models.architectures import ARCHITECTURES
 from domain_ft.models.attention import EqualLengths, PackedLayout, packed_arguments, packed_attention
 
-LENGTHS = (5, 5, 40, 17, 1, 17)  # 40 is longer than the windows of the tiny ModernBERT and Mistral
+LENGTHS = (5, 5, 40, 17, 1, 17)  # 40 is longer than the window of the tiny ModernBERT
 
 
 def sequences_of(lengths: tuple[int, ...], seed: int = 0) -> list[Tensor]:
@@ -81,7 +81,7 @@ def test_packed_gradients_are_those_of_separate_documents(architecture: str) -> 
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
-def test_an_installed_model_still_takes_ordinary_padded_batches(architecture: str) -> None:
+def test_an_installed_model_still_accepts_ordinary_padded_batches(architecture: str) -> None:
     model, sequences = tiny_model(architecture), sequences_of((12, 30))
     input_ids = torch.full((2, 30), model.config.pad_token_id or 0)
     mask = torch.zeros(2, 30, dtype=torch.long)
@@ -108,7 +108,7 @@ def test_an_installed_decoder_generates_as_before(architecture: str) -> None:
 def test_a_packed_micro_batch_makes_no_mask_and_reads_no_value(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reading a value in Python waits for the GPU. Only `PackedLayout` reads one, and not for the GPU's kernel."""
+    """Reading a value in Python waits for the GPU. Only `PackedLayout.groups` reads one."""
     model = tiny_model(architecture)
     attention.install(model)
     monkeypatch.setitem(AttentionMaskInterface._global_mapping, attention.NAME, lambda *_, **__: pytest.fail("a mask"))
@@ -120,7 +120,7 @@ def test_a_packed_micro_batch_makes_no_mask_and_reads_no_value(
 
 
 class NoValuesRead(TorchDispatchMode):
-    """Fails where a tensor's value becomes a number of Python's, or decides the shape of another tensor."""
+    """Fails when a tensor's value becomes a Python number or decides the shape of another tensor."""
 
     READING = (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.masked_select)
 
@@ -131,7 +131,7 @@ class NoValuesRead(TorchDispatchMode):
 
 
 def test_without_a_layout_the_lengths_are_enough() -> None:
-    """Anyone's model with our attention installed takes the arguments that transformers' own kernels take."""
+    """A model with our attention installed accepts the arguments of transformers' own kernels."""
     model, sequences = tiny_model("bert"), sequences_of(LENGTHS)
     expected = separate_logits(model, sequences)
     attention.install(model)
@@ -162,7 +162,7 @@ class Attending(nn.Module):
 
 
 def naive_attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], causal: bool, reach: int | None) -> Tensor:
-    """The definition: one sequence, one head, one softmax at a time. (heads, tokens, d) -> (tokens, heads, d)"""
+    """The definition, sequence by sequence: (heads, tokens, d) -> (tokens, heads, d)."""
     outputs, groups = [], q.shape[0] // k.shape[0]
     for q_, k_, v_ in zip(*(tensor.split(lengths, dim=1) for tensor in (q, k, v)), strict=True):
         distance = torch.arange(q_.shape[1])[:, None] - torch.arange(q_.shape[1])[None, :]
@@ -184,7 +184,9 @@ def naive_attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], causal:
     groups=st.sampled_from([1, 2]),
     window=st.one_of(st.none(), st.integers(1, 30)),
 )
-def test_runs_equal_the_definition(lengths: list[int], causal: bool, groups: int, window: int | None) -> None:
+def test_packed_attention_equals_the_definition(
+    lengths: list[int], causal: bool, groups: int, window: int | None
+) -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (
         torch.randn(heads, sum(lengths), 8, dtype=torch.float64, generator=generator).requires_grad_()
@@ -212,7 +214,7 @@ def test_runs_equal_the_definition(lengths: list[int], causal: bool, groups: int
 def test_layout_joins_neighbours_of_one_length_and_skips_empty_sequences() -> None:
     layout = PackedLayout(torch.tensor([0, 3, 6, 6, 9, 13, 16], dtype=torch.int32))
     assert layout.groups == (EqualLengths(3, 3), EqualLengths(1, 4), EqualLengths(1, 3))
-    assert sum(run.tokens for run in layout.groups) == 16
+    assert sum(group.tokens for group in layout.groups) == 16
 
 
 def test_dropout_drops_weights_and_keeps_their_mean() -> None:
@@ -228,13 +230,13 @@ def test_dropout_drops_weights_and_keeps_their_mean() -> None:
     assert abs(mixed.mean() - 1) < 0.02
 
 
-def test_what_would_change_the_scores_is_refused() -> None:
+def test_a_softcap_of_the_scores_is_refused() -> None:
     q = torch.zeros(1, 1, 4, 4)
     with pytest.raises(NotImplementedError, match="softcap"):
         packed_attention(Attending(True, 1), q, q, q, None, softcap=50.0, cu_seq_lens_q=torch.tensor([0, 4]))
 
 
-def test_longest_sequence_of_the_tiny_models_runs() -> None:
+def test_the_longest_sequence_of_each_tiny_model_runs() -> None:
     for architecture in SUPPORTED:
         model = tiny_model(architecture)
         attention.install(model)

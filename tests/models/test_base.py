@@ -1,4 +1,4 @@
-"""Loading models and running them: by folder, hub id and run, packed and padded, and every way that it can fail."""
+"""Loading a model by folder, hub id or run; running it packed and padded; and what the loader refuses."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BATCH = Tokens.of([sequence.tolist() for sequence in PIECES])
 
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a tiny model, written once; do not change what is in it."""
+    """A function from an architecture to its tiny model's folder, which the tests share and must not change."""
     root = tmp_path_factory.mktemp("models")
 
     def folder(architecture: str) -> Path:
@@ -106,7 +106,7 @@ def test_rows_are_the_same_rows_packed_or_padded(architecture: str, tiny_folder:
         torch.testing.assert_close(base.hidden(BATCH, rows), base.hidden(BATCH)[rows], rtol=0, atol=1e-5)
 
 
-def test_padding_hides_nothing_from_the_gradient(tiny_folder: Callable[[str], Path]) -> None:
+def test_padding_does_not_change_the_gradient(tiny_folder: Callable[[str], Path]) -> None:
     gradients = []
     for packed in (True, False):
         base = load(str(tiny_folder("bert")))
@@ -118,7 +118,7 @@ def test_padding_hides_nothing_from_the_gradient(tiny_folder: Callable[[str], Pa
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-5)  # logits are float32
 
 
-def test_a_model_whose_logits_cannot_be_had_is_refused(
+def test_a_model_whose_logits_cannot_be_reproduced_is_refused(
     tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base_module, "logit_tail", lambda _config: base_module.LogitTail(scale=2.0))
@@ -127,7 +127,7 @@ def test_a_model_whose_logits_cannot_be_had_is_refused(
     assert "modernbert" in str(caught.value)
 
 
-def test_an_untested_architecture_is_proved_in_bfloat16_too(tiny_folder: Callable[[str], Path]) -> None:
+def test_an_untested_architecture_is_tried_in_bfloat16_too(tiny_folder: Callable[[str], Path]) -> None:
     assert load(str(tiny_folder("mistral")), dtype=torch.bfloat16).packed
     assert not load(str(tiny_folder("deberta-v2")), dtype=torch.bfloat16).packed
 
@@ -146,7 +146,7 @@ def test_what_is_loaded_is_saved_as_it_was(tiny_folder: Callable[[str], Path], t
     assert weights_hash(tmp_path / "again") == base.revision
 
 
-def test_loading_says_nothing_and_leaves_the_loggers_as_they_were(
+def test_loading_prints_nothing_and_leaves_the_loggers_as_they_were(
     tiny_folder: Callable[[str], Path], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
@@ -157,7 +157,7 @@ def test_loading_says_nothing_and_leaves_the_loggers_as_they_were(
     assert (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()) == (verbosity, bars)
 
 
-def test_a_body_without_its_head_is_loaded_and_says_so(tmp_path: Path) -> None:
+def test_a_body_without_its_head_is_loaded_with_a_note(tmp_path: Path) -> None:
     tiny_model("bert").bert.save_pretrained(tmp_path)
     tiny_tokenizer("wordpiece").save_pretrained(tmp_path)
     base = load(str(tmp_path))
@@ -178,7 +178,7 @@ def test_a_sharded_model_has_one_revision(tmp_path: Path) -> None:
 
 
 def write_run(folder: Path, base_name: str, seed: int = 1) -> Tensor:
-    """A finished run on a tiny model, with random updates; returns the logits that it must have."""
+    """Write a finished run on the model `base_name` with random updates; return the logits that the run must give."""
     base = load(base_name)
     lora = apply_lora(base.model, LoraConfig(rank=4, targets="attention"))
     generator = torch.Generator().manual_seed(seed)
@@ -211,14 +211,14 @@ def test_a_run_on_a_run_has_both_adapters(tiny_folder: Callable[[str], Path], tm
         torch.testing.assert_close(load(str(tmp_path / "second")).forward_logits(BATCH), expected, rtol=0, atol=1e-4)
 
 
-def test_an_adapter_folder_alone_will_do(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+def test_an_adapter_folder_is_loaded_without_its_run(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     expected = write_run(tmp_path / "run", str(tiny_folder("bert")))
     shutil.move(tmp_path / "run" / "adapter", tmp_path / "adapter")
     with torch.no_grad():
         torch.testing.assert_close(load(str(tmp_path / "adapter")).forward_logits(BATCH), expected, rtol=0, atol=1e-4)
 
 
-def test_a_run_whose_base_has_changed_says_so(broken: Path, tmp_path: Path) -> None:
+def test_a_run_whose_base_has_changed_is_loaded_with_a_note(broken: Path, tmp_path: Path) -> None:
     write_run(tmp_path / "run", str(broken))
     weights = load_file(broken / "model.safetensors")
     save_file({key: value * 1.01 for key, value in weights.items()}, broken / "model.safetensors", {"format": "pt"})
@@ -242,7 +242,7 @@ def test_a_run_whose_base_is_gone_names_it(broken: Path, tmp_path: Path) -> None
     assert str(broken) in str(caught.value)
 
 
-def test_an_adapter_without_a_base_name_is_refused(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+def test_an_adapter_whose_config_is_bad_is_refused(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     write_run(tmp_path / "run", str(tiny_folder("bert")))
     config = tmp_path / "run" / "adapter" / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": None}))
@@ -362,14 +362,17 @@ def test_a_tokenizer_larger_than_the_embeddings_is_refused(broken: Path) -> None
 
 
 class Response(SimpleNamespace):
-    """As much of a response as the hub's errors look at."""
+    """A response with the attributes that the hub's errors read."""
 
     headers: dict[str, str] = {}  # noqa: RUF012
     request = None
 
 
 def hub(monkeypatch: pytest.MonkeyPatch, answer: Any, snapshot: Any) -> list[dict[str, Any]]:
-    """Let the hub answer `answer` about a model and `snapshot` for its files; exceptions are raised."""
+    """Make `model_info` return `answer` and `snapshot_download` return `snapshot`; an exception is raised instead.
+
+    Returns the arguments of the downloads, a list that grows.
+    """
     asked: list[dict[str, Any]] = []
 
     def give(value: Any) -> Any:

@@ -16,7 +16,7 @@ from domain_ft.models.blockwise_attention import blockwise_attention, is_faster
 
 
 def formula(query: Tensor, key: Tensor, value: Tensor, length: int, scale: float, mask: Tensor | None) -> Tensor:
-    """Sequence by sequence and head by head."""
+    """The definition, sequence by sequence."""
     groups = query.shape[1] // key.shape[1]
     sequences = []
     for start in range(0, len(query), length):
@@ -51,8 +51,8 @@ def masks(length: int, kind: str) -> Tensor | None:
     block=st.sampled_from([1, 200, 2**20]),
 )
 @settings(max_examples=60, deadline=None)
-def test_is_the_formula(sequences: int, length: int, heads: int, groups: int, kind: str, block: int) -> None:
-    """In float64, so that only a wrong formula can differ; whatever the size of a block."""
+def test_equals_the_formula(sequences: int, length: int, heads: int, groups: int, kind: str, block: int) -> None:
+    """For several block sizes; in float64, so that only a wrong formula can differ."""
     torch.manual_seed(0)
     draw = lambda count: torch.randn(sequences * length, count, 8, dtype=torch.float64)  # noqa: E731
     tensors, grad = [draw(heads * groups), draw(heads), draw(heads)], draw(heads * groups)
@@ -67,7 +67,7 @@ def test_is_the_formula(sequences: int, length: int, heads: int, groups: int, ki
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["all", "causal"])
-def test_is_as_exact_as_torchs_own(dtype: torch.dtype, kind: str) -> None:
+def test_is_about_as_exact_as_torchs_own(dtype: torch.dtype, kind: str) -> None:
     """At most twice the error of scaled_dot_product_attention in the same type, forward and backward."""
     torch.manual_seed(0)
     length, heads = 48, 4
@@ -87,7 +87,7 @@ def test_is_as_exact_as_torchs_own(dtype: torch.dtype, kind: str) -> None:
         assert error <= 2 * allowed, name
 
 
-def test_keeps_nothing_quadratic() -> None:
+def test_saves_nothing_quadratic_in_the_length() -> None:
     length = 64
     tensors = [torch.randn(2 * length, 2, 8, requires_grad=True) for _ in range(3)]
     saved: list[int] = []

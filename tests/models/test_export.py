@@ -1,4 +1,4 @@
-"""The merged export: loads as anyone loads it, with the trained model's logits, or is not there at all."""
+"""The merged export: transformers loads it with the trained model's logits, and a failed export writes nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Base:
 
 
 def trained(architecture: str, **changes: Any) -> Base:
-    """A tiny model whose adapter is away from where it started."""
+    """A tiny model with random updates of its adapter and of its head."""
     model = tiny_model(architecture)
     lora = apply_lora(model, LoraConfig(rank=2, train_modules=tuple(head_modules(model)), **changes))
     generator = torch.Generator().manual_seed(11)
@@ -90,7 +90,7 @@ def test_our_attention_is_left_out_of_the_config(architecture: str, tmp_path: Pa
     assert (logits(reloaded) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def test_half_precision_and_full_fine_tunes(tmp_path: Path) -> None:
+def test_half_precision_and_models_without_an_adapter(tmp_path: Path) -> None:
     half = trained("bert")
     half.model.to(torch.bfloat16)
     export_model(half, tmp_path / "half")

@@ -1,4 +1,4 @@
-"""Generation: transformers' answers, whatever shares the batch; draws that repeat; text that is whole as it comes."""
+"""Generation: transformers' answers in any batch, draws that a seed repeats, and streams of whole characters."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROMPTS = (
     "<|endoftext|>The work",
 )
 NEW = 12
-CUT = "\N{REPLACEMENT CHARACTER}"  # what a part of a character is decoded as
+CUT = "\N{REPLACEMENT CHARACTER}"  # a part of a character is decoded as this
 
 
 _FOLDERS = tempfile.TemporaryDirectory()
@@ -43,7 +43,7 @@ def folder(architecture: str) -> Path:
 
 
 def loaded(architecture: str, pad: str | None = None) -> BaseModel:
-    """A tiny model as the program loads it, whose tokenizer has another padding token, or none."""
+    """A tiny model as the program loads it; except in opt, `pad` is its padding token (None for none)."""
     base = load(str(folder(architecture)))
     if architecture != "opt":
         base.tokenizer.pad_token = pad
@@ -72,7 +72,7 @@ def said(answers: Sequence[Generated]) -> list[tuple[str, int, bool]]:
 
 @functools.cache
 def common_token(architecture: str) -> int:
-    """A token that a tiny model writes after some of the prompts, not first, and not after others."""
+    """A token that a tiny model writes after some prompts but not after all, and never as the first token."""
     base = loaded(architecture)
     written = []
     for prompt in PROMPTS:
@@ -116,7 +116,7 @@ def test_an_answer_is_transformers_own_whatever_shares_its_batch(architecture: s
     ],
     ids=["penalty", "unigrams", "bigrams", "beams", "draws", "filtered-draws"],
 )
-def test_no_rule_makes_an_answer_depend_on_its_batch(architecture: str, sampling: Sampling) -> None:
+def test_no_sampling_setting_makes_an_answer_depend_on_its_batch(architecture: str, sampling: Sampling) -> None:
     base = loaded(architecture, "<|endoftext|>")
     together = generate(base, PROMPTS, sampling, stop_tokens=(), batch_size=len(PROMPTS))
     single = [
@@ -139,7 +139,7 @@ def test_the_repetition_penalty_ignores_padding() -> None:
     assert said(together) == said([generate(base, [prompt], sampling, stop_tokens=())[0] for prompt in (short, long)])
 
 
-def test_the_token_that_ends_a_turn_is_counted_and_not_said() -> None:
+def test_the_token_that_ends_a_turn_is_counted_but_not_in_the_text() -> None:
     base = loaded("llama")
     stop = common_token("llama")
     answers = generate(base, PROMPTS, Sampling(NEW), stop_tokens=(stop,))
@@ -151,14 +151,14 @@ def test_the_token_that_ends_a_turn_is_counted_and_not_said() -> None:
             assert said([before]) == [(answer.text.rstrip(CUT), answer.tokens - 1, False)]
 
 
-def test_the_models_own_habits_of_drawing_are_not_taken_over() -> None:
+def test_the_models_own_generation_settings_are_ignored() -> None:
     base = loaded("llama")
     before = said(generate(base, PROMPTS, Sampling(NEW), stop_tokens=()))
     base.model.generation_config.update(do_sample=True, temperature=3.0, repetition_penalty=9.0, max_length=3)
     assert said(generate(base, PROMPTS, Sampling(NEW), stop_tokens=())) == before
 
 
-def test_where_the_models_authors_have_it_stop_it_stops() -> None:
+def test_an_answer_stops_at_the_end_tokens_of_the_models_generation_config() -> None:
     base = loaded("llama")
     stop = common_token("llama")
     expected = said(generate(base, PROMPTS, Sampling(NEW), stop_tokens=(stop,)))
@@ -170,11 +170,11 @@ def test_the_training_mode_is_left_as_it_was() -> None:
     base = loaded("gpt2")
     expected = said(generate(base, PROMPTS[:2], Sampling(NEW), stop_tokens=()))
     base.model.train()
-    assert said(generate(base, PROMPTS[:2], Sampling(NEW), stop_tokens=())) == expected  # without its dropout
+    assert said(generate(base, PROMPTS[:2], Sampling(NEW), stop_tokens=())) == expected  # without dropout
     assert base.model.training
 
 
-def test_a_model_in_training_answers_as_its_merged_one() -> None:
+def test_an_adapted_model_in_training_mode_answers_as_its_merged_model() -> None:
     base = loaded("llama")
     before = said(generate(base, PROMPTS, Sampling(NEW), stop_tokens=()))
     lora = apply_lora(base.model, LoraConfig(rank=4, dropout=0.5))
@@ -216,7 +216,7 @@ def test_a_seed_repeats_its_draws() -> None:
 
 
 def test_tokens_are_drawn_by_their_probability() -> None:
-    """3,000 draws of one token among the three likeliest, at temperature 0.7: each within 5 standard deviations."""
+    """3,000 draws among the three likeliest tokens at temperature 0.7: each count is within 5 standard deviations."""
     base, count = loaded("llama"), 3000
     sampling = Sampling(1, do_sample=True, temperature=0.7, top_k=3)
     ids = base.tokenizer(PROMPTS[0], add_special_tokens=False, return_tensors="pt")["input_ids"]
@@ -234,13 +234,13 @@ def test_tokens_are_drawn_by_their_probability() -> None:
 
 
 @pytest.mark.parametrize("choice", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}, {"temperature": 1e-4}])
-def test_what_leaves_one_token_is_greedy(choice: dict[str, float]) -> None:
+def test_sampling_that_leaves_one_token_is_greedy(choice: dict[str, float]) -> None:
     base = loaded("gpt2")
     greedy = said(generate(base, PROMPTS, Sampling(NEW), stop_tokens=()))
     assert said(generate(base, PROMPTS, Sampling(NEW, do_sample=True, **choice), stop_tokens=())) == greedy
 
 
-def test_beams_are_not_drawn() -> None:
+def test_sampling_with_beams_is_refused() -> None:
     with pytest.raises(SettingsError, match="--do-sample and --num-beams 2"):
         Sampling(NEW, do_sample=True, num_beams=2)
 
@@ -278,7 +278,7 @@ def byte_level() -> PreTrainedTokenizerFast:
 
 @functools.cache
 def byte_fallback() -> PreTrainedTokenizerFast:
-    """As Llama 2's: characters of the vocabulary, and tokens for the bytes of all others."""
+    """Like Llama 2's tokenizer: a token for each of a few characters, and byte tokens for all others."""
     parts = ["<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abcdefgh.,", "日", "本"]
     backend = Tokenizer(
         models.BPE(vocab={part: i for i, part in enumerate(parts)}, merges=[], byte_fallback=True, fuse_unk=True)
@@ -325,7 +325,7 @@ def test_japanese_and_emoji_come_character_by_character() -> None:
 
 
 @pytest.mark.parametrize("make", [byte_level, byte_fallback])
-def test_a_character_that_an_answer_is_cut_in_is_left_out(make: Callable[[], PreTrainedTokenizerFast]) -> None:
+def test_a_character_that_is_cut_off_at_the_end_is_left_out(make: Callable[[], PreTrainedTokenizerFast]) -> None:
     text = TextStream(make())
     tokens = make()("日🙂", add_special_tokens=False)["input_ids"]
     given = [*(text.add(token) for token in tokens[:-1]), text.end(cut=True)]

@@ -1,4 +1,4 @@
-"""A tiny llama goes into a GGUF file as llama.cpp writes them, and comes out as it was."""
+"""GGUF files: a tiny Llama, written as llama.cpp writes it, is converted back unchanged; bad files are refused."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def write_gguf(
     quantised: Callable[[str], gguf.GGMLQuantizationType] = lambda name: gguf.GGMLQuantizationType.F32,
     extra: str | None = None,
 ) -> Path:
-    """Write `model` as a GGUF file, each weight as the type that `quantised` has for its name."""
+    """Write `model` as a GGUF file, each weight in the type that `quantised` returns for its name in the file."""
     config = model.config
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(config.max_position_embeddings)
@@ -105,7 +105,7 @@ def converted(path: Path, folder: Path) -> tuple[PreTrainedModel, Any]:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_llama_comes_back_to_the_last_bit(tied: bool, tmp_path: Path) -> None:
+def test_a_llama_comes_back_bit_for_bit(tied: bool, tmp_path: Path) -> None:
     model = llama(tie_word_embeddings=tied)
     loaded, _ = converted(write_gguf(tmp_path / "tiny.gguf", model), tmp_path / "out")
     state = loaded.state_dict()
@@ -139,9 +139,9 @@ def test_quantised_weights_are_those_of_transformers_own_reader(tmp_path: Path) 
     assert loaded.dtype == torch.float32
 
 
-def test_the_tokenizer_cuts_digits_off_and_keeps_every_character(tmp_path: Path) -> None:
+def test_the_tokenizer_splits_digits_and_keeps_every_character(tmp_path: Path) -> None:
     _, tokenizer = converted(write_gguf(tmp_path / "tiny.gguf", llama()), tmp_path / "out")
-    # Digits stand alone, though a merge would join them; a run of spaces before a digit stays whole.
+    # Each digit is a token, although a merge would join them; the spaces before a digit stay together.
     assert tokenizer.tokenize("the  12") == ["the", "ĠĠ", "1", "2"]
     text = "the  12\n\n Ünïcode 日本 <|im_start|>the<|im_end|>"
     ids = tokenizer(text).input_ids
@@ -166,7 +166,7 @@ def test_a_tokenizer_of_gpt2_joins_digits(tmp_path: Path) -> None:
         ({"extra": "rope_freqs.weight"}, "a weight that a Llama model does not have: rope_freqs.weight"),
     ],
 )
-def test_what_is_not_understood_is_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_what_is_not_supported_is_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "tiny.gguf", llama(), **options)
     with pytest.raises(ModelError, match=message):
         convert(path, tmp_path)

@@ -1,4 +1,4 @@
-"""The output projection without logits: its input times its weight is what the model itself gives."""
+"""The output projection: its captured input, times its weight plus its bias, equals the model's logits."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_model_with_sparse_prediction_is_captured_whole() -> None:
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
-def test_only_rows_takes_rows_before_the_head_or_leaves_them_all(architecture: str) -> None:
+def test_only_rows_selects_rows_before_the_head_or_keeps_all(architecture: str) -> None:
     model, rows = tiny_model(architecture), torch.tensor([3, 11, 4])
     with torch.no_grad():
         with head.captured_input(model) as captured:

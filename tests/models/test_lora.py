@@ -1,4 +1,4 @@
-"""The LoRA layer alone: what it computes, what it trains, merging, and stateless dropout."""
+"""LoRA layers and models with them: outputs, gradients, merging, stateless dropout, trained tokens, state dicts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from domain_ft_kernels.dropout import keep_mask
 
 
 def base_layer(kind: str, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """A layer from 6 to 10 features, its bias and weight random."""
+    """A layer from 6 to 10 features with random weight and bias."""
     torch.manual_seed(3)
     layer = Conv1D(10, 6) if kind == "conv1d" else nn.Linear(6, 10, bias=kind != "no_bias")
     for parameter in layer.parameters():
@@ -44,7 +44,7 @@ def base_layer(kind: str, dtype: torch.dtype = torch.float64) -> nn.Module:
 
 
 def disturb(module: nn.Module) -> None:
-    """Move what is trained away from where it started."""
+    """Add random numbers to the trainable parameters, as training would change them."""
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -71,7 +71,7 @@ KINDS = ["linear", "no_bias", "conv1d"]
 
 @pytest.mark.parametrize("use_rslora", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_forward_is_the_paper(kind: str, use_rslora: bool) -> None:
+def test_forward_is_the_published_formula(kind: str, use_rslora: bool) -> None:
     base = base_layer(kind)
     layer = LoraLinear(base, rank=3, alpha=6, use_rslora=use_rslora)
     x = inputs(2, 5, 6)
@@ -82,7 +82,7 @@ def test_forward_is_the_paper(kind: str, use_rslora: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_dora_is_the_paper(kind: str) -> None:
+def test_dora_is_the_published_formula(kind: str) -> None:
     base = base_layer(kind)
     layer = LoraLinear(base, rank=3, alpha=6, use_dora=True)
     x = inputs(2, 5, 6)
@@ -152,7 +152,9 @@ class OurDropout(nn.Module):
 @pytest.mark.parametrize("use_dora", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_merge_is_exact_and_unmerge_restores_each_bit(kind: str, use_dora: bool, dtype: torch.dtype) -> None:
+def test_merge_is_exact_to_rounding_and_unmerge_restores_each_bit(
+    kind: str, use_dora: bool, dtype: torch.dtype
+) -> None:
     layer = LoraLinear(base_layer(kind, dtype), rank=3, use_dora=use_dora).eval()
     disturb(layer)
     x = inputs(7, 6, dtype=dtype)
@@ -173,7 +175,7 @@ def test_merge_is_exact_and_unmerge_restores_each_bit(kind: str, use_dora: bool,
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_weights_are_float32_on_any_base(dtype: torch.dtype) -> None:
+def test_trained_weights_are_float32_on_any_base(dtype: torch.dtype) -> None:
     layer = LoraLinear(base_layer("linear", dtype), use_dora=True)
     assert {parameter.dtype for parameter in layer.parameters() if parameter.requires_grad} == {torch.float32}
     x = inputs(4, 6, dtype=dtype)
@@ -299,12 +301,12 @@ def test_trainable_tokens(architecture: str) -> None:
     assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tied
 
 
-def test_rows_of_a_biased_tied_projection_are_refused() -> None:
+def test_trainable_tokens_of_a_tied_projection_with_a_bias_are_refused() -> None:
     with pytest.raises(ModelError, match="bias"):
         apply_lora(tiny_model("bert"), LoraConfig(trainable_tokens=(5,)))
 
 
-def test_dora_keeps_rows_of_zeros_and_its_precision_under_autocast() -> None:
+def test_dora_is_finite_for_rows_of_zeros_and_keeps_its_precision_under_autocast() -> None:
     layer = LoraLinear(base_layer("linear", torch.float32), use_dora=True)
     disturb(layer)
     with torch.no_grad():
@@ -319,7 +321,7 @@ def test_dora_keeps_rows_of_zeros_and_its_precision_under_autocast() -> None:
         assert torch.equal(layer.weight, weight)
 
 
-def test_a_single_layer_has_no_place_for_lora() -> None:
+def test_a_model_that_is_a_single_layer_is_refused() -> None:
     with pytest.raises(ModelError, match="no linear layer"):
         apply_lora(nn.Linear(2, 2), LoraConfig())
 
@@ -420,7 +422,7 @@ def test_a_refused_config_leaves_the_model_alone() -> None:
         {"trainable_tokens": (3, 3)},
     ],
 )
-def test_config_out_of_range(changes: dict[str, Any]) -> None:
+def test_a_config_out_of_range_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ModelError):
         LoraConfig(**changes)
 
@@ -430,7 +432,7 @@ def test_a_base_that_is_no_linear_layer_is_refused() -> None:
         LoraLinear(nn.LayerNorm(4))
 
 
-def test_deepcopy_is_a_model_of_its_own() -> None:
+def test_a_deepcopy_is_independent() -> None:
     model = tiny_model("gpt2")
     apply_lora(model, LoraConfig(trainable_tokens=(3,)))
     copied = copy.deepcopy(model)
@@ -453,7 +455,7 @@ STATES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def adapted(kind: str) -> nn.Module:
-    """A model whose updates are away from where they start."""
+    """A tiny model in float64 with random updates."""
     architecture, changes = STATES[kind]
     model = tiny_model(architecture).double()
     apply_lora(model, LoraConfig(rank=2, **changes))
@@ -499,7 +501,7 @@ def test_a_merged_model_loads_its_own_state_dict(kind: str) -> None:
         assert all(torch.equal(tensor, state[name]) for name, tensor in each.state_dict().items())
 
 
-def test_a_part_of_a_state_dict_leaves_a_merged_model_right() -> None:
+def test_a_part_of_a_state_dict_keeps_the_logits_of_a_merged_model() -> None:
     model = adapted("lora")
     expected = logits(model)
     merge(model)
@@ -520,7 +522,7 @@ def test_a_rank_that_no_layer_can_use_is_refused() -> None:
         assert not has_lora(model)
 
 
-def test_a_rank_that_some_layers_cannot_use_is_said() -> None:
+def test_a_rank_that_some_layers_cannot_use_is_noted() -> None:
     lora = apply_lora(tiny_model("llama"), LoraConfig(rank=20))
     (note,) = lora.notes
     assert "rank 20 is larger than 4 of the 14 layers" in note
@@ -540,7 +542,7 @@ def test_a_rank_that_is_no_whole_number_is_refused(rank: Any) -> None:
 @pytest.mark.parametrize("merged", [False, True])
 @pytest.mark.parametrize("changes", [{}, {"use_dora": True}, {"trainable_tokens": (7, 9)}])
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-def test_disabled_is_the_base_to_the_last_bit(architecture: str, changes: dict[str, Any], merged: bool) -> None:
+def test_disabled_is_the_base_bit_for_bit(architecture: str, changes: dict[str, Any], merged: bool) -> None:
     model = tiny_model(architecture)
     base = logits(model)
     apply_lora(model, LoraConfig(rank=4, **changes))
@@ -560,7 +562,7 @@ def test_disabled_is_the_base_to_the_last_bit(architecture: str, changes: dict[s
     assert all(torch.equal(parameter, weights[name]) for name, parameter in model.named_parameters())
 
 
-def test_an_error_inside_disabled_brings_the_adapter_back() -> None:
+def test_an_error_inside_disabled_restores_the_adapter() -> None:
     model = tiny_model("llama")
     apply_lora(model, LoraConfig(rank=4))
     disturb(model)

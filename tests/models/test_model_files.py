@@ -1,4 +1,4 @@
-"""Files of models that are damaged, foreign or do not belong together: each is refused by name."""
+"""Model files that are damaged, foreign or do not belong together are refused by name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ INDEX = "model.safetensors.index.json"
 
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a tiny model, written once; do not change what is in it."""
+    """A function from an architecture to its tiny model's folder, which the tests share and must not change."""
     root = tmp_path_factory.mktemp("models")
 
     def folder(architecture: str) -> Path:
@@ -42,7 +42,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
 @pytest.fixture
 def copy(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
-    """A copy of a tiny model, to be damaged."""
+    """A function that copies a tiny model, to be damaged."""
     return lambda architecture: Path(shutil.copytree(tiny_folder(architecture), tmp_path / architecture))
 
 
@@ -52,7 +52,7 @@ def change_config(folder: Path, **changes: Any) -> None:
 
 
 def refused(path: Path, *parts: str) -> None:
-    """The message of the refusal holds all `parts`, and each such refusal names the model and what to do."""
+    """Check that loading `path` is refused with a message that holds it and all `parts`, and with what to do."""
     with pytest.raises(ModelError) as caught:
         load(str(path))
     for part in (*parts, str(path)):
@@ -68,7 +68,7 @@ LAYERS = {"distilbert": "n_layers", "gpt2": "n_layer"}
 @pytest.mark.parametrize("bare", [False, True])
 @pytest.mark.parametrize("architecture", [name for name in ENCODERS + DECODERS if name != "albert"])
 def test_layers_that_the_config_leaves_out_are_refused(architecture: str, bare: bool, tmp_path: Path) -> None:
-    """Whether the checkpoint is of a language model or of its body alone. (ALBERT has one layer for all.)"""
+    """In a whole language model and in its body alone. (ALBERT's layers share their weights, so it is not tested.)"""
     model = tiny_model(architecture)
     (model.base_model if bare else model).save_pretrained(tmp_path)
     tiny_tokenizer(tokenizer_kind(architecture)).save_pretrained(tmp_path)
@@ -115,7 +115,7 @@ def test_unknown_weights_of_the_body_are_refused(copy: Callable[[str], Path]) ->
     refused(folder, "bert.encoder.layer.0.adapter.down.weight")
 
 
-def test_an_untied_projection_in_a_tied_config_is_said(tmp_path: Path) -> None:
+def test_an_untied_projection_in_a_tied_config_is_noted(tmp_path: Path) -> None:
     folder = save_tiny("llama", tmp_path)
     add_weights(folder, lm_head__weight=torch.full((384, 32), 0.5))
     base = load(str(folder))
@@ -134,7 +134,7 @@ def test_weights_that_are_not_finite_are_named(value: float, copy: Callable[[str
         load_task_model(str(folder), Labels(("a", "b"), False))
 
 
-def test_weights_too_large_for_a_dtype_say_so(copy: Callable[[str], Path]) -> None:
+def test_weights_too_large_for_a_dtype_are_refused(copy: Callable[[str], Path]) -> None:
     folder = copy("llama")
     weights = load_file(folder / WEIGHTS)
     weights["model.norm.weight"] *= 1e6
@@ -187,16 +187,16 @@ def test_truncated_weights_are_refused(kept: int, copy: Callable[[str], Path]) -
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "closed"])
-def test_weights_that_cannot_be_read_are_not_said_to_be_written(
+def test_weights_that_cannot_be_read_are_refused_with_the_reason(
     kind: str, copy: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = copy("bert")
-    if kind == "closed":  # as root every file can be read
+    if kind == "closed":  # simulated, since root can read every file
 
         def closed(path: Path) -> None:
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-        monkeypatch.setattr("domain_ft.models.sources.refuse_no_file", closed)
+        monkeypatch.setattr("domain_ft.models.sources.require_file", closed)
     else:
         (folder / WEIGHTS).unlink()
         (folder / WEIGHTS).mkdir() if kind == "folder" else os.mkfifo(folder / WEIGHTS)
@@ -291,7 +291,7 @@ JSON = st.recursive(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_whatever_stands_in_a_config_it_loads_or_is_refused(
+def test_a_model_with_a_random_setting_loads_or_is_refused(
     data: st.DataObject, tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = Path(shutil.copytree(tiny_folder("bert"), tmp_path_factory.mktemp("fuzz") / "model"))

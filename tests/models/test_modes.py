@@ -1,4 +1,4 @@
-"""The modes of a model: that its dropout is found exactly, and put back."""
+"""`without_base_dropout`: it turns off all dropout of the base model and nothing else, and restores it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from domain_ft.models.modes import without_base_dropout
 
 @pytest.mark.parametrize("architecture", sorted(SUPPORTED))
 def test_training_mode_without_dropout_is_evaluation_mode(architecture: str) -> None:
-    """All dropout is found: whatever were left would change the logits. And all of it comes back."""
+    """All dropout is off, since any that is left on would change the logits, and the rates are restored."""
     model = tiny_model(architecture)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -31,7 +31,7 @@ def test_training_mode_without_dropout_is_evaluation_mode(architecture: str) -> 
 
 
 class Odd(torch.nn.Module):
-    """Numbers whose names hold "drop" and are no rates of dropout."""
+    """Numbers whose names hold "drop": three rates of dropout, and three that are not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Odd(torch.nn.Module):
         self.droplet_size = 0.75
 
 
-def test_only_rates_of_dropout_are_touched_and_an_error_puts_them_back() -> None:
+def test_only_rates_of_dropout_are_changed_and_an_error_restores_them() -> None:
     model = Odd()
     names = ("attention_dropout", "activation_dropout_p", "layerdrop", "dropout_scale", "drop_after", "droplet_size")
     before = [getattr(model, name) for name in names]

@@ -1,4 +1,4 @@
-"""Adapters against PEFT itself: what we write it loads, what it writes we load, by equal logits."""
+"""Adapters and PEFT: PEFT loads what we write, and we load what PEFT writes, with equal logits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from domain_ft.models.lora import LoraConfig, apply_lora, has_lora, merge_and_un
 from domain_ft.models.peft_format import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_adapter, save_adapter
 from domain_ft.models.targets import head_modules
 
-TOLERANCE = 1e-12  # of the largest logit, in float64: rounding, and nothing else
+TOLERANCE = 1e-12  # relative to the largest logit: the rounding of float64
 VARIANTS: dict[str, dict[str, Any]] = {
     "lora": {},
     "rslora": {"use_rslora": True, "alpha": 4},
@@ -39,7 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def tiny_model(architecture: str, **changes: Any) -> PreTrainedModel:
-    """In float64, where equal means equal: PEFT keeps its adapter in the base's type."""
+    """A tiny model in float64. PEFT keeps its adapter in the base's type, so only rounding may differ."""
     return float32_model(architecture, **changes).double()
 
 
@@ -52,7 +52,7 @@ def logits(model: nn.Module) -> Tensor:
 
 
 def disturb(parameters: Any) -> None:
-    """Move every trained parameter away from where it started, as training would."""
+    """Add random numbers to `parameters`, as training would change them."""
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
         for parameter in parameters:
@@ -60,13 +60,13 @@ def disturb(parameters: Any) -> None:
 
 
 def assert_close(found: Tensor, expected: Tensor, base: Tensor) -> None:
-    """Equal to float64 rounding, and not because the adapter does nothing."""
+    """Check that logits are equal to the rounding of float64, and that the adapter changes those of the base."""
     assert (expected - base).abs().max() > 1e-3
     assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max().clamp_min(1)
 
 
 def quiet_peft(model: nn.Module, folder: Path) -> peft.PeftModel:
-    """PEFT's model with the adapter in `folder`, refusing any warning of PEFT's about keys or patterns."""
+    """PEFT's model with the adapter in `folder`. Warnings, but for one of transformers', are errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
@@ -93,7 +93,7 @@ def test_peft_loads_what_we_write(architecture: str, variant: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
-def test_modules_trained_whole_survive_peft(architecture: str, tmp_path: Path) -> None:
+def test_peft_loads_modules_trained_in_full(architecture: str, tmp_path: Path) -> None:
     model = tiny_model(architecture)
     base = logits(model)
     names = tuple(head_modules(model)) or ("norm" if architecture.startswith(("llama", "qwen")) else "ln_f",)
@@ -134,7 +134,7 @@ QUIET = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWar
 
 
 def written_by_peft(model: nn.Module, folder: Path, **settings: Any) -> Tensor:
-    """Save an adapter of PEFT's own for `model`; returns the logits with it."""
+    """Let PEFT write a random adapter for `model`; return the logits with it."""
     theirs = peft.get_peft_model(model, peft.LoraConfig(r=4, **settings))
     disturb(parameter for parameter in theirs.parameters() if parameter.requires_grad)
     theirs.save_pretrained(folder)
@@ -146,7 +146,7 @@ def written_by_peft(model: nn.Module, folder: Path, **settings: Any) -> Tensor:
 @pytest.mark.parametrize("architecture", SUPPORTED)
 def test_we_load_what_peft_writes(architecture: str, variant: str, tmp_path: Path) -> None:
     settings = dict(THEIRS[variant])
-    if architecture == "albert" and variant == "one layer":  # its only one
+    if architecture == "albert" and variant == "one layer":  # all its layers are one module
         settings["layers_to_transform"] = 0
     expected = written_by_peft(tiny_model(architecture), tmp_path, **settings)
     model = tiny_model(architecture)
@@ -157,7 +157,7 @@ def test_we_load_what_peft_writes(architecture: str, variant: str, tmp_path: Pat
 
 @QUIET
 @pytest.mark.parametrize(("pattern", "layers"), [("h", 1), (["layers", "h"], [0])])
-def test_layers_by_the_name_of_their_list(pattern: Any, layers: Any, tmp_path: Path) -> None:
+def test_layers_pattern_names_the_list_of_layers(pattern: Any, layers: Any, tmp_path: Path) -> None:
     settings = {"target_modules": ["c_attn"], "layers_to_transform": layers, "layers_pattern": pattern}
     expected = written_by_peft(tiny_model("gpt2"), tmp_path, **settings)
     model = tiny_model("gpt2")
@@ -191,8 +191,8 @@ def test_trained_tokens_both_ways(architecture: str, named: bool, tmp_path: Path
 
 
 @QUIET
-def test_why_tokens_of_a_biased_tied_projection_are_refused(tmp_path: Path) -> None:
-    """PEFT drops the projection's bias, before any training; once it does not, `apply_lora` need not refuse."""
+def test_why_trainable_tokens_of_a_tied_projection_with_a_bias_are_refused(tmp_path: Path) -> None:
+    """PEFT drops the projection's bias even before training. If it stops doing so, `apply_lora` can allow them."""
     base = logits(tiny_model("bert"))
     settings = peft.LoraConfig(target_modules=["query"], trainable_token_indices=[7])
     theirs = peft.get_peft_model(tiny_model("bert"), settings)
@@ -204,7 +204,7 @@ def test_why_tokens_of_a_biased_tied_projection_are_refused(tmp_path: Path) -> N
 
 
 @QUIET
-def test_modules_to_save_of_pefts_own(tmp_path: Path) -> None:
+def test_modules_to_save_written_by_peft(tmp_path: Path) -> None:
     expected = written_by_peft(
         tiny_model("roberta"), tmp_path, target_modules=["query"], modules_to_save=["lm_head.dense", "layer_norm"]
     )
@@ -293,7 +293,7 @@ def test_other_methods_are_refused_by_name(kind: str | None, tmp_path: Path) -> 
         ({"exclude_modules": ["q_proj"]}, "matches"),
     ],
 )
-def test_configs_that_do_not_fit(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_configs_that_do_not_fit_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     written_by_peft(tiny_model("llama"), tmp_path, target_modules=["q_proj"])
     change_config(tmp_path, **settings)
     model = tiny_model("llama")
@@ -341,7 +341,7 @@ def test_another_models_adapter_is_refused(adapter: Path) -> None:
         load_adapter(tiny_model("llama", hidden_size=16), adapter)
 
 
-def test_files_that_are_missing_or_broken(adapter: Path) -> None:
+def test_files_that_are_missing_or_broken_are_refused(adapter: Path) -> None:
     def refused(match: str) -> None:
         with pytest.raises(ModelError, match=match):
             load_adapter(tiny_model("llama"), adapter)
@@ -365,7 +365,7 @@ def test_files_that_are_missing_or_broken(adapter: Path) -> None:
 
 
 @QUIET
-def test_names_that_peft_would_find_at_the_end_of_others(tmp_path: Path) -> None:
+def test_names_that_are_the_ends_of_other_names(tmp_path: Path) -> None:
     def network() -> nn.Module:
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
@@ -434,7 +434,7 @@ def test_trained_biases_both_ways(architecture: str, kind: str, tmp_path: Path) 
 
 
 @QUIET
-@pytest.mark.filterwarnings("ignore:.*LoRA tensor.s. have invalid shape")  # PEFT's own, of B's bias
+@pytest.mark.filterwarnings("ignore:.*LoRA tensor.s. have invalid shape")  # PEFT warns of B's bias
 @pytest.mark.parametrize("use_rslora", [False, True])
 @pytest.mark.parametrize("architecture", ["bert", "gpt2"])
 def test_a_bias_in_b_both_ways(architecture: str, use_rslora: bool, tmp_path: Path) -> None:
@@ -524,7 +524,7 @@ def test_first_values_do_not_matter_after_training(start: Any, tmp_path: Path) -
 
 
 @QUIET
-def test_copies_of_the_bases_embeddings_are_no_obstacle(tmp_path: Path) -> None:
+def test_copies_of_the_bases_embeddings_are_accepted(tmp_path: Path) -> None:
     for architecture in ("llama", "qwen2", "bert"):
         folder = tmp_path / architecture
         names = ["q_proj", "query"]
@@ -597,18 +597,18 @@ FIELDS: dict[str, list[Any]] = {
 @example(chosen={"target_modules": ["embed_tokens", "v_proj"], "bias": "all"})
 @example(chosen={"target_modules": ["embed_tokens", "v_proj"], "trainable_token_indices": [3, 9]})
 @example(chosen={"trainable_token_indices": [3, 9], "modules_to_save": ["lm_head"]})
-def test_whatever_peft_writes_it_loads_with_equal_logits_or_is_refused(
+def test_whatever_peft_writes_is_loaded_with_equal_logits_or_refused(
     chosen: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("adapter")
     untied = {"tie_word_embeddings": False, "word_embed_proj_dim": 32}
 
     def model() -> PreTrainedModel:
-        return float32_model("opt", **untied)  # in float32, the only type that some first values take
+        return float32_model("opt", **untied)  # PEFT computes some initial values only in float32
 
     try:
         expected = written_by_peft(model(), folder, **{"target_modules": ["q_proj"], **chosen})
-    except Exception:  # PEFT does not take these together
+    except Exception:  # PEFT refuses this combination
         return
     ours = model()
     try:

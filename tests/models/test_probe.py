@@ -1,4 +1,4 @@
-"""Linear probes: scikit-learn's own regression on standardised features, folded into one weight, kept and loaded."""
+"""Linear probes: the same fit as scikit-learn's logistic regression on standardised features; their files and runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SEVERAL = Labels(("a", "b", "c"), multi_label=True)
 
 
 def data(count: int, seed: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Features around a point for each class, some of them of another scale, one constant; and the classes."""
+    """Features (count, 8) around one point for each class, scaled by 0.01 to 100, one constant; and the classes."""
     points = generator(0, "points").normal(size=(classes, 8))
     draw = generator(seed, "features")
     targets = draw.integers(classes, size=count)
@@ -54,10 +54,10 @@ def multi_label(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize("classes", [2, 3])
 def test_it_is_scikit_learns_regression(classes: int, balanced: bool) -> None:
-    """With the standardisation folded in, and the strength of the least log-loss in cross-validation."""
+    """The standardisation is folded into the weight; the strength has the least log-loss in cross-validation."""
     labels = Labels(LABELS.names[:classes])
     features, targets = data(100, 1, classes)
-    wrong = generator(0, "wrong labels").random(100) < 0.2  # without them, the weakest penalty would be the best
+    wrong = generator(0, "wrong labels").random(100) < 0.2  # without them the weakest penalty would be best
     targets[wrong] = (targets[wrong] + 1) % classes
     test, _ = data(50, 3, classes)
     weight = "balanced" if balanced else None
@@ -73,7 +73,7 @@ def test_it_is_scikit_learns_regression(classes: int, balanced: bool) -> None:
     ]
     losses = [log_loss(targets, chances, sample_weight=weights) for chances in held_out]
     best = int(np.argmin(losses))
-    assert 0 < best < len(STRENGTHS) - 1  # so that the choice is one
+    assert 0 < best < len(STRENGTHS) - 1  # an inner one, so the choice is tested
     fitted = fit_probe(features, targets, labels, balanced=balanced)
     assert fitted.probe.strength == STRENGTHS[best]
     probabilities = fitted.probe.logits(torch.from_numpy(test)).softmax(1).numpy()
@@ -84,7 +84,7 @@ def test_it_is_scikit_learns_regression(classes: int, balanced: bool) -> None:
 
 
 def test_a_group_is_in_one_fold() -> None:
-    """Each example has a copy with another label: a fold that had one of the two would be sure of the wrong one."""
+    """Each example has a copy with another label. A probe trained on one of them would be wrong about the other."""
     features, targets = data(60, 1)
     twice, others = np.concatenate([features, features]), np.concatenate([targets, (targets + 1) % 3])
     groups = np.tile(np.arange(60), 2)
@@ -116,7 +116,7 @@ def test_a_handful_of_examples_is_enough(counts: tuple[int, ...], one_group: boo
     assert np.isfinite(fitted.held_out).all()
 
 
-def test_several_labels_are_a_regression_each() -> None:
+def test_each_of_several_labels_is_a_regression_of_its_own() -> None:
     features, targets = multi_label(200, 1)
     probe = fit_probe(features, targets, SEVERAL).probe
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=probe.strength, max_iter=500))
@@ -141,7 +141,7 @@ def test_a_class_that_no_training_example_has_is_never_likely() -> None:
     assert logits[:, 2].min() > 5
 
 
-def test_what_cannot_be_fitted_is_said() -> None:
+def test_what_cannot_be_fitted_is_refused() -> None:
     features, targets = data(20, 1)
     with pytest.raises(ModelError, match="one class"):
         fit_probe(features, np.zeros_like(targets), LABELS)
@@ -150,7 +150,7 @@ def test_what_cannot_be_fitted_is_said() -> None:
         fit_probe(features, targets, LABELS)
 
 
-def test_a_probe_survives_its_files(tmp_path: Path) -> None:
+def test_a_saved_probe_is_loaded_and_damaged_files_are_refused(tmp_path: Path) -> None:
     features, targets = data(50, 1)
     probe = fit_probe(features, targets, LABELS).probe
     probe.save(tmp_path / "head", base="minilm", revision="sha256:1")

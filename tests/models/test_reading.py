@@ -1,4 +1,4 @@
-"""What a model sees: a decoder nothing of what follows, an encoder both sides of a masked token."""
+"""What a model sees: a decoder no later token, an encoder both sides of a masked token."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], BaseMode
 
 
 def hidden(base: BaseModel, *sequences: Tensor) -> Tensor:
-    """(sequences, length, D)"""
+    """The hidden states (sequences, length, D) of sequences of one length."""
     with torch.no_grad():
         found = base.hidden(Tokens.of([sequence.tolist() for sequence in sequences]))
     return found.unflatten(0, (len(sequences), -1))
@@ -60,7 +60,7 @@ def test_encoders_read_both_sides_of_a_masked_token(architecture: str, loaded: C
 
 
 @pytest.mark.parametrize("architecture", SEEING_CONFIGS)
-def test_decoders_that_see_what_they_must_guess_are_refused_by_name(architecture: str, tmp_path: Path) -> None:
+def test_decoders_that_see_what_they_must_predict_are_refused_by_name(architecture: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=rf"(?s)of type '{architecture}'.*see") as caught:
         load(str(save_tiny(architecture, tmp_path)))
     assert str(tmp_path) in str(caught.value)
@@ -70,7 +70,7 @@ def test_decoders_that_see_what_they_must_guess_are_refused_by_name(architecture
     ("architecture", "dtype"),
     [("xlnet", torch.float32), ("bert-generation", torch.float32), ("bert-generation", torch.bfloat16)],
 )
-def test_what_a_decoder_computes_is_what_refuses_it(architecture: str, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_a_decoder_is_refused_for_what_it_computes(architecture: str, dtype: torch.dtype, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="depends on later ones"):
         load(str(save_tiny(architecture, tmp_path)), dtype=dtype)
 
@@ -114,7 +114,7 @@ def test_an_encoder_that_reads_one_side_is_refused(
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "mistral"])
-def test_a_model_whose_own_code_fails_says_so(
+def test_a_model_whose_own_code_fails_is_refused(
     architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = save_tiny(architecture, tmp_path)
@@ -149,7 +149,7 @@ def test_our_own_bugs_are_not_taken_for_a_bad_model(tmp_path: Path, monkeypatch:
         load_task_model(str(folder), Labels(("a", "b"), False))
 
 
-def test_what_overflows_with_finite_weights_is_said(tmp_path: Path) -> None:
+def test_a_model_that_overflows_with_finite_weights_is_refused(tmp_path: Path) -> None:
     folder = save_tiny("gpt2", tmp_path)
     model = GPT2LMHeadModel.from_pretrained(folder)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Sentence models: the facts in sentence-transformers' files, vectors, and what adaptation and export keep of them."""
+"""Sentence models: the facts in sentence-transformers' files, the vectors, and what adaptation and export keep."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def sentence_folder(
 
 
 def as_its_files_say(folder: Path, texts: list[str], prompt: str = "") -> npt.NDArray[np.float32]:
-    """The vectors of a sentence model, from its files by transformers alone: one text at a time, without our code."""
+    """The vectors that the files of a sentence model define, computed by transformers alone, one text at a time."""
     modules = json.loads((folder / "modules.json").read_text())
     assert [module["type"].rpartition(".")[2] for module in modules][:2] == ["Transformer", "Pooling"]
     inside = folder / modules[0]["path"]
@@ -135,14 +135,14 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> SentenceModel:
 
 @settings(max_examples=15)
 @given(texts=st.lists(st.text(max_size=40), min_size=1, max_size=6))
-def test_a_text_has_the_same_vector_in_any_company(bert: SentenceModel, texts: list[str]) -> None:
+def test_a_text_has_the_same_vector_in_any_batch(bert: SentenceModel, texts: list[str]) -> None:
     together = bert.encode(texts, tokens_per_micro_batch=40)
     for text, vector in zip(texts, together.vectors, strict=True):
         np.testing.assert_allclose(bert.encode([text]).vectors[0], vector, atol=2e-6)
 
 
 def test_texts_are_read_as_they_are(tmp_path: Path) -> None:
-    """Special tokens in a text are plain text, and half characters do no harm."""
+    """Special tokens in a text are plain text, and lone surrogates do no harm."""
     model = load_sentence_model(str(sentence_folder(tmp_path / "model")))
     (ids, broken), cut = model.tokenize(["[SEP] bones", "bones \ud800"])
     separator = model.base.tokenizer.sep_token_id
@@ -151,7 +151,7 @@ def test_texts_are_read_as_they_are(tmp_path: Path) -> None:
     assert not cut.any()
 
 
-def test_lower_case_is_the_models_own(tmp_path: Path) -> None:
+def test_lower_case_follows_the_models_files(tmp_path: Path) -> None:
     length = {"max_seq_length": None, "do_lower_case": True}
     model = load_sentence_model(str(sentence_folder(tmp_path / "model", "roberta", length=length)))
     assert model.tokenize(["The Lease"])[0] == model.tokenize(["the lease"])[0]
@@ -185,7 +185,7 @@ def test_prompts_by_name_or_text(tmp_path: Path) -> None:
         model.prompt("qurey")
 
 
-def test_a_model_without_such_files_is_pooled_by_the_mean_and_says_so(tmp_path: Path) -> None:
+def test_a_model_that_is_no_sentence_model_is_pooled_by_the_mean_with_a_note(tmp_path: Path) -> None:
     for architecture in ("bert", "llama"):
         model = load_sentence_model(str(save_tiny(architecture, tmp_path / architecture)))
         assert model.facts == SentenceFacts()
@@ -217,7 +217,7 @@ def test_facts_survive_writing(tmp_path: Path) -> None:
         assert find(str(folder)).sentence_facts() == facts
 
 
-def test_the_way_of_version_6_is_read(tmp_path: Path) -> None:
+def test_the_files_of_version_6_are_read(tmp_path: Path) -> None:
     folder = sentence_folder(
         tmp_path / "model",
         pooling={"embedding_dimension": 32, "pooling_mode": "cls", "include_prompt": True},
@@ -328,7 +328,7 @@ def test_a_missing_pooling_is_named(tmp_path: Path) -> None:
 
 
 def test_minilm_is_known_as_a_sentence_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As its authors published it; the embedded copy has no files that say so."""
+    """With the facts that its authors published; the embedded copy lacks the files that hold them."""
     monkeypatch.setattr(catalogue, "folder_of", lambda _: save_tiny("bert", tmp_path / "minilm"))
     assert load_sentence_model("minilm").facts == SentenceFacts("mean", True, 256)
 
@@ -337,7 +337,7 @@ def test_minilm_is_known_as_a_sentence_model(tmp_path: Path, monkeypatch: pytest
 
 
 def adapted(folder: Path, run: Path) -> Path:
-    """A run of adapt on the model in `folder`, whose adapter is away from where it started."""
+    """Write a run of adapt on the model in `folder`, with random updates; return the run's folder."""
     base = load(str(folder))
     lora = apply_lora(base.model, LoraConfig(rank=2))
     draw = torch.Generator().manual_seed(3)
@@ -382,7 +382,7 @@ def test_a_run_is_pooled_like_its_base_and_exported_with_its_files(inside: str, 
 
 
 def test_vectors_are_those_of_the_trained_model_in_memory(tmp_path: Path) -> None:
-    """A sentence model may have LoRA in it, not merged."""
+    """A sentence model may have LoRA layers that are not merged."""
     base = load(str(sentence_folder(tmp_path / "base")))
     model = SentenceModel.of(base)
     untrained = model.encode(TEXTS).vectors
@@ -402,7 +402,7 @@ def test_an_exported_model_that_is_no_sentence_model_gets_no_such_files(tmp_path
 
 
 def test_a_fitted_head_keeps_the_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sentence models come without a masked-LM head; the base of their runs is a copy with one."""
+    """Sentence models come without a masked-LM head; the base of their runs is a copy with a fitted one."""
     monkeypatch.setenv("DOMAIN_FT_CACHE", str(tmp_path / "cache"))
     folder = sentence_folder(tmp_path / "base")
     headless = tmp_path / "headless"

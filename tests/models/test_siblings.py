@@ -41,7 +41,7 @@ ATTENTION = {"query", "key", "value"}
 LLAMA = {"q_proj", "k_proj", "v_proj"}
 MLP = {"gate_proj", "up_proj"}
 FAMILIES: dict[str, list[set[str]]] = {
-    "albert": [ATTENTION],  # one layer, called for each of the model's
+    "albert": [ATTENTION],  # its layers are one module, called twice
     "bert": [ATTENTION] * 2,
     "camembert": [ATTENTION] * 2,
     "distilbert": [{"q_lin", "k_lin", "v_lin"}] * 2,
@@ -62,7 +62,7 @@ FAMILIES: dict[str, list[set[str]]] = {
 
 
 class Attention(nn.Module):
-    """Three projections of what `choose` gives each of them."""
+    """Three projections, with the inputs that `choose` makes of the input."""
 
     def __init__(self, choose: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]] = lambda x: (x, x, x)) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def attention(*arguments: Any, dropout: float = 0.4, **changes: Any) -> tuple[nn
     lora = apply_lora(model, LoraConfig(rank=2, dropout=dropout, targets=r"1\..*", **changes))
     disturb(model)
     set_dropout_seed(model, 12)
-    model[0].requires_grad_()  # what hidden states' gradients come to
+    model[0].requires_grad_()  # its gradient shows those of the hidden states
     return model, lora
 
 
@@ -92,7 +92,7 @@ def apart(lora: LoraModel) -> None:
 
 
 def outcome(call: Callable[[Tensor], Tensor], lora: LoraModel, *inputs: Tensor) -> list[Tensor]:
-    """The sum of the outputs' squares, and every gradient: of the update, and of the layer before."""
+    """The sum of the outputs' squares, and its gradients: of the adapters and of the layer before them."""
     trained = list(lora.trainable_parameters().values())
     total = torch.stack([call(x).square().sum() for x in inputs]).sum()
     return [total.detach(), *torch.autograd.grad(total, trained, materialize_grads=True)]
@@ -134,12 +134,12 @@ def test_siblings_of_real_models_are_found_used_and_change_nothing(architecture:
         together = losses_and_gradients()
         assert sorted(grouped) == sorted(len(names) for names in families) * (2 if architecture == "albert" else 1)
         assert losses_and_gradients()[0] == together[0]
-        assert len(grouped) % 2 == 0  # the second backward pass found its siblings too
+        assert len(grouped) % 2 == 0  # the second pass grouped them too
         apart(lora)
         torch.testing.assert_close(losses_and_gradients(), together)
 
 
-def test_the_layers_that_are_targets_make_the_family(grouped: list[int]) -> None:
+def test_a_family_holds_only_target_layers(grouped: list[int]) -> None:
     model = tiny_model("bert")
     lora = apply_lora(model, LoraConfig(targets=("query", "value")))
     assert [family.names for family in lora.siblings] == [("query", "value")] * 2
@@ -153,7 +153,7 @@ def test_the_layers_that_are_targets_make_the_family(grouped: list[int]) -> None
 @pytest.mark.parametrize("backend", ["reference", "torch", pytest.param("triton", marks=NO_TRITON)])
 def test_ranks_and_scalings_may_differ(backend: str, grouped: list[int]) -> None:
     model, lora = attention(rank_pattern={"key": 3}, alpha_pattern={"value": 5})
-    dtype = torch.float32 if backend == "triton" else torch.float64  # rounding aside, they are the same
+    dtype = torch.float32 if backend == "triton" else torch.float64  # the triton backend has no float64
     together = outcome(model.to(dtype), lora, numbers(7, 5).to(dtype))
     set_backend(model, backend)
     found = outcome(model, lora, numbers(7, 5).to(dtype))
@@ -171,12 +171,12 @@ OTHER_INPUTS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]] = {
 
 
 @pytest.mark.parametrize("case", OTHER_INPUTS)
-def test_other_inputs_are_computed_alone_and_not_tried_again(case: str, grouped: list[int]) -> None:
+def test_layers_with_other_inputs_are_computed_alone_and_not_tried_again(case: str, grouped: list[int]) -> None:
     model, lora = attention(OTHER_INPUTS[case])
     x = numbers(7, 5)
     together = outcome(model, lora, x)
     assert torch.equal(outcome(model, lora, x)[0], together[0])
-    assert grouped == [3]  # once, in vain
+    assert grouped == [3]  # only in the first pass, in vain
     apart(lora)
     torch.testing.assert_close(outcome(model, lora, x), together)
 
@@ -191,7 +191,7 @@ def test_a_call_between_two_passes_of_the_same_tensor_gives_its_own_gradient(gro
 
 
 class Restless(Attention):
-    """Does `between` before the last projection."""
+    """Calls `between` before the last projection."""
 
     def __init__(self, between: Callable[[Restless, Tensor], Any]) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class Restless(Attention):
     ],
     ids=["written to", "called again", "called with another tensor"],
 )
-def test_what_happens_between_the_projections_is_seen(between: Callable[[Restless, Tensor], Any]) -> None:
+def test_what_happens_between_the_projections_is_respected(between: Callable[[Restless, Tensor], Any]) -> None:
     torch.manual_seed(3)
     model = Restless(between).double()
     lora = apply_lora(model, LoraConfig(rank=2))
@@ -223,7 +223,7 @@ def test_what_happens_between_the_projections_is_seen(between: Callable[[Restles
         torch.testing.assert_close(model(numbers(7, 6)), together)
 
 
-def test_a_gradient_is_asked_for_by_the_mode_of_each_call() -> None:
+def test_each_call_follows_its_own_gradient_mode() -> None:
     class Frozen(Attention):
         def forward(self, x: Tensor) -> Tensor:
             query = self.query(x)
@@ -259,7 +259,7 @@ def test_a_layer_that_differs_dissolves_the_call(change: Callable[[LoraLinear], 
     torch.testing.assert_close(outcome(model, lora, numbers(7, 5)), together)
 
 
-def test_layers_that_are_called_from_outside_are_alone(grouped: list[int]) -> None:
+def test_a_layer_that_is_called_from_outside_is_computed_alone(grouped: list[int]) -> None:
     model, lora = attention()
     x = numbers(7, 6)
     torch.testing.assert_close(model.get_submodule("1")(x)[:, :10], lora.layers["1.query"](x))
@@ -329,7 +329,7 @@ def one_process() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view")  # which nobody writes to
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view")  # to which nothing writes
 @pytest.mark.parametrize("wrapped", ["attention", "layers"])
 def test_sharded_parameters(wrapped: str, grouped: list[int], one_process: None) -> None:
     """Siblings that FSDP gathers together are computed together, and those that it gathers one by one are not."""
@@ -391,7 +391,7 @@ def test_a_compiled_model_is_one_graph_that_groups() -> None:
     assert alone.op_count > compilations.op_count
 
 
-def test_merging_and_taking_out(grouped: list[int]) -> None:
+def test_merging_unmerging_and_unloading(grouped: list[int]) -> None:
     model = tiny_model("llama").double()
     apply_lora(model, LoraConfig(rank=2))
     disturb(model)
@@ -423,7 +423,7 @@ def test_a_copy_has_siblings_of_its_own(clone: Callable[[nn.Module], nn.Module],
     assert grouped == [3] * 6
 
 
-def test_state_and_parameters_have_the_names_they_had() -> None:
+def test_calls_do_not_change_the_names_of_modules_and_state() -> None:
     model = tiny_model("bert")
     lora = apply_lora(model, LoraConfig(rank=2))
     names = [set(model.state_dict())]

@@ -1,4 +1,4 @@
-"""Names and patterns become module paths as PEFT reads them; what cannot be exact is refused with words."""
+"""Names and patterns become module paths as PEFT reads them; what cannot be trained or reloaded is refused."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_output_projection_takes_lora_only_where_it_is_not_tied(architecture
         assert resolve_targets(model, [output]) == [output]
 
 
-def test_what_takes_no_lora_is_named() -> None:
+def test_modules_that_take_no_lora_are_refused() -> None:
     model = tiny_model("llama")
     with pytest.raises(ModelError, match="an embedding"):
         resolve_targets(model, ["embed_tokens"])
@@ -96,7 +96,7 @@ def test_attention_of_a_bare_torch_model_is_unknown() -> None:
         resolve_targets(nn.Sequential(nn.Linear(2, 2)), "attention")
 
 
-def test_no_lora_inside_a_module_trained_whole() -> None:
+def test_no_lora_inside_a_module_trained_in_full() -> None:
     model = tiny_model("bert")
     whole = resolve_modules(model, ["transform"])
     assert whole == ["cls.predictions.transform"]
@@ -104,7 +104,7 @@ def test_no_lora_inside_a_module_trained_whole() -> None:
 
 
 @pytest.mark.parametrize("architecture", ENCODERS)
-def test_head_modules_can_be_trained_whole(architecture: str) -> None:
+def test_head_modules_can_be_trained_in_full(architecture: str) -> None:
     model = tiny_model(architecture)
     names = head_modules(model)
     assert names

@@ -1,6 +1,4 @@
-"""Models with a task's head: packed micro-batches give the model's own logits, and what is saved loads there and in
-PEFT.
-"""
+"""Models with a task head: packed micro-batches have the model's own logits, and so have saved runs, in PEFT too."""
 
 from __future__ import annotations
 
@@ -37,12 +35,12 @@ LABELS = Labels(("law", "medicine", "animals"))
 LENGTHS = (5, 5, 40, 17, 1, 17)
 GENERATOR = torch.Generator().manual_seed(0)
 SEQUENCES = [torch.randint(6, VOCABULARY, (length,), generator=GENERATOR) for length in LENGTHS]
-TAGGERS = tuple(architecture for architecture in SUPPORTED if architecture != "opt")  # which has no class for tokens
-EXACT = 1e-9  # in float64
+TAGGERS = tuple(architecture for architecture in SUPPORTED if architecture != "opt")  # OPT has no class for tokens
+EXACT = 1e-9  # relative to the largest logit, in float64
 
 
 def examples(belongs: Sequence[int] = range(len(LENGTHS))) -> TaskTokens:
-    """The sequences, some of them windows of one example; of each the second half is another segment."""
+    """The sequences, as windows of the examples in `belongs`; the second half of each is another segment."""
     tokens = TaskTokens.of([sequence.tolist() for sequence in SEQUENCES])
     segments = torch.cat([types_of(sequence) for sequence in SEQUENCES])
     return dataclasses.replace(tokens, type_ids=segments, owners=torch.tensor(belongs), examples=belongs[-1] + 1)
@@ -54,7 +52,7 @@ def types_of(sequence: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a tiny language model, written once; do not change what is in it."""
+    """A function from an architecture to its tiny model's folder, which the tests share and must not change."""
     root = tmp_path_factory.mktemp("models")
 
     def folder(architecture: str) -> Path:
@@ -65,7 +63,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
 
 def disturb(parameters: Any, scale: float = 0.3) -> None:
-    """Move parameters away from where they started, as training would."""
+    """Add random numbers to `parameters`, as training would change them."""
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
         for parameter in parameters:
@@ -73,7 +71,7 @@ def disturb(parameters: Any, scale: float = 0.3) -> None:
 
 
 def opened(folder: Path | str, **options: Any) -> TaskModel:
-    """In float64, with a head whose logits are far from zero and from each other."""
+    """A task model in float64 whose new modules are disturbed, so that its logits differ."""
     model = load_task_model(str(folder), LABELS, dtype=torch.float64, **options)
     for path in model.new_modules:
         disturb(model.model.get_submodule(path).parameters())
@@ -81,7 +79,7 @@ def opened(folder: Path | str, **options: Any) -> TaskModel:
 
 
 def own_logits(model: Any, kind: str = "sequence", typed: bool = False) -> Tensor:
-    """What transformers' class gives for each sequence alone."""
+    """The logits of transformers' class for each sequence alone."""
     parts = []
     with torch.no_grad():
         for sequence in SEQUENCES:
@@ -96,7 +94,7 @@ def logits(model: TaskModel) -> Tensor:
 
 
 def assert_equal(found: Tensor, expected: Tensor) -> None:
-    """To the rounding of float64, and not because all logits are alike."""
+    """Check that the logits are equal to the rounding of float64, and that they are not all alike."""
     assert expected.std(0).min() > 1e-3
     torch.testing.assert_close(found, expected, rtol=0, atol=EXACT * expected.abs().max().item())
 
@@ -106,7 +104,7 @@ def assert_equal(found: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
 def test_packed_texts_have_the_models_own_logits(architecture: str, tiny_folder: Callable[[str], Path]) -> None:
-    """With segments where the model has embeddings of them."""
+    """With segments, if the model has embeddings for them."""
     model = opened(tiny_folder(architecture))
     assert model.packed
     assert model.max_length == MAX_LENGTH
@@ -141,7 +139,9 @@ def test_float32_is_as_near_to_float64_as_the_model_itself(
 
 @pytest.mark.parametrize("architecture", ["camembert", "mpnet", "deberta-v2", "gemma2", "mistral"])
 @pytest.mark.parametrize("kind", ["sequence", "token"])
-def test_other_architectures_are_proved(architecture: str, kind: str, tiny_folder: Callable[[str], Path]) -> None:
+def test_other_architectures_are_packed_where_that_is_exact(
+    architecture: str, kind: str, tiny_folder: Callable[[str], Path]
+) -> None:
     model = load_task_model(str(tiny_folder(architecture)), LABELS, kind=kind)
     for path in model.new_modules:
         disturb(model.model.get_submodule(path).parameters())
@@ -191,7 +191,7 @@ def test_a_decoder_reads_the_last_token_that_is_no_padding(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
 def test_every_parameter_has_a_gradient(architecture: str, tiny_folder: Callable[[str], Path]) -> None:
-    """So several processes can train it, of which each waits for all gradients."""
+    """Several processes can train the model only then, since each waits for all gradients."""
     model = load_task_model(str(tiny_folder(architecture)), LABELS)
     model.model.requires_grad_(True)
     model.logits(examples()).square().sum().backward()
@@ -209,7 +209,7 @@ NEW = {
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
-def test_what_no_checkpoint_holds_is_new(architecture: str, tiny_folder: Callable[[str], Path]) -> None:
+def test_modules_that_a_checkpoint_lacks_are_new(architecture: str, tiny_folder: Callable[[str], Path]) -> None:
     model = load_task_model(str(tiny_folder(architecture)), LABELS)
     assert model.new_modules == NEW.get(architecture, ("classifier",) if architecture in ENCODERS else ("score",))
     assert model.model.config.id2label == {0: "law", 1: "medicine", 2: "animals"}
@@ -223,7 +223,7 @@ def test_a_head_is_a_function_of_its_seed(architecture: str, tiny_folder: Callab
     inside = tuple(f"{path}." for path in model.new_modules)
 
     def states() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Of the head, and of all else."""
+        """The tensors of the head, and all others."""
         state = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
         head = {name: state.pop(name) for name in list(state) if name.startswith(inside)}
         return head, state
@@ -240,7 +240,7 @@ def test_a_head_is_a_function_of_its_seed(architecture: str, tiny_folder: Callab
     lora = apply_lora(model.model, LoraConfig(rank=2, train_modules=model.new_modules))
     disturb(lora.trainable_parameters().values())
     _, body = states()
-    for seed, expected in ((1, other), (0, head)):  # whatever was there before, and beside LoRA too
+    for seed, expected in ((1, other), (0, head)):  # whatever the head was before, and with LoRA too
         reset_head(model, seed)
         found, same = states()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -248,10 +248,10 @@ def test_a_head_is_a_function_of_its_seed(architecture: str, tiny_folder: Callab
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert"])
-def test_a_head_of_several_classes_begins_with_how_rare_they_are(
+def test_a_multi_label_head_starts_at_the_shares_of_its_classes(
     architecture: str, tiny_folder: Callable[[str], Path]
 ) -> None:
-    """With the last layer's weights at nothing, what is left of the answer is its bias: the classes' shares."""
+    """The sigmoid of the last layer's bias is the share of each class."""
     model = load_task_model(str(tiny_folder(architecture)), Labels(LABELS.names, multi_label=True))
     shares = np.array([0.5, 0.02, 0.9])
     reset_head(model, 0, shares)
@@ -310,7 +310,7 @@ def test_missing_weights_of_the_body_are_refused(tiny_folder: Callable[[str], Pa
 
 
 def trained(folder: Path | str, rank: int = 2, **options: Any) -> TaskModel:
-    """A model whose adapter and head are away from where they started."""
+    """A task model in float64 with random updates of its adapter and its new modules."""
     model = load_task_model(str(folder), LABELS, dtype=torch.float64, **options)
     if not has_lora(model.model):
         apply_lora(model.model, LoraConfig(rank=rank, train_modules=model.new_modules))
@@ -319,7 +319,7 @@ def trained(folder: Path | str, rank: int = 2, **options: Any) -> TaskModel:
 
 
 def write_run(model: TaskModel, run: Path) -> None:
-    """A finished run, as far as it is loaded."""
+    """Write the files of a finished run that loading reads."""
     run.mkdir(exist_ok=True)
     if has_lora(model.model):
         save_adapter(
@@ -361,7 +361,7 @@ def test_peft_and_we_load_a_run_with_equal_logits(
 
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "modernbert"])
-def test_a_run_is_exported_with_its_names(
+def test_a_run_is_exported_with_its_label_names(
     architecture: str, tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     model = trained(tiny_folder(architecture))
@@ -381,7 +381,7 @@ def test_a_fully_trained_run_is_loaded(tiny_folder: Callable[[str], Path], tmp_p
     assert_equal(logits(load_task_run(tmp_path / "run", dtype=torch.float64)), logits(model))
 
 
-def test_what_is_no_run_of_a_task_is_said(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+def test_models_of_another_kind_are_refused(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a finished run of classify or tag"):
         load_task_run(tiny_folder("bert"))
     write_run(trained(tiny_folder("bert")), tmp_path)
@@ -396,7 +396,7 @@ def test_what_is_no_run_of_a_task_is_said(tiny_folder: Callable[[str], Path], tm
 
 @pytest.fixture(params=["bert", "roberta", "modernbert", "llama"])
 def adapted(request: pytest.FixtureRequest, tiny_folder: Callable[[str], Path], tmp_path: Path) -> Path:
-    """A run of adapt, with modules of the LM head trained whole and an adapter inside of it where there can be one."""
+    """A run of adapt that trains the LM head too: in full, or in BERT by LoRA. Llama's has nothing to train."""
     base = load(str(tiny_folder(request.param)), dtype=torch.float64)
     heads = tuple(head_modules(base.model)) if request.param != "bert" else ()
     lora = apply_lora(base.model, LoraConfig(rank=3, alpha=6, train_modules=heads))
@@ -421,8 +421,8 @@ def test_a_runs_adapter_is_merged_into_the_body(adapted: Path) -> None:
         assert torch.equal(own[name], tensor), name
 
 
-def test_a_runs_adapter_can_be_trained_on(adapted: Path, tmp_path: Path) -> None:
-    """It stands on the original base, and in the beginning the body is that of the run."""
+def test_training_can_continue_a_runs_adapter(adapted: Path, tmp_path: Path) -> None:
+    """The adapter is on the original base, and before the training the body computes what the run's does."""
     merged = load_task_model(str(adapted), LABELS, dtype=torch.float64)
     model = load_task_model(str(adapted), LABELS, dtype=torch.float64, adapter="continue")
     with torch.no_grad():
@@ -462,7 +462,7 @@ def test_a_task_on_a_run_is_loaded_from_both(adapted: Path, tmp_path: Path) -> N
         ('{"labels": ["a", "b"], "several": false, "kind": ["sequence"]}', "holds a list where a text is expected"),
     ],
 )
-def test_a_task_file_that_is_no_such_thing_is_named(content: str, said: str, tmp_path: Path) -> None:
+def test_a_malformed_task_file_is_named(content: str, said: str, tmp_path: Path) -> None:
     (tmp_path / TASK_NAME).write_text(content)
     with pytest.raises(ModelError, match=said) as caught:
         load_task_run(tmp_path)

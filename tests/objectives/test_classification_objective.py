@@ -1,4 +1,4 @@
-"""Classification: the losses that transformers' and torch's own code give, whatever a step is cut into."""
+"""Classification: the losses are those of transformers and torch, however a step is cut into micro-batches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SEVERAL = Labels(tuple(WORDS), multi_label=True)
 
 
 def mixed_examples(count: int) -> ExampleList:
-    """Of none, one, two or three classes, the first of them in most."""
+    """Examples of no, one, two or three classes; most have the first."""
     names = list(WORDS)
     examples = []
     for index, example in enumerate(toy_examples(count, pairs=True)):
@@ -38,7 +38,7 @@ def mixed_examples(count: int) -> ExampleList:
 
 
 def job(folder: Path, multi_label: bool, dtype: torch.dtype = torch.float64) -> tuple[TaskModel, ExampleRows]:
-    """A model that trains whole, and examples of which some are windows."""
+    """A model that is trained in full, and examples of which some have several windows."""
     labels = SEVERAL if multi_label else SINGLE
     model = load_task_model(str(save_tiny("bert", folder)), labels, dtype=dtype)
     model.model.requires_grad_(True)
@@ -48,7 +48,7 @@ def job(folder: Path, multi_label: bool, dtype: torch.dtype = torch.float64) -> 
 
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_the_loss_is_that_of_transformers(multi_label: bool, tmp_path: Path) -> None:
-    """Its mean, times the examples; without windows, which its models know nothing of."""
+    """For each example; the loss of the micro-batch is the sum. Without windows, which transformers does not know."""
     model, rows = job(tmp_path, multi_label)
     short = rows.take(np.flatnonzero(np.bincount(rows.pack(range(14)).owners) == 1))
     assert 3 < len(short) < 14
@@ -107,7 +107,7 @@ def test_a_micro_batch_without_labels_has_gradients_of_zero(multi_label: bool, t
     assert all(p.grad is not None and not p.grad.any() for p in model.model.parameters())
 
 
-def test_an_example_without_a_label_asks_for_nothing(tmp_path: Path) -> None:
+def test_an_example_without_a_label_has_no_loss(tmp_path: Path) -> None:
     model, _ = job(tmp_path, multi_label=False)
     examples = ExampleList([Example("1", "fox", ()), Example("2", "dog", ("animals",))])
     rows = encode(examples, SINGLE, model.tokenizer, max_length=24, long_text="truncate")
@@ -121,7 +121,7 @@ def test_an_example_without_a_label_asks_for_nothing(tmp_path: Path) -> None:
 
 
 def test_weights_of_classes_are_balanced() -> None:
-    """As scikit-learn's, and of mean 1 over the examples."""
+    """For single labels they equal scikit-learn's, and their mean over the examples is 1."""
     targets = np.array([0] * 70 + [1] * 25 + [2] * 5)
     weights = class_weights(targets, SINGLE)
     np.testing.assert_allclose(weights, compute_class_weight("balanced", classes=np.arange(3), y=targets), rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Instruction tuning: what is learned is asked for once, nothing else, and packing changes nothing."""
+"""Instruction tuning: each trained token is a label once, nothing else is, and packing does not change the loss."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def rows_of(base: BaseModel, template: str = CHATML) -> ConversationRows:
     return encode_conversations(TALKS, tokenizer, ChatTemplate.of(tokenizer), max_length=96)
 
 
-def test_each_learned_token_is_asked_for_at_the_one_before_it(base: BaseModel) -> None:
+def test_each_trained_token_is_the_label_of_the_token_before_it(base: BaseModel) -> None:
     rows = rows_of(base)
     batch = rows.pack([1, 3, 0])
     inputs = Instructions().prepare(batch, epoch=0)
@@ -54,7 +54,7 @@ def test_each_learned_token_is_asked_for_at_the_one_before_it(base: BaseModel) -
 
 
 def test_labels_never_cross_sequences(base: BaseModel) -> None:
-    """Even where the first token of the next sequence is one that is learned."""
+    """Even if the first token of the next sequence is trained."""
     rows = rows_of(base)
     batch = rows.pack([0, 1])
     batch.trained[batch.cu_seqlens[1]] = True
@@ -63,7 +63,7 @@ def test_labels_never_cross_sequences(base: BaseModel) -> None:
 
 
 def test_the_loss_of_packed_examples_is_that_of_each_alone(base: BaseModel) -> None:
-    """And the one that transformers gives for the same labels."""
+    """It is also the loss of transformers' logits for the same labels."""
     rows, objective = rows_of(base), Instructions()
     inputs = objective.prepare(rows.pack([0, 1, 2, 3]), epoch=0)
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_the_gradient_of_a_step_does_not_depend_on_its_micro_batches(base: BaseM
 
 
 def test_nothing_is_learned_from_what_is_not_trained(base: BaseModel) -> None:
-    """The gradient of the logits is zero at every position but those that a learned token is asked for at."""
+    """The logits have a gradient only at the positions before trained tokens."""
     rows, objective = rows_of(base), Instructions()
     batch = rows.pack([1, 3])
     inputs = objective.prepare(batch, epoch=0)

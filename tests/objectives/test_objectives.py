@@ -1,4 +1,4 @@
-"""The objectives: what is asked for where, and that the fused head gives the losses of full logits."""
+"""The language-model objectives: their labels, and that the fused head gives the losses of full logits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LENGTHS = (5, 1, 7)
 
 
 def batch() -> PackedBatch:
-    """Three sequences, special tokens at the ends of those that have room for them."""
+    """Three sequences; the first and last tokens of the two longer ones are special."""
     draw = np.random.Generator(np.random.Philox(0))
     ids = draw.integers(10, 100, sum(LENGTHS))
     ends = np.cumsum(LENGTHS)
@@ -42,7 +42,7 @@ def masked() -> MaskedLM:
     return MaskedLM(vocabulary=MaskVocabulary.of(tiny_tokenizer("wordpiece")), rate=0.4, seed=1)
 
 
-def test_a_causal_lm_asks_for_the_next_token_and_never_across_sequences() -> None:
+def test_labels_of_a_causal_lm_are_the_next_tokens_and_never_cross_sequences() -> None:
     made = batch()
     inputs = CausalLM().prepare(made, 0)
     labels = inputs.labels.numpy()
@@ -54,7 +54,7 @@ def test_a_causal_lm_asks_for_the_next_token_and_never_across_sequences() -> Non
     assert inputs.scored_bytes[5] == 0
 
 
-def test_a_masked_lm_asks_for_what_it_has_hidden() -> None:
+def test_labels_of_a_masked_lm_are_the_chosen_tokens() -> None:
     made = batch()
     inputs = masked().prepare(made, 0)
     labels = inputs.labels.numpy()
@@ -66,13 +66,13 @@ def test_a_masked_lm_asks_for_what_it_has_hidden() -> None:
     assert (inputs.input_ids.numpy()[untouched] == made.input_ids[untouched]).all()
 
 
-def test_evaluation_masks_are_the_same_each_time_and_no_epochs() -> None:
+def test_evaluation_masks_are_the_same_each_time_and_differ_from_an_epochs() -> None:
     one, other = (masked().prepare(batch(), EVALUATION_EPOCH) for _ in range(2))
     assert torch.equal(one.labels, other.labels)
     assert any(not torch.equal(one.labels, masked().prepare(batch(), epoch).labels) for epoch in range(3))
 
 
-def test_without_labels_asks_for_nothing() -> None:
+def test_without_labels_nothing_is_scored() -> None:
     inputs = CausalLM().prepare(batch(), 0).without_labels()
     assert inputs.items == 0
     assert set(inputs.labels.tolist()) == {IGNORED}

@@ -1,4 +1,4 @@
-"""The supervised contrastive loss: what a plain loop over pairs gives, and what an example without a partner does."""
+"""The supervised contrastive loss: its formula, the vectors that it reads, and its steps in micro-batches."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def by_hand(vectors: Tensor, targets: Tensor, temperature: float) -> Tensor:
 
 @given(st.integers(1, 7), st.integers(1, 4), st.booleans(), st.sampled_from([0.05, 0.1, 1.0]), st.integers(0, 10**6))
 def test_it_is_the_sum_over_pairs(rows: int, classes: int, multi_label: bool, temperature: float, seed: int) -> None:
-    """Value and gradient, with any number of positives, none and all, and with examples of no class at all."""
+    """Value and gradient, with any number of positives from none to all, and with examples of no class."""
     draw = generator(seed, "contrastive")
     targets = torch.from_numpy(draw.integers(classes, size=rows))
     if multi_label:
@@ -56,7 +56,7 @@ def test_it_is_the_sum_over_pairs(rows: int, classes: int, multi_label: bool, te
 
 
 def test_the_least_loss_is_that_of_classes_that_are_opposite() -> None:
-    """Two classes of three: each example shares its class with two others, so log 2 is the least it can lose."""
+    """Two classes of three examples: each has two positives, so its loss is at least log 2."""
     vectors = torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [-1.0, 0.0], [-2.0, 0.0], [-3.0, 0.0]])
     loss = SupervisedContrastive().step_loss(vectors, torch.tensor([0, 0, 0, 1, 1, 1]))
     assert float(loss) / 6 == pytest.approx(math.log(2), abs=1e-6)
@@ -98,7 +98,7 @@ def test_it_reads_the_features_of_whole_examples(architecture: str, tmp_path: Pa
 
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_a_step_in_micro_batches_has_the_gradient_of_the_whole(multi_label: bool, tmp_path: Path) -> None:
-    """Given the gradient of the step's loss for its vectors, as gradient caching computes it."""
+    """Each micro-batch gets the gradients of the step's loss with respect to its vectors, as in gradient caching."""
     labels = Labels(tuple(WORDS), multi_label=multi_label)
     model = load_task_model(str(save_tiny("bert", tmp_path)), labels, dtype=torch.float64)
     model.model.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""The loss of tagging against transformers' own, and its division by labelled tokens."""
+"""The loss of tagging: that of each text alone, the class weights, and micro-batches without labels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def rows_of(model: TaskModel) -> TaggingRows:
 
 
 def separate_losses(model: TaskModel, batch: TaskBatch) -> list[float]:
-    """The sum of the losses of each sequence, from a forward pass of it alone without our attention."""
+    """The summed loss of each sequence, from a forward pass of that sequence alone, without our attention."""
     before = model.model.config._attn_implementation
     model.model.set_attn_implementation("sdpa")
     losses = []
@@ -74,7 +74,7 @@ def test_weights_multiply_the_losses_of_their_classes(model: TaskModel) -> None:
     assert total == pytest.approx(by_class[0] + 2 * by_class[1] + 4 * by_class[2], rel=1e-5)
 
 
-def test_without_labels_the_loss_is_zero_and_gradients_flow(model: TaskModel) -> None:
+def test_without_labels_the_loss_is_zero_and_backward_runs(model: TaskModel) -> None:
     rows, objective = rows_of(model), TaggingObjective()
     inputs = objective.prepare(rows.pack([0]), 0).without_labels()
     loss = objective.loss(model, inputs)

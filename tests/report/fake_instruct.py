@@ -1,4 +1,4 @@
-"""An instructed model that never was, with answers such as a real one gives: what the report's tests render."""
+"""An invented run of instruct with realistic numbers and answers, for the tests of its report."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ SHORT = tuple(
 
 
 def scored(pairs: tuple[AnswerPair, ...], when: int) -> AnswerScores:
-    """The scores of what the base (0) or the trained model (1) said."""
+    """The scores of the answers of the base model (`when` = 0) or of the trained model (1)."""
     said = [(pair.before, pair.after)[when] for pair in pairs]
     return AnswerScores.of(
         said,
@@ -68,7 +68,7 @@ def scored(pairs: tuple[AnswerPair, ...], when: int) -> AnswerScores:
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """What `ConversationFacts.of` reads of examples, with the examples."""
+    """A stand-in for loaded conversations, with the attributes that `ConversationFacts.of` reads."""
 
     train: tuple[Conversation, ...]
     name: str = "medquad"
@@ -156,7 +156,7 @@ def instruct_report(pairs: tuple[AnswerPair, ...] = LONG, **changes: Any) -> Ins
 
 
 def unanswered(**changes: Any) -> InstructReport:
-    """A run that let nobody answer a prompt, without a control."""
+    """A run without answers, without a control and without metrics."""
     report = instruct_report(control=None, answers=(), metrics=())
     result = {
         **report.result,

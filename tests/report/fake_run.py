@@ -1,4 +1,4 @@
-"""A run that never was, with numbers such as a real one has: what the report's tests render."""
+"""Invented runs of adapt and evaluate with realistic numbers, for the tests of their reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A classifier that never was, with the predictions such as a real one makes: what the report's tests render."""
+"""An invented classifier with realistic predictions, for the tests of its report."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def task(
 
 
 def predictions(data: TaskData, skill: float, seed: int = 0, split: str = "test") -> Predictions:
-    """What a model of some skill says: the logit of what is true is higher by `skill` on average."""
+    """Random predictions in which the logits of true classes are higher by 2 `skill` on average."""
     rng = np.random.default_rng([seed, len(split)])
     examples = data.splits[split]
     bare = Predictions.of(examples, data.labels, np.zeros((len(examples), len(data.labels))))

@@ -1,4 +1,4 @@
-"""The page, the card and the table of an instructed model: they say what the numbers say, and show no text unasked."""
+"""The page, the card and the table of instruct: they claim what the numbers show, and can leave out all texts."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_foreign_text_is_shown_as_it_is() -> None:
     assert "<script" not in re.sub(r"```python.*?\n```", "", text, flags=re.DOTALL)
 
 
-def test_a_prompt_stands_beside_its_reference_and_both_answers() -> None:
+def test_a_prompt_is_shown_with_its_reference_and_both_answers() -> None:
     page = PAGES["long"]
     articles = re.findall(r"<article.*?</article>", page, flags=re.DOTALL)
     assert len(articles) == len(LONG)
@@ -93,11 +93,11 @@ def test_a_prompt_stands_beside_its_reference_and_both_answers() -> None:
             "reference", "before", "after"
         ]  # fmt: skip
         said = [pair.prompt, pair.reference, pair.before or "(nothing)", pair.after]
-        assert [text for text in elements.text if text in said] == said  # line breaks and all
+        assert [text for text in elements.text if text in said] == said  # in this order, with their line breaks
     assert page.count("Cut here: the model did not end its turn.") == 2
 
 
-def test_texts_go_as_far_as_there_is_room() -> None:
+def test_long_texts_are_clipped_and_only_the_first_prompts_are_shown() -> None:
     long = AnswerPair("x", "start " + "prompt " * 1000 + "end", "r " * 5000, "b", "a")
     page = instruct_page.render_instruct(instruct_report(answers=(long,) * 60))
     assert page.count("<article") == instruct_words.MOST_SHOWN
@@ -108,8 +108,8 @@ def test_texts_go_as_far_as_there_is_room() -> None:
     assert asked.endswith("end")
 
 
-def test_no_text_of_the_data_is_shown_where_none_may_be() -> None:
-    """What --no-examples leaves: scores, sizes and names, in the page, the card, the table and result.json."""
+def test_no_text_of_the_data_is_shown_with_no_examples() -> None:
+    """With --no-examples the page, the card, the table and result.json hold only scores, sizes and names."""
     pairs = tuple(
         AnswerPair(f"id-{place}-SECRET", "ASKED-4711", "REFERENCE-4712", "BEFORE-4713", "AFTER-4714")
         for place in range(5)
@@ -141,7 +141,7 @@ def test_the_page_says_the_numbers() -> None:
 
 
 def test_scores_fit_the_length_of_the_references() -> None:
-    """Exact match says nothing of paragraphs, and ROUGE-L little of a yes."""
+    """Exact match is useless for paragraphs, and ROUGE-L for short answers such as yes."""
     assert instruct_words.similarity_metrics(REPORTS["short"]) == ("exact_match", "token_f1")
     assert instruct_words.similarity_metrics(REPORTS["long"]) == ("rouge_l", "chrf")
     for shown in (PAGES["short"], instruct_card.render_instruct(REPORTS["short"]), printed(REPORTS["short"])):
@@ -192,7 +192,9 @@ def test_few_examples_are_flagged_and_counted_in_the_singular() -> None:
     ):
         assert said in text
     assert "There are only 4 independent test prompts: too few" in " ".join(instruct_words.findings(REPORTS["long"]))
-    assert "no interval" in instruct_page.render_instruct(report) + instruct_card.render_instruct(report)
+    rendered = instruct_page.render_instruct(report) + instruct_card.render_instruct(report)
+    assert "no interval" in rendered
+    assert "interval no interval" not in rendered
 
 
 def test_how_many_answers_ended_is_counted() -> None:
@@ -203,14 +205,14 @@ def test_how_many_answers_ended_is_counted() -> None:
     assert "ended their turn before training, and 12 after training." in short
 
 
-def test_answers_that_go_round_in_circles_are_told_of() -> None:
+def test_answers_that_repeat_themselves_are_reported() -> None:
     report = instruct_report()
     after = {**report.result["after"]["answers"], "end_of_turn_rate": 0.5}
-    for repeated, told in ((0.4, True), (0.05, False)):
+    for repeated, reported in ((0.4, True), (0.05, False)):
         answers = {**after, "answer_repetition": {"mean": repeated, "p50": repeated}}
         result = {**report.result, "after": {**report.result["after"], "answers": answers}}
         said = " ".join(instruct_words.findings(dataclasses.replace(report, result=result)))
-        assert ("40.0% of the sequences of four words repeat earlier ones of the same answer" in said) is told
+        assert ("40.0% of the sequences of four words repeat earlier ones of the same answer" in said) is reported
 
 
 @pytest.mark.parametrize(
@@ -223,7 +225,7 @@ def test_answers_that_go_round_in_circles_are_told_of() -> None:
         ("not shown", 0.01, None, "no change is shown (too few prompts for an interval)"),
     ],
 )
-def test_a_change_goes_as_far_as_its_interval(
+def test_a_change_claims_only_what_its_interval_allows(
     verdict: str, value: float, interval: list[float] | None, said: str
 ) -> None:
     found = {"verdict": verdict, "difference": value, "interval": interval, "level": 0.95}
@@ -254,7 +256,7 @@ def test_the_table_fits_the_terminal(name: str, width: int) -> None:
 
 
 @pytest.mark.slow
-def test_figures_are_svg_with_letters_and_the_same_each_time() -> None:
+def test_figures_are_svg_with_text_and_the_same_each_time() -> None:
     report = instruct_report(data=dataclasses.replace(facts(), name="医療相談 <&> $a$"))
     for draw in (instruct_plots.answer_changes, loss_plots.before_after, loss_plots.loss_curve):
         root = ElementTree.fromstring(draw(report))
@@ -264,7 +266,7 @@ def test_figures_are_svg_with_letters_and_the_same_each_time() -> None:
     assert "ROUGE-L" in instruct_plots.answer_changes(report)
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 calls it
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 uses it
 def test_the_shown_code_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

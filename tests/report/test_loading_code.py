@@ -1,4 +1,4 @@
-"""The code that the card and the page show runs as it stands."""
+"""The loading code that the card and the page show runs unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from domain_ft.verbs.adapt import words as adapt_words
 from domain_ft.verbs.shared.facts import BaseFacts
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 calls it
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 uses it
 @pytest.mark.parametrize(("architecture", "objective"), [("bert", "mlm"), ("llama", "clm")])
 def test_the_shown_code_loads_the_adapter(
     architecture: str, objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -44,7 +44,7 @@ def test_an_embedded_base_is_found_by_its_name() -> None:
     compile(code, "card", "exec")
 
 
-def test_a_model_trained_whole_needs_no_adapter() -> None:
+def test_a_model_trained_in_full_needs_no_adapter() -> None:
     code = adapt_words.loading_code(adapt_report(settings={"method": "full"}))
     assert "peft" not in code
     assert 'from_pretrained("model")' in code

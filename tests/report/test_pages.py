@@ -1,4 +1,4 @@
-"""The page, the figures, the card and the tables: they say what the numbers say, and foreign text stays text."""
+"""The page, the figures, the card and the tables: they claim what the numbers show, and foreign text stays text."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EVIL = """<script>alert("x")</script> --> ]]> &amp; ' $x_1$ | `code` [a](javascr
 
 
 class Elements(HTMLParser):
-    """What a browser would see: elements with their attributes, all void ones aside balanced."""
+    """The elements of a page with their attributes, and its texts; each end tag must close the element opened last."""
 
     VOID = frozenset(("meta", "br", "hr", "img", "input", "link"))
 
@@ -114,7 +114,7 @@ def test_the_page_is_whole_and_loads_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_ids_are_unique_and_what_is_referred_to_is_there(name: str) -> None:
+def test_ids_are_unique_and_references_are_to_ids_of_the_page(name: str) -> None:
     page = adapt_page.render_adapt(REPORTS[name])
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
@@ -135,7 +135,7 @@ def test_the_page_says_the_numbers() -> None:
         assert said in text
 
 
-def test_a_decoder_shows_how_it_went_on() -> None:
+def test_the_continuations_of_a_decoder_are_shown() -> None:
     text = " ".join(Elements(adapt_page.render_adapt(decoder_report())).text)
     assert "to any party for direct, indirect or special damages" in text
     assert "was not measured" in text
@@ -155,7 +155,7 @@ def test_models_side_by_side() -> None:
 @pytest.mark.parametrize(
     "draw", [loss_plots.loss_curve, loss_plots.before_after, lambda r: adapt_plots.length_histogram(r.corpus.lengths)]
 )
-def test_figures_are_svg_with_letters_and_the_same_each_time(draw: Any) -> None:
+def test_figures_are_svg_with_text_and_the_same_each_time(draw: Any) -> None:
     report = adapt_report(corpus=dataclasses.replace(adapt_report().corpus, name="日本の法令 <&> $a$"))
     svg = draw(report)
     root = ElementTree.fromstring(svg)
@@ -199,7 +199,7 @@ def test_words_claim_only_what_the_interval_allows(
         assert sentence in text
 
 
-def test_few_documents_and_none_to_compare_are_said() -> None:
+def test_too_few_documents_are_reported() -> None:
     one = {**difference(-1.0, 0.1, 1), "interval": None, "bits_per_byte_interval": None}
     report = adapt_report(differences={"domain": one}, control=None)
     text = " ".join([adapt_words.headline(report), *adapt_words.findings(report)])
@@ -210,12 +210,21 @@ def test_few_documents_and_none_to_compare_are_said() -> None:
     assert "too few to show anything" in text
     for rendered in (adapt_page.render_adapt(report), adapt_card.render(report)):
         assert "no interval" in rendered
+        assert "interval no interval" not in rendered
 
 
 def test_a_gain_that_the_control_has_too_is_not_called_the_fields_own() -> None:
     report = adapt_report()
     report = dataclasses.replace(report, differences={**report.differences, "beyond_control": difference(-0.05, 0.1)})
     assert "no gain that is specific to the field is shown" in " ".join(adapt_words.findings(report))
+
+
+def test_a_gain_beyond_the_control_without_an_interval_is_not_shown() -> None:
+    report = adapt_report()
+    beyond = {**difference(-0.5, 0.1, 4), "interval": None}
+    report = dataclasses.replace(report, differences={**report.differences, "beyond_control": beyond})
+    text = " ".join(adapt_words.findings(report))
+    assert "(too few documents for an interval): no gain that is specific to the field is shown" in text
 
 
 @pytest.mark.parametrize(

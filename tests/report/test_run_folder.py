@@ -1,4 +1,4 @@
-"""The run folder: nothing of anybody's is overwritten, and what cannot be written is said in words."""
+"""The run folder: it overwrites neither foreign files nor finished runs, and its errors say what to do."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_new_folder_is_made_with_its_parents(run: RunFolder) -> None:
     assert list(run.path.iterdir()) == []
 
 
-def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+def test_a_folder_with_only_a_file_of_the_system_is_accepted(tmp_path: Path) -> None:
     (tmp_path / ".DS_Store").touch()
     assert RunFolder.create(tmp_path).path == tmp_path
 
@@ -45,7 +45,7 @@ def test_a_finished_run_is_left_alone(run: RunFolder) -> None:
     assert RunFolder.open(run.path).read_result() == {"command": "adapt"}
 
 
-def test_an_unfinished_run_goes_on_only_with_resume(run: RunFolder) -> None:
+def test_an_unfinished_run_continues_only_with_resume(run: RunFolder) -> None:
     run.write_config("rank = 16\n")
     with pytest.raises(SettingsError, match="--resume"):
         RunFolder.create(run.path)
@@ -65,7 +65,7 @@ def test_foreign_files_are_named_and_left(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.tex").read_text() == "mine"
 
 
-def test_nothing_to_resume(tmp_path: Path) -> None:
+def test_a_folder_with_nothing_to_resume_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="does not exist"):
         RunFolder.create(tmp_path / "new", resume=True)
     with pytest.raises(SettingsError, match="is empty"):
@@ -90,7 +90,7 @@ def test_no_permission_is_found_before_the_work(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_is_said_in_words(run: RunFolder) -> None:
+def test_a_full_disk_is_reported_with_what_to_do(run: RunFolder) -> None:
     run.metrics.symlink_to("/dev/full")
     with pytest.raises(CheckpointError, match=r"No space left(.|\n)*make room(.|\n)*--resume"):
         run.append_metrics(line(1))
@@ -116,14 +116,14 @@ def test_a_line_that_was_cut_short_is_dropped(run: RunFolder) -> None:
     assert run.read_metrics() == [line(1), line(2)]
 
 
-def test_a_damaged_line_within_is_named(run: RunFolder) -> None:
+def test_a_damaged_line_before_the_last_is_named(run: RunFolder) -> None:
     run.metrics.write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
     with pytest.raises(CheckpointError, match="line 2"):
         run.read_metrics()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_result_that_is_no_number_is_refused(run: RunFolder, bad: float) -> None:
+def test_a_result_that_is_not_finite_is_refused(run: RunFolder, bad: float) -> None:
     with pytest.raises(ValueError, match=r"after\.domain\.loss"):
         run.write_result({"after": {"domain": {"loss": bad}}, "steps": 3})
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -137,14 +137,14 @@ def test_a_damaged_result_is_named(run: RunFolder) -> None:
         run.read_result()
 
 
-def test_the_result_is_json_as_it_was_given(run: RunFolder) -> None:
+def test_the_result_is_written_as_json_without_change(run: RunFolder) -> None:
     result = {"model": "法律", "before": {"domain": {"loss": 0.1 + 0.2, "tokens": 3}}, "list": [1, 2.5]}
     run.write_result(result)
     assert json.loads(run.result.read_text(encoding="utf-8")) == result
     assert [entry.name for entry in run.path.iterdir()] == ["result.json"]
 
 
-def test_scores_have_a_place_of_their_own(run: RunFolder) -> None:
+def test_scores_are_written_to_files_of_their_own(run: RunFolder) -> None:
     scores = Scores(("a",), np.array([1.5]), np.array([2]), np.array([7]))
     path = run.scores("before", "domain")
     assert path == run.path / "scores" / "before-domain.json"
@@ -156,8 +156,8 @@ def test_scores_have_a_place_of_their_own(run: RunFolder) -> None:
         run.write_scores(run.scores("after", "control"), scores)
 
 
-def test_a_folder_is_judged_without_being_made(tmp_path: Path) -> None:
-    """As a dry run does."""
+def test_check_creates_nothing(tmp_path: Path) -> None:
+    """`check` raises what `create` would raise; a dry run calls it."""
     (tmp_path / "file").write_text("kept")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("kept")
@@ -171,7 +171,7 @@ def test_a_folder_is_judged_without_being_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["adapt", "classify", "tag", "instruct"])
-def test_every_dry_run_judges_its_output_first(verb: str, tmp_path: Path) -> None:
+def test_every_dry_run_checks_its_output_first(verb: str, tmp_path: Path) -> None:
     import importlib
 
     (tmp_path / "mine.txt").write_text("kept")

@@ -1,4 +1,4 @@
-"""The reports on tasks: they say what the scores allow, and show foreign text as text."""
+"""The reports on tasks: they claim only what the scores show, and foreign text stays text."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def evil_report() -> ClassifyReport:
 
 
 def bare_report() -> ClassifyReport:
-    """No baselines, seeds, curves, calibration or leaks; the linear probe."""
+    """A linear probe without baselines, seeds, curves, calibration and leaks."""
     report = classify_report(task(40, names=("no", "yes")), seeds=1, settings={"method": "head"}, metrics=[], leaks={})
     test = {name: value for name, value in report.test.items() if name != "calibration"}
     return dataclasses.replace(report, result={"test": test, "device": "cpu"}, reliability={})
@@ -112,7 +112,7 @@ def test_foreign_text_is_shown_as_it_is() -> None:
 
 
 def test_the_columns_of_a_small_matrix_have_names() -> None:
-    """Numbers stand for the classes only where names would not fit: class 1 of a binary task is not row 2."""
+    """Numbers replace the names of classes only in a matrix that is too large for names."""
     small, large = (
         re.findall(r'<th scope="col" title="[^"]*">([^<]*)<', PAGES[name]) for name in ("full", "twenty classes")
     )
@@ -120,7 +120,7 @@ def test_the_columns_of_a_small_matrix_have_names() -> None:
     assert large == [str(place) for place in range(1, 21)]
 
 
-def test_labels_and_texts_of_any_script_are_text() -> None:
+def test_labels_and_texts_of_any_script_are_shown_as_text() -> None:
     page = PAGES["twenty classes"]
     assert page.count("家族歴・社会歴") >= 3
     assert "胸痛なし" in page
@@ -128,7 +128,7 @@ def test_labels_and_texts_of_any_script_are_text() -> None:
     assert "家族歴・社会歴" in "".join(ElementTree.fromstring(figure).itertext())
 
 
-def test_no_text_of_an_example_is_shown_where_none_may_be() -> None:
+def test_no_text_of_an_example_is_shown_with_no_examples() -> None:
     secret = "SECRET-4711 "
     data = task(60, names=("no", "yes"), text=secret)
     assert secret.strip() in classify_page.render_classify(classify_report(data))
@@ -157,7 +157,7 @@ def test_macro_f1_comes_first_with_its_interval_beside_the_baselines() -> None:
         assert name in text
 
 
-def test_classes_of_which_little_is_known_are_named() -> None:
+def test_rare_and_never_predicted_classes_are_named() -> None:
     report = classify_report(task(60))
     classes = report.test["per_class"]
     said = " ".join(classify_words.doubts(report))
@@ -205,7 +205,7 @@ def test_the_code_in_the_report_is_python() -> None:
         (0.012, 0.017, "not shown: −0.5 to +2.9 points of macro F1"),
     ],
 )
-def test_a_verdict_goes_as_far_as_its_interval(value: float, spread: float, said: str) -> None:
+def test_a_verdict_claims_only_what_its_interval_allows(value: float, spread: float, said: str) -> None:
     assert task_words.verdict(difference(value, spread), "macro_f1") == said
 
 
@@ -213,12 +213,15 @@ def test_figures_are_the_same_each_time() -> None:
     report = REPORTS["twenty classes"]
     for draw in (task_plots.class_bars, task_plots.training, classify_plots.calibration, task_plots.learning_curve):
         assert draw(report) == draw(report)
+
+
+def test_a_comparison_has_a_title_and_a_verdict() -> None:
     assert "Comparison of runs on" in PAGES["compare, plain"]
     assert "better by 2.1 points of macro F1 (0.4 to 3.8); p = 0.031" in PAGES["compare, plain"]
 
 
 def test_a_name_is_neither_markup_nor_a_command_to_the_terminal() -> None:
-    """A task or a run may be called anything, by a file's name."""
+    """The name of a task or a run may hold any characters, since it comes from a file's name."""
     name = "[red]notes[/] \x1b[2J\x9b31m"
     file = io.StringIO()
     report = dataclasses.replace(REPORTS["full"], task=dataclasses.replace(REPORTS["full"].task, name=name))
@@ -228,6 +231,15 @@ def test_a_name_is_neither_markup_nor_a_command_to_the_terminal() -> None:
     assert "[red]notes[/]" in file.getvalue()
     assert r"\x1b[2J\x9b31m" in file.getvalue()
     assert not set(file.getvalue()) & {"\x1b", "\x9b"}
+
+
+def test_the_ring_marks_the_kept_model_if_scores_are_equal() -> None:
+    lines = [
+        {"tokens": tokens, "loss": 1.0, "evaluation": {"macro_f1": 0.5, "score": [0.5, -loss]}}
+        for tokens, loss in ((1_000, 0.9), (2_000, 0.7), (3_000, 0.8))
+    ]
+    figure = task_plots.training(dataclasses.replace(REPORTS["full"], metrics=lines))
+    assert "was best after 2,000 tokens" in figure
 
 
 def test_an_axis_of_scores_ends_at_100() -> None:

@@ -51,7 +51,7 @@ class Texts:
 
 
 class Sections(Texts):
-    """Documents with a first line that repeats three of their words."""
+    """Documents whose first line repeats the three words that follow it."""
 
     key = "loop-jobs-pairs-2"
 
@@ -127,7 +127,7 @@ def run(
     slow: float = 0.0,
     log: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> tuple[TrainingState, dict[str, torch.Tensor]]:
-    """Train; the last state and what was trained, by name. `pairs` trains on pairs instead of text."""
+    """Train on text or on `pairs`, pausing `slow` seconds after a step; return the last state and trained weights."""
     base: BaseModel
     objective: Any
     rows: Any
@@ -164,7 +164,7 @@ def run(
 
 
 def train_in_a_process(folder: Path, steps_taken: Connection, asked: Mapping[str, Any]) -> None:
-    """What a process that may be killed does: train, tell of each step, and write down the weights."""
+    """Train, send the number of each step, and write the weights: for a process that may be killed."""
     torch.set_num_threads(1)
     rest = {name: value for name, value in asked.items() if name != "steps"}
     loop = settings(total_steps=asked["steps"])

@@ -1,6 +1,6 @@
-"""Training jobs that several processes do together, one after the other, and what came of them in files.
+"""Training jobs that several processes do together, one after another, with their results in files.
 
-The arithmetic is float64, so that what differs from one process can be nothing but a fault.
+They compute in float64, so a difference from one process is a fault and not rounding.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ JOBS: dict[str, dict[str, Any]] = {
 """What is trained, by name, in four steps with a point of the curve after the second."""
 
 SHARDED = [name for name, asked in JOBS.items() if asked.get("architecture") != "mpnet" and "pairs" not in asked]
-"""Those that may be sharded."""
+"""The jobs that can be sharded: not those with padded batches or pairs."""
 
 BY_FOUR = ["lora", "fewer sequences than processes"]
-"""Those that four processes do too: what else a job is about does not depend on their number."""
+"""The jobs that four processes do too. The others test what does not depend on the number of processes."""
 
 RELAY_STEPS = 6
 
 
 def train_job(folder: Path, name: str, *, sharded: bool = False) -> None:
-    """Do the job `name` and write down its losses, its curve and what it trained."""
+    """Do the job `name`; write the lines of its log and its trained weights."""
     asked = JOBS[name]
     lines: list[Mapping[str, Any]] = []
     loop = settings(total_steps=4, evaluate_every=2, **asked.get("loop", {}))
@@ -58,7 +58,7 @@ def train_job(folder: Path, name: str, *, sharded: bool = False) -> None:
 
 
 def relay(folder: Path, *, sharded: bool, stop_after: int | None) -> None:
-    """Go on with the job of the folder, until the last process is told to stop."""
+    """Continue the run in `folder`, to its end or until the last process gets SIGTERM after step `stop_after`."""
     accelerator = Accelerator(cpu=True)
     lines: list[Mapping[str, Any]] = []
 
@@ -77,7 +77,7 @@ def relay(folder: Path, *, sharded: bool, stop_after: int | None) -> None:
 
 
 def write(folder: Path, lines: list[Mapping[str, Any]], weights: Mapping[str, torch.Tensor]) -> None:
-    """Files for the test that started this, by the main process."""
+    """Write the files that the test reads; only in the main process."""
     if Accelerator(cpu=True).is_main_process:
         kept = ("step", "tokens", "loss", "grad_norm", "evaluation")
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def write(folder: Path, lines: list[Mapping[str, Any]], weights: Mapping[str, to
 
 
 def do_all(folder: Path, stop_after: int | None) -> None:
-    """Every job, and this process's share of the relay."""
+    """Do every job for this number of processes, and its part of the relay."""
     torch.set_num_threads(1)
     ranks = Accelerator(cpu=True).num_processes
     for sharded in (False, True) if ranks > 1 else (False,):

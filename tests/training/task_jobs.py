@@ -1,6 +1,6 @@
-"""A small task that several processes learn together, and what came of it in files.
+"""A small task that several processes learn together, with the results in files.
 
-The arithmetic is float64, so that what differs from one process can be nothing but a fault.
+It is computed in float64, so a difference from one process is a fault and not rounding.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ARCHITECTURES = ("bert", "llama")
 
 
 def learn(folder: Path, architecture: str, *, sharded: bool) -> None:
-    """Train with LoRA and a new head, on examples of which some are read in windows, and predict."""
+    """Train LoRA and a new head on examples, some of them read in windows; write the weights and the logits."""
     labels = Labels(tuple(WORDS))
     with tempfile.TemporaryDirectory() as temporary:
         model = load_task_model(str(save_tiny(architecture, Path(temporary))), labels, dtype=torch.float64)
@@ -53,7 +53,7 @@ def learn(folder: Path, architecture: str, *, sharded: bool) -> None:
 
 
 def learn_all(path: Path) -> None:
-    """Every job, into folders of `path`."""
+    """Do every job, each in its own folder in `path`."""
     torch.set_num_threads(1)
     ranks = Accelerator(cpu=True).num_processes
     for architecture in ARCHITECTURES:

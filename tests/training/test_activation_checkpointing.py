@@ -1,4 +1,4 @@
-"""Activation checkpointing: the same losses and gradients to the last bit, and far fewer bytes saved for them."""
+"""Activation checkpointing: bit-identical losses and gradients, and far fewer bytes saved for them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def gradients(base: BaseModel, objective: Objective, inputs: Inputs) -> tuple[Te
 
 
 def saved_bytes(base: BaseModel, objective: Objective, inputs: Inputs) -> int:
-    """What autograd keeps from a forward pass, beside the parameters."""
+    """The bytes that autograd saves in a forward pass, without the parameters."""
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def saved_bytes(base: BaseModel, objective: Objective, inputs: Inputs) -> int:
 
 
 @pytest.mark.parametrize("architecture", [*SUPPORTED, "mpnet", "deberta-v2", "gemma2"])
-def test_losses_and_gradients_are_equal_to_the_last_bit_and_less_is_saved(architecture: str) -> None:
+def test_losses_and_gradients_are_bit_identical_and_less_is_saved(architecture: str) -> None:
     base, objective, rows = job(architecture, dropout=0.3)
     base.model.train()
     set_dropout_seed(base.model, 11)
@@ -79,14 +79,14 @@ def test_the_layers_of_a_model_are_found(architecture: str) -> None:
     body = sum(p.numel() for p in model.base_model.parameters()) - sum(
         p.numel() for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()
     )
-    # all of a body but its embeddings, some norms, and what embeddings of another width are projected by
+    # outside the layers are only some norms, and the projections of embeddings of another width
     assert (
         sum(p.numel() for layer in layers for p in layer.parameters())
         > (0.7 if architecture in ENCODERS else 0.9) * body
     )
 
 
-def test_without_gradients_nothing_is_recomputed_and_an_own_forward_comes_back() -> None:
+def test_without_gradients_nothing_is_recomputed_and_an_own_forward_is_restored() -> None:
     calls: list[Any] = []
 
     class Layer(nn.Linear):

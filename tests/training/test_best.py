@@ -27,7 +27,7 @@ def run(
     resume: bool = False,
     fail_at: int | None = None,
 ) -> tuple[TrainingState, Weights, list[Weights]]:
-    """Train on made text with a point after each step, scored as `scores` say: the state, what is left, the points."""
+    """Train with the given scores of the points; return the last state, the final weights and those at each point."""
     base, objective, rows = job("bert")
     trained = {name: p for name, p in base.model.named_parameters() if p.requires_grad}
     points: list[Weights] = []
@@ -104,7 +104,7 @@ def test_a_resumed_run_keeps_the_same_model(tmp_path: Path) -> None:
     assert equal(left, expected)
 
 
-def test_a_run_that_had_lost_its_patience_does_not_go_on(tmp_path: Path) -> None:
+def test_a_run_that_stopped_early_does_not_continue(tmp_path: Path) -> None:
     loop = settings(evaluate_every=1, patience=2, checkpoint_every=1)
     whole, expected, _ = run(tmp_path, loop, SCORES)
     resumed, left, points = run(tmp_path, loop, SCORES, resume=True)

@@ -36,7 +36,7 @@ def refuse_warnings(message: str) -> None:
     raise AssertionError(message)
 
 
-def test_a_restored_run_takes_the_same_next_step_to_the_last_bit(tmp_path: Path) -> None:
+def test_a_restored_run_takes_a_bit_identical_next_step(tmp_path: Path) -> None:
     parameters, optimizer = trained(0)
     save_checkpoint(tmp_path, parameters, optimizer, state(2), keep=2)
     others, restored = trained(1)
@@ -72,6 +72,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path
     assert load_latest(tmp_path, parameters, optimizer, warnings.append) == state(1)
     assert len(warnings) == 1
     assert "step-2 is damaged" in warnings[0]
+    assert warnings[0].endswith("using the one before it")
+
+
+def test_a_damaged_only_checkpoint_means_a_new_start(tmp_path: Path) -> None:
+    parameters, optimizer = trained(0)
+    (save_checkpoint(tmp_path, parameters, optimizer, state(2), keep=2) / "state.json").write_text("")
+    warnings: list[str] = []
+    assert load_latest(tmp_path, parameters, optimizer, warnings.append) is None
+    assert len(warnings) == 1
+    assert warnings[0].endswith("there is no older one, so training starts at step 0")
 
 
 def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path: Path) -> None:
@@ -88,7 +98,9 @@ def test_a_partial_folder_is_never_seen_as_a_checkpoint(tmp_path: Path) -> None:
     assert load_latest(tmp_path / "absent", parameters, optimizer, refuse_warnings) is None
 
 
-def test_a_full_disk_is_said_and_the_older_checkpoint_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_the_older_checkpoint_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parameters, optimizer = trained(0)
     save_checkpoint(tmp_path, parameters, optimizer, state(1), keep=1)
 

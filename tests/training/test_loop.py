@@ -40,11 +40,11 @@ from domain_ft.training.progress import ProgressDisplay
 
 
 def start(folder: Path, *, said: str = "said", **asked: Any) -> tuple[BaseProcess, Connection]:
-    """A job in a process of its own, and where the number of each step that it has taken arrives."""
+    """Start a job in its own process; return the process and the connection that receives the number of each step."""
     ours, theirs = forked.SERVER.Pipe(duplex=False)
     folder.mkdir(exist_ok=True)
     process = forked.start(train_in_a_process, folder, theirs, asked, said=folder / said, OMP_NUM_THREADS="1")
-    theirs.close()  # the process has its own: when it ends, ours is at its end too
+    theirs.close()  # only the process holds this end now, so reading fails once the process has ended
     return process, ours
 
 
@@ -64,8 +64,10 @@ def largest_difference(one: Mapping[str, torch.Tensor], other: Mapping[str, torc
 
 
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
-def test_the_gradient_is_that_of_the_mean_over_all_labelled_tokens(architecture: str, tmp_path: Path) -> None:
-    """Against a definition with no packing and full logits: each sequence alone, cross-entropy, one division."""
+def test_loss_and_gradient_norm_are_those_of_the_mean_over_all_labelled_tokens(
+    architecture: str, tmp_path: Path
+) -> None:
+    """The definition: each sequence alone, cross-entropy of full logits, one division by the number of labels."""
     base, objective, rows = job(architecture, lora=False)
     plan = StepPlan(rows.lengths, 240, 3)
     step = plan.step(0)
@@ -87,7 +89,7 @@ def test_the_gradient_is_that_of_the_mean_over_all_labelled_tokens(architecture:
 
 @pytest.mark.parametrize("architecture", ["bert", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_micro_batches_of_any_size_train_the_same_model(architecture: str, tmp_path: Path) -> None:
-    """1 x 8, about 4 x 2 and 8 x 1 micro-batches of the same steps."""
+    """The same steps in one micro-batch, in about two, and in one for each sequence."""
     losses: dict[int, list[float]] = {}
     weights = {}
     for tokens_per_micro_batch in (240, 120, 1):
@@ -101,7 +103,7 @@ def test_micro_batches_of_any_size_train_the_same_model(architecture: str, tmp_p
         losses[tokens_per_micro_batch] = [line["loss"] for line in lines]
     for smaller in (120, 1):
         assert losses[smaller] == pytest.approx(losses[240], rel=1e-5)
-        # Adam divides by the root of the squared gradient: rounding errors of tiny gradients show in the weights.
+        # Adam divides by the root of the squared gradient, so rounding errors of tiny gradients show in the weights.
         assert largest_difference(weights[240], weights[smaller]) < 2e-4
 
 
@@ -111,7 +113,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
     assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
 
 
-def test_a_line_has_what_the_contract_says(tmp_path: Path) -> None:
+def test_a_line_of_the_log_has_the_documented_fields(tmp_path: Path) -> None:
     lines: list[Mapping[str, Any]] = []
     state, _ = run(tmp_path, loop=settings(total_steps=2), log=lines.append)
     assert set(lines[0]) == {
@@ -140,7 +142,7 @@ def test_padding_is_measured_where_a_model_needs_it(architecture: str, padded: b
 
 
 @pytest.mark.parametrize("dropout", [{"dropout": 0.3}, {"base": True}])
-def test_a_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(dropout: dict[str, Any], tmp_path: Path) -> None:
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(dropout: dict[str, Any], tmp_path: Path) -> None:
     def at(folder: str, resume: bool, stop: int | None = None) -> dict[str, torch.Tensor]:
         lines = 0
 
@@ -178,7 +180,7 @@ def test_a_run_killed_at_random_moments_ends_the_same(tmp_path: Path) -> None:
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
 
-def test_resuming_with_other_targets_is_refused(tmp_path: Path) -> None:
+def test_resuming_with_other_parameters_is_refused(tmp_path: Path) -> None:
     run(tmp_path, "bert")
     with pytest.raises(CheckpointError, match="other parameters"):
         run(tmp_path, "bert", lora=False, resume=True)
@@ -265,7 +267,7 @@ def test_a_loss_that_is_not_finite_names_step_and_documents(tmp_path: Path) -> N
     assert all(bool(torch.isfinite(p).all()) for p in base.model.parameters())
 
 
-def test_a_micro_batch_without_memory_is_halved_and_the_step_stays_the_same(
+def test_a_micro_batch_that_runs_out_of_memory_is_halved_and_the_step_stays_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, expected = run(tmp_path / "plenty", loop=settings(total_steps=3))
@@ -285,7 +287,7 @@ def test_a_micro_batch_without_memory_is_halved_and_the_step_stays_the_same(
     assert largest_difference(expected, found) < 2e-4
 
 
-def test_activation_checkpointing_trains_the_same_model_to_the_last_bit(tmp_path: Path) -> None:
+def test_activation_checkpointing_trains_a_bit_identical_model(tmp_path: Path) -> None:
     (_, plain), (state, found) = (
         run(tmp_path / str(on), dropout=0.3, loop=settings(total_steps=3, activation_checkpointing=on))
         for on in (False, True)
@@ -294,8 +296,10 @@ def test_activation_checkpointing_trains_the_same_model_to_the_last_bit(tmp_path
     assert all(torch.equal(plain[name], found[name]) for name in plain)
 
 
-def test_layers_are_recomputed_once_no_single_sequence_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last resort, which a resumed run keeps to."""
+def test_activation_checkpointing_is_the_last_resort_if_no_sequence_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed run keeps it on."""
     loop = settings(total_steps=4, schedule="constant", warmup=0.0)
     _, expected = run(tmp_path / "plenty", loop=loop)
     real = loop_module.LossModule.forward

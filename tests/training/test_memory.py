@@ -1,4 +1,4 @@
-"""What a micro-batch takes is counted right, and the micro-batch that is chosen fits what is free."""
+"""The memory of a micro-batch is counted correctly, and the chosen micro-batch fits into the free memory."""
 
 from __future__ import annotations
 
@@ -69,9 +69,8 @@ def test_a_storage_counts_once_from_its_op_until_nothing_holds_it() -> None:
 def test_small_micro_batches_predict_a_large_ones_memory(
     architecture: str, keeps_scores: bool, lora: bool, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        blockwise_attention, "BLOCK", 1
-    )  # its share is a constant, which is far more than this micro-batch
+    # A full block of attention is counted as a constant, which is far more than this micro-batch and subtracted below.
+    monkeypatch.setattr(blockwise_attention, "BLOCK", 1)
     base, objective, rows = job(architecture, dropout=0.1, lora=lora)
     base.model.train()
     with contextlib.nullcontext() if keeps_scores else without_base_dropout(base.model):
@@ -122,7 +121,7 @@ COSTS = {
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, (1280, False)),  # enough for a CPU, for a micro-batch of 2 GiB
+        ({}, (1280, False)),  # on a CPU, more than 1,024 tokens only within 2 GiB
         ({"free_bytes": 2_500 * MIB}, (530, False)),
         ({"free_bytes": 2_000 * MIB}, (256, False)),
         ({"free_bytes": 1_300 * MIB}, (2304, True)),  # not even a sequence would fit without
@@ -151,7 +150,10 @@ def test_the_largest_micro_batch_that_fits_is_chosen(changes: dict[str, Any], ex
 def test_the_sizes_cut_a_step_evenly() -> None:
     assert limits(step_tokens=1200).sizes(COSTS[True]) == [1456, 856, 656, 556, 256]
     assert limits(step_tokens=10_000).sizes(COSTS[True])[:2] == [3590, 2756]  # in three micro-batches, in four
-    assert limits(step_tokens=10_000).sizes(COSTS[False])[:2] == [1256, 1166]  # in ten, since nine take over 2 GiB
+    assert limits(step_tokens=10_000).sizes(COSTS[False])[:2] == [
+        1256,
+        1166,
+    ]  # in ten, in eleven: one of nine would take over 2 GiB
 
 
 @pytest.mark.parametrize("asked", ["on", "off"])
@@ -164,7 +166,7 @@ def test_what_is_asked_for_is_taken_and_not_counted(asked: Any) -> None:
     assert plan.asked_for
 
 
-def test_half_of_it_may_be_asked_for() -> None:
+def test_either_choice_may_be_asked_for_alone() -> None:
     def plan(**asked: Any) -> tuple[int, bool, bool]:
         given = {"tokens_per_micro_batch": None, "activation_checkpointing": "auto"} | asked
         found = plan_micro_batches(limits(), COSTS.__getitem__, **given)
@@ -177,7 +179,7 @@ def test_half_of_it_may_be_asked_for() -> None:
     assert plan(tokens_per_micro_batch=10**6) == (10**6, True, False)
 
 
-def test_too_little_for_anything_is_said() -> None:
+def test_a_plan_for_too_little_memory_does_not_fit() -> None:
     tight = limits(free_bytes=100 * MIB)
     plan = plan_micro_batches(tight, COSTS.__getitem__, tokens_per_micro_batch=None, activation_checkpointing="auto")
     assert (plan.tokens_per_micro_batch, plan.activation_checkpointing, plan.fits) == (256, True, False)
@@ -193,7 +195,7 @@ def write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
+def test_every_control_group_with_a_limit_counts(tmp_path: Path) -> None:
     write(tmp_path / "proc/self/cgroup", "0::/user/job\n")
     write(tmp_path / "sys/fs/cgroup/user/job/memory.max", "max\n")
     write(tmp_path / "sys/fs/cgroup/user/job/memory.current", "300\n")
@@ -206,7 +208,7 @@ def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
 
 
 def test_control_groups_of_version_1_in_a_container(tmp_path: Path) -> None:
-    """A container sees its own group as the top, under a path that it does not have."""
+    """A container sees its own group at the top, not at the path in /proc."""
     write(tmp_path / "proc/self/cgroup", "5:cpu:/docker/4f\n4:memory:/docker/4f\n0::/\n")
     write(tmp_path / "sys/fs/cgroup/memory/memory.limit_in_bytes", "1000\n")
     write(tmp_path / "sys/fs/cgroup/memory/memory.usage_in_bytes", "900\n")

@@ -56,7 +56,7 @@ def test_the_loss_is_its_definition_and_copies_are_no_negatives(seed: int, pairs
 
 
 def test_autocast_does_not_round_the_similarities() -> None:
-    """Else a step of one micro-batch, whose loss is computed under autocast, would differ from one that is cut."""
+    """Otherwise a step in one micro-batch, whose loss is computed under autocast, would differ from one in several."""
     vectors = torch.randn(4, 2, 8, generator=torch.Generator().manual_seed(0))
     keys = torch.arange(8).view(4, 2)
     objective = Contrastive(language_model=CausalLM())
@@ -108,7 +108,7 @@ def test_the_gradient_of_a_step_is_that_of_the_definition(architecture: str, wei
 
 @pytest.mark.parametrize("architecture", ["bert", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_micro_batches_of_any_size_train_the_same_model(architecture: str, tmp_path: Path) -> None:
-    """1 x 8, about 4 x 2 and 8 x 1 micro-batches of the same steps, in float64."""
+    """The same steps in one micro-batch, in about two, and in one for each pair, in float64."""
     losses: dict[int, list[float]] = {}
     weights = {}
     for size in (240, 120, 1):
@@ -128,7 +128,7 @@ def test_micro_batches_of_any_size_train_the_same_model(architecture: str, tmp_p
 
 
 def test_with_dropout_the_second_pass_repeats_the_first(tmp_path: Path) -> None:
-    """The gradients of the embeddings are those of the states that the second pass computes."""
+    """So the gradients of the embeddings fit the states that the second pass computes."""
     base, objective, rows = pair_job("bert", dropout=0.3, exact=True, weight=0.0)
     pooled: list[Tensor] = []
 
@@ -166,7 +166,7 @@ def test_training_brings_pairs_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_broke_off_is_resumed_to_the_same_end(tmp_path: Path) -> None:
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(tmp_path: Path) -> None:
     _, whole = run(tmp_path / "whole", pairs=True, dropout=0.1, loop=settings(tokens_per_micro_batch=60))
     run(tmp_path / "parts", pairs=True, dropout=0.1, loop=settings(tokens_per_micro_batch=60, total_steps=6))
     for step in (tmp_path / "parts" / "checkpoints").iterdir():
@@ -188,7 +188,7 @@ def test_a_rank_without_pairs_has_no_part_in_the_loss() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mean", "cls"])
-def test_pooling_is_the_objectives(kind: Any) -> None:
+def test_embeddings_use_the_objectives_pooling(kind: Any) -> None:
     base, objective, rows = pair_job("bert", weight=0.0)
     objective = dataclasses.replace(objective, pooling=Pooling(kind))
     inputs = objective.prepare(rows.pack([1]), 0)

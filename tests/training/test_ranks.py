@@ -1,4 +1,4 @@
-"""Several processes train what one trains, with whole weights (DDP) and with shards (FSDP2), and relieve each other."""
+"""Several processes train what one trains, with whole weights (DDP) or shards (FSDP2), and can take over a run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from torch import nn
 from domain_ft.errors import TrainingError
 from domain_ft.models.activation_checkpointing import repeated_layers
 
-# Float64 sums in another order differ by 1e-16 of them. Adam divides by the root of the squared gradient, so in the
-# weights it shows more: 1.2e-13 at most was measured, after four steps at a learning rate of 5e-3.
+# In another order, sums in float64 differ by a relative 1e-16. Adam divides by the root of the squared gradient, so the
+# weights differ more: at most 1.2e-13 was measured, after four steps at a learning rate of 5e-3.
 WEIGHTS, LOSS = 1e-11, 1e-12
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All jobs by 2 processes, by 4 and by 1; the relay runs through the three of them."""
+    """The folder of the jobs, done by 2, 4 and 1 processes; the relay is a run that they continue in this order."""
     folder = tmp_path_factory.mktemp("ranks")
     for ranks, stop in ((2, 2), (4, 4), (1, None)):
         finished = forked.run(do_all, folder, stop, ranks=ranks, said=folder / f"said-{ranks}", OMP_NUM_THREADS="1")
@@ -38,7 +38,7 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def _compare(folder: Path, alone: Path, steps: slice = slice(None)) -> None:
-    """What the jobs of two folders wrote down is the same, at those `steps` of the second that the first has taken."""
+    """Check that two folders have equal results; `steps` are the lines of the second that the first has too."""
     found, expected = _lines(folder), _lines(alone)[steps]
     assert [(line["step"], line["tokens"]) for line in found] == [(line["step"], line["tokens"]) for line in expected]
     for key in ("loss", "grad_norm"):
@@ -68,8 +68,8 @@ def test_processes_together_train_what_one_trains(kind: str, job: str, done: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["whole", "sharded"])
-def test_a_run_goes_on_with_another_number_of_processes(kind: str, done: Path, tmp_path: Path) -> None:
-    """Two processes stop after step 2, as one of them is told to; four go on to step 4, and one to the end."""
+def test_a_run_continues_with_another_number_of_processes(kind: str, done: Path, tmp_path: Path) -> None:
+    """Two processes stop after step 2, since one gets a signal; four continue to step 4, and one to the end."""
     relay(tmp_path, sharded=False, stop_after=None)
     _compare(done / f"relay {kind}", tmp_path, slice(4, None))
 

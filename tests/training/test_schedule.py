@@ -19,7 +19,7 @@ SCHEDULES = ["constant", "linear", "cosine", "wsd"]
     warmup=st.floats(0, 1),
     data=st.data(),
 )
-def test_every_step_moves_and_none_exceeds_the_peak(
+def test_every_factor_is_above_zero_and_at_most_one(
     schedule: str, total: int, warmup: float, data: st.DataObject
 ) -> None:
     step = data.draw(st.integers(0, total - 1))

@@ -37,7 +37,7 @@ LABELS = Labels(tuple(WORDS))
 def job(
     folder: Path, architecture: str = "bert", *, lora: bool = True, dropout: float = 0.0
 ) -> tuple[TaskModel, ExampleRows]:
-    """A tiny model with LoRA and a new head, and examples of which some are read in windows."""
+    """A tiny model that trains a new head and LoRA, or all weights; and examples, some of them read in windows."""
     folder = folder / architecture
     model = load_task_model(str(folder if folder.is_dir() else save_tiny(architecture, folder)), LABELS)
     if lora:
@@ -59,7 +59,7 @@ def run(
     objective: Objective | None = None,
     **loop: Any,
 ) -> dict[str, Tensor]:
-    """Train; what was trained, by name."""
+    """Train; return the trained weights by name."""
     weights = class_weights(rows.targets, LABELS)
     train(
         model,
@@ -76,7 +76,7 @@ def run(
 
 
 @pytest.mark.parametrize("architecture", ["bert", pytest.param("llama", marks=pytest.mark.slow)])
-def test_a_task_that_can_be_learned_is(architecture: str, tmp_path: Path) -> None:
+def test_a_task_is_learned(architecture: str, tmp_path: Path) -> None:
     model, rows = job(tmp_path, architecture, lora=False)
     test = encode(toy_examples(60, seed=9), LABELS, model.tokenizer, max_length=32, long_text="windows")
     run(model, rows, tmp_path, total_steps=100, learning_rate=5e-3)
@@ -106,7 +106,7 @@ def test_micro_batches_of_any_size_train_the_same_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dropout", [{"dropout": 0.3}, {"base_dropout": True}])
-def test_a_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(dropout: dict[str, Any], tmp_path: Path) -> None:
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(dropout: dict[str, Any], tmp_path: Path) -> None:
     loop = {"total_steps": 7, "base_dropout": "base_dropout" in dropout}
 
     def at(folder: str, resume: bool = False, stop: int | None = None) -> dict[str, Tensor]:
@@ -124,7 +124,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(dropout: dict
     assert all(torch.equal(whole[name], parted[name]) for name in whole)
 
 
-def test_layers_that_are_computed_again_give_the_same_run(tmp_path: Path) -> None:
+def test_activation_checkpointing_gives_the_same_weights(tmp_path: Path) -> None:
     runs = []
     for again in (False, True):
         model, rows = job(tmp_path)
@@ -171,5 +171,5 @@ def test_a_step_whose_examples_are_compared_may_be_cut(tmp_path: Path) -> None:
         objective = SupervisedContrastive()
         found.append(run(model, rows, tmp_path / str(size), objective=objective, tokens_per_micro_batch=size))
     whole, parts = found
-    # Adam divides by the root of the squared gradient: rounding errors of tiny gradients show in the weights.
+    # Adam divides by the root of the squared gradient, so rounding errors of tiny gradients show in the weights.
     assert max(float((whole[name] - parts[name]).abs().max()) for name in whole) < 2e-4

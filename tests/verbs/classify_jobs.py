@@ -24,7 +24,7 @@ COMMON = ["the", "of", "a", "in", "is", "and", "with", "shall", "not", "has"]
 
 
 def records(count: int, seed: int = 0, classes: tuple[str, ...] = tuple(TELLING)) -> list[dict[str, str]]:
-    """`count` records, of each class as many; every text is its own."""
+    """`count` records with the classes in turn; no two texts are equal."""
     made = []
     for index in range(count):
         draw = generator(seed, "record", index)
@@ -35,7 +35,7 @@ def records(count: int, seed: int = 0, classes: tuple[str, ...] = tuple(TELLING)
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """`rows` as CSV, with a header."""
+    """Write `rows` as CSV with a header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -45,13 +45,13 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """`rows` as JSON lines."""
+    """Write `rows` as JSON lines."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
 def settings(tmp_path: Path, architecture: str = "bert", **changes: Any) -> ClassifySettings:
-    """A run of seconds: a tiny model, all of whose weights learn 150 texts of three classes."""
+    """A run of seconds that trains all weights of a tiny model on 150 texts of three classes."""
     model, train = tmp_path / architecture, tmp_path / "letters.csv"
     if not model.is_dir():
         save_tiny(architecture, model)

@@ -45,7 +45,7 @@ def alpacas(count: int, begin: int = 0) -> list[dict[str, Any]]:
 
 
 def write(path: Path, records: Iterable[Any]) -> Path:
-    """Records, or lines, as JSON lines; packed where the name ends in .gz."""
+    """Write records, or finished lines, as JSON lines; compressed if the name ends in .gz."""
     text = "".join((r if isinstance(r, str) else json.dumps(r, ensure_ascii=False)) + "\n" for r in records)
     data = text.encode()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
@@ -53,12 +53,12 @@ def write(path: Path, records: Iterable[Any]) -> Path:
 
 
 def lines(path: Path) -> list[str]:
-    """The lines of a file; not `splitlines`, since a text may hold other ends of lines."""
+    """The lines of a file; not `splitlines`, since a text may hold other line separators."""
     return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 def left_in(folder: Path) -> list[str]:
-    """Everything in a folder, hidden and unfinished files too."""
+    """The names of all files in a folder, also of hidden and unfinished ones."""
     return sorted(path.name for path in folder.iterdir())
 
 

@@ -16,7 +16,7 @@ TEMPLATE = (
     "{% for message in messages %}[{{ message.role }}] {{ message.content }}<|endoftext|>{% endfor %}"
     "{% if add_generation_prompt %}[assistant] {% endif %}"
 )
-"""A chat template of the tiny tokenizer's only special token, which is its end of text, and nothing pads."""
+"""A chat template whose turns end with the tiny tokenizer's only special token, its end of text."""
 
 ANSWERS = ("It is a licence.", "It is a notice.", "It is a warranty.")
 
@@ -27,7 +27,7 @@ def word(index: int) -> str:
 
 
 def write_conversations(path: Path, count: int = 40) -> Path:
-    """A chat file: what a made-up word is, in one of three answers."""
+    """Write a chat file: questions about made-up words, each with one of three answers."""
     lines = []
     for index in range(count):
         question, answer = f"What is {word(index)} {word(1000 + index)}?", ANSWERS[index % len(ANSWERS)]
@@ -47,7 +47,7 @@ def save_chatty(architecture: str, folder: Path, template: str | None = TEMPLATE
 
 
 def settings(tmp_path: Path, architecture: str = "llama", *, template: bool = True, **changes: Any) -> InstructSettings:
-    """A run of seconds."""
+    """The settings of a run of seconds."""
     model, data, control = tmp_path / architecture, tmp_path / "questions.jsonl", tmp_path / "findings.jsonl"
     if not model.is_dir():
         save_chatty(architecture, model, TEMPLATE if template else None)
@@ -70,7 +70,7 @@ def settings(tmp_path: Path, architecture: str = "llama", *, template: bool = Tr
         "learning_rate": 5e-3,
         "rank": 4,
         "checkpoint_every": 2,
-        "dtype": "float32",  # on every machine: tests compare to its rounding
+        "dtype": "float32",  # tests compare to its rounding
         "quiet": True,
     }
     return InstructSettings(**{**values, **changes})

@@ -149,7 +149,7 @@ def test_the_cost_of_contrastive_training_is_estimated(tmp_path: Path) -> None:
 
 
 def test_a_task_is_measured_before_and_after(tmp_path: Path) -> None:
-    """On examples that the corpus does not hold, also when the run is resumed."""
+    """On examples that the corpus does not hold."""
     classes = {"licence": LEGAL, "finding": MEDICAL}
     records = [
         {"id": f"{name}-{place}", "text": text, "label": name}
@@ -234,7 +234,7 @@ def test_test_examples_in_the_training_text_are_left_out(tmp_path: Path) -> None
         ({"objective": "contrastive", "dimensions": "8;16"}, "separated by commas"),
     ],
 )
-def test_objectives_that_the_model_cannot_be_trained_with(options: Any, message: str, tmp_path: Path) -> None:
+def test_objectives_and_options_that_do_not_fit_are_refused(options: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=message):
         adapt(settings(tmp_path, **options))
 
@@ -307,7 +307,7 @@ def test_a_run_stacked_on_a_run_starts_where_that_one_ended(tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["dora", "full"])
-def test_other_methods(method: str, tmp_path: Path) -> None:
+def test_a_run_of_another_method_is_loaded_with_equal_logits(method: str, tmp_path: Path) -> None:
     finished = adapt(settings(tmp_path, method=method))
     again = load(str(finished.folder))
     ids = torch.tensor([[5, 9, 12, 40, 7]])
@@ -321,7 +321,7 @@ def test_other_methods(method: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whole", [(), ("cls.predictions.transform",)])
-def test_what_trains_is_float32_under_bfloat16(whole: tuple[str, ...], tmp_path: Path) -> None:
+def test_trained_weights_are_float32_under_bfloat16(whole: tuple[str, ...], tmp_path: Path) -> None:
     finished = adapt(settings(tmp_path, dtype="bfloat16", dropout=0.1, train_modules=whole))
     trained = [parameter for parameter in finished.model.parameters() if parameter.requires_grad]
     assert {parameter.dtype for parameter in trained} == {torch.float32}
@@ -362,7 +362,7 @@ def test_the_scores_of_an_embedded_base_are_kept(tmp_path: Path, monkeypatch: py
     assert sum(label.startswith("before") for label in measured) == 2
 
 
-def test_a_run_that_broke_off_is_resumed_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_is_resumed_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = adapt(settings(tmp_path, output=tmp_path / "whole"))
     with power_cut(monkeypatch):
         adapt(settings(tmp_path))
@@ -407,7 +407,7 @@ def test_an_encoder_without_a_head_gets_one_first(tmp_path: Path, capsys: pytest
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
 def test_bfloat16_learns_as_float32_does(tmp_path: Path, architecture: str) -> None:
-    """bfloat16 keeps 8 bits of each product; a mean over hundreds of tokens moves far less than training moves it."""
+    """bfloat16 keeps 8 bits, but rounding moves a mean over hundreds of tokens far less than training does."""
     runs = {
         dtype: adapt(settings(tmp_path, architecture, dtype=dtype, output=tmp_path / dtype, max_steps=12))
         for dtype in ("float32", "bfloat16")
@@ -427,7 +427,7 @@ def test_a_cpu_computes_in_bfloat16_where_it_has_instructions_for_it(
     assert choose_machine(MachineOptions(device="cpu")).dtype == dtype
 
 
-def test_no_control_and_no_examples(tmp_path: Path) -> None:
+def test_a_run_without_control_and_examples(tmp_path: Path) -> None:
     finished = adapt(settings(tmp_path, control="none", examples=False))
     assert finished.result["before"]["control"] is None
     page = (finished.folder / "report.html").read_text()
@@ -471,7 +471,7 @@ def test_the_micro_batch_size_is_chosen_by_free_memory_and_stored(
 def test_a_resumed_run_keeps_its_micro_batch_size_whatever_memory_is_free(
     checkpointing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Equal to the last bit, where a micro-batch that was chosen anew would sum in another order."""
+    """The weights are bit-identical; a newly chosen micro-batch would sum in another order."""
     small_memory(monkeypatch, 10_000)
     asked = settings(tmp_path, tokens_per_micro_batch=None, dropout=0.2)
     whole = adapt(asked)
@@ -499,7 +499,7 @@ def test_a_resumed_run_keeps_its_micro_batch_size_whatever_memory_is_free(
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_counting_leaves_the_model_as_it_was(method: str, tmp_path: Path) -> None:
+def test_measuring_memory_leaves_the_model_as_it_was(method: str, tmp_path: Path) -> None:
     asked = settings(tmp_path, method=method, tokens_per_micro_batch=None, activation_checkpointing="on")
     machine = choose_machine(asked)
     before = load(asked.model)
@@ -517,7 +517,7 @@ def test_counting_leaves_the_model_as_it_was(method: str, tmp_path: Path) -> Non
     assert not ActivationCheckpointing(model).on
 
 
-def test_memory_that_may_run_out_is_said_beforehand(
+def test_a_warning_says_beforehand_that_memory_may_run_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small_memory(monkeypatch, 1)

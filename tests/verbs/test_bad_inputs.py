@@ -1,4 +1,4 @@
-"""What people get wrong: each ends with status 2 and one message that says what, where and what to do."""
+"""Bad inputs end with status 2 and one message; and inputs that must work."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from verb_jobs import LEGAL, settings, texts, write_corpus
 from domain_ft import cli
 from domain_ft_kernels.triton_backend import launch
 
-Inputs = Callable[[Path], list[str]]
-
 
 def command(tmp_path: Path, **changes: str) -> list[str]:
-    """The words of a small run, with options changed; an option that is None is left out."""
+    """The words of a small run of adapt, with options changed."""
     asked = settings(tmp_path)
     options = {
         "corpus": asked.corpus,
@@ -73,7 +71,7 @@ BAD: dict[str, tuple[Callable[[Path], dict[str, str]], tuple[str, ...]]] = {
     ),
     "an ending that nothing reads": (lambda p: {"corpus": file(p, "report.odt", "x")}, (".odt", ".txt")),
     "a model folder without weights": (lambda p: {"model": str(p)}, ("config.json",)),
-    "a rank of no adapter": (lambda p: {"rank": "0"}, ("--rank 0", "at least 1")),
+    "a rank of zero": (lambda p: {"rank": "0"}, ("--rank 0", "at least 1")),
     "a target that matches nothing": (lambda p: {"targets": "no_such_layer"}, ("no_such_layer",)),
     "a GPU that is not there": (lambda p: {"device": "cuda"}, ("--device cuda", "--device cpu")),
     "kernels that cannot run": (lambda p: {"kernels": "triton"}, ("--kernels triton", "on a GPU", "--kernels auto")),
@@ -87,7 +85,7 @@ def test_a_bad_input_gives_one_message(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make, expected = BAD[name]
-    monkeypatch.setattr(launch, "interpreting", lambda: False)  # as users have it
+    monkeypatch.setattr(launch, "interpreting", lambda: False)  # as on a user's machine
     if name == "a GPU that is not there" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     words = [word for word in command(tmp_path, **make(tmp_path)) if word]
@@ -101,7 +99,7 @@ def test_a_bad_input_gives_one_message(
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_all_that_is_wrong_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_that_is_wrong_is_reported_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(command(tmp_path, rank="many", schedule="cosin", learning_rte="1e-3")) == 2
     said = capsys.readouterr().err
     assert "--rank" in said
@@ -123,16 +121,16 @@ def test_a_folder_with_another_run_or_files_is_left_alone(tmp_path: Path, capsys
     assert (run / "result.json").read_text() == "{}"
 
 
-def test_an_output_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_folder_below_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert cli.main(command(tmp_path, output=str(tmp_path / "file" / "run"))) == 2
     assert "--output" in capsys.readouterr().err
 
 
-def test_no_write_permission(
+def test_an_output_folder_without_write_permission_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As root every folder is writable, so the refusal itself is put in its place."""
+    """Root can write to every folder, so the system's error is simulated."""
     words = command(tmp_path)
 
     def refuse(*_: object, **__: object) -> None:

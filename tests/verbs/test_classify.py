@@ -1,4 +1,4 @@
-"""`classify` on tiny real models: what it learns, what it leaves, what it refuses, and how it goes on."""
+"""`classify` on tiny models: what it learns, what its run folder holds, what it refuses, and how it resumes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def predictions(folder: Path, split: str = "test", seed: int = 0) -> Predictions
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's folder, beside the files that it was made of."""
+    """A run's folder; its input files are beside it."""
     return classify(settings(tmp_path_factory.mktemp("classify"), baselines=True)).folder
 
 
@@ -54,7 +54,7 @@ def result_of(folder: Path) -> Mapping[str, Any]:
     return found
 
 
-def test_it_learns_and_says_how_well(finished: Path) -> None:
+def test_it_learns_and_reports_how_well(finished: Path) -> None:
     result = result_of(finished)
     assert result["command"] == "classify"
     assert result["labels"] == NAMES
@@ -67,7 +67,7 @@ def test_it_learns_and_says_how_well(finished: Path) -> None:
     assert set(result["test"]["per_class"]) == set(NAMES)
 
 
-def test_the_folder_holds_what_the_contract_says(finished: Path) -> None:
+def test_the_folder_holds_the_documented_files(finished: Path) -> None:
     held = {path.name for path in finished.iterdir()}
     assert held >= {"config.toml", "result.json", "metrics.jsonl", "README.md", "report.html", "model", "task.json"}
     again = ClassifySettings.from_toml(finished / "config.toml")
@@ -76,7 +76,7 @@ def test_the_folder_holds_what_the_contract_says(finished: Path) -> None:
     assert all(name in page for name in NAMES)
 
 
-def test_the_test_examples_were_not_trained_on(finished: Path) -> None:
+def test_test_and_validation_examples_are_disjoint(finished: Path) -> None:
     test, validation = predictions(finished), predictions(finished, "validation")
     assert not set(test.ids) & set(validation.ids)
     assert len(test) + len(validation) < 150
@@ -115,14 +115,14 @@ def test_peft_loads_the_adapter_with_equal_logits(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "least"), [("dora", 0.85), ("head", 0.45)])
 def test_every_method_learns_and_can_be_loaded(tmp_path: Path, method: str, least: float) -> None:
-    """A probe sees a random model's features; that is still better than one class in three."""
+    """A probe on the features of a random model is still better than chance, one in three."""
     folder = classify(settings(tmp_path, "gpt2", method=method, learning_rate=1e-2)).folder
     assert result_of(folder)["test"]["macro_f1"] > least
     assert load_task_run(folder).labels.names == tuple(NAMES)
 
 
 def test_a_probe_learns_from_the_validation_examples_too(tmp_path: Path) -> None:
-    """Its predictions for them are those of folds that left them out. A probe of a given size learns from that many."""
+    """Its predictions for them come from folds that leave them out. With --train-sizes it does not learn from them."""
     probe = {"method": "head", "learning_rate": None, "max_steps": None}
     whole = classify(settings(tmp_path, "gpt2", output=tmp_path / "whole", **probe)).folder
     some = classify(settings(tmp_path, "gpt2", output=tmp_path / "some", train_sizes="50", **probe)).folder
@@ -144,7 +144,7 @@ def test_the_seeds_of_a_probe_differ_in_what_they_learn_from(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_run_of_adapt_is_what_a_task_begins_with(tmp_path: Path) -> None:
+def test_a_task_can_start_from_a_run_of_adapt(tmp_path: Path) -> None:
     adapted = adapt(verb_jobs.settings(tmp_path, "gpt2", output=tmp_path / "adapted")).folder
     for adapter, base in (("merge", str(adapted.resolve())), ("continue", str((tmp_path / "gpt2").resolve()))):
         chosen = {"model": str(adapted), "adapter": adapter, "method": "lora", "max_steps": 10, "baselines": True}
@@ -161,7 +161,7 @@ def test_a_run_of_adapt_is_what_a_task_begins_with(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_probe_reads_the_features_that_serve_the_task_better(tmp_path: Path) -> None:
-    """Training at a rate of 1 ruins the model, so its base is chosen, and the run equals one from the base."""
+    """Training at a learning rate of 1 ruins the model, so its base is chosen, and the run equals one from the base."""
     ruined = adapt(verb_jobs.settings(tmp_path, "gpt2", output=tmp_path / "ruined", learning_rate=1.0)).folder
     probe = {"method": "head", "learning_rate": None, "max_steps": None}
     folders = {
@@ -187,7 +187,7 @@ def test_features_are_chosen_for_a_probe_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_several_labels_and_pairs(tmp_path: Path) -> None:
+def test_pairs_with_several_labels_are_learned(tmp_path: Path) -> None:
     rows = []
     for one, other in zip(records(200), records(200, seed=1, classes=("findings", "ruling")), strict=True):
         labels = sorted({one["label"], other["label"]})
@@ -227,8 +227,8 @@ def test_seeds_are_reported_and_one_model_is_kept(tmp_path: Path) -> None:
     np.testing.assert_allclose(logits.numpy(), kept.logits[0], rtol=1e-4, atol=1e-4)
 
 
-def test_a_tracker_is_told_of_every_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By accelerate's own ways to a tracker, which stands in for one that is installed."""
+def test_a_tracker_gets_every_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through accelerate's own registry, in which a fake tracker takes the place of an installed one."""
     told: list[Any] = []
 
     class Tracker(GeneralTracker):
@@ -258,7 +258,7 @@ def test_a_tracker_is_told_of_every_trial(tmp_path: Path, monkeypatch: pytest.Mo
     assert told == 2 * ["domain-ft", "2", (1, True), (2, True), "finished"]
 
 
-def test_what_is_tracked_ends_and_the_processes_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tracking_is_finished_and_the_process_group_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     tracker = SimpleNamespace(finish=lambda: told.append("finished"))
     machine = choose_machine(ClassifySettings(model="x", device="cpu"))
@@ -277,11 +277,11 @@ def test_what_is_tracked_ends_and_the_processes_stay_together(monkeypatch: pytes
 def test_a_learning_curve_has_a_point_for_each_size(tmp_path: Path) -> None:
     result = classify(settings(tmp_path, train_sizes="10,40,all", max_steps=30)).result
     assert [point["examples"] for point in result["learning_curve"]] == [10, 40, result["examples"]["train"]]
-    assert predictions(tmp_path / "run").key  # those of all examples are kept
+    assert predictions(tmp_path / "run").key  # those of the model of all examples
 
 
 @pytest.mark.slow
-def test_a_curve_without_all_keeps_the_largest(tmp_path: Path) -> None:
+def test_a_curve_without_all_has_only_the_given_sizes(tmp_path: Path) -> None:
     result = classify(settings(tmp_path, train_sizes="10,40", max_steps=10)).result
     assert [point["examples"] for point in result["learning_curve"]] == [10, 40]
 
@@ -296,7 +296,7 @@ def test_baselines_learn_from_as_many_examples_as_the_model(tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("balance", ["weights", "sampling"])
-def test_rare_classes_are_not_given_up(tmp_path: Path, balance: str) -> None:
+def test_balancing_finds_rare_classes(tmp_path: Path, balance: str) -> None:
     rows = records(120, classes=("ruling",)) + records(24, seed=1, classes=("findings",))
     train = write_csv(tmp_path / "unequal.csv", rows)
     result = classify(settings(tmp_path, train=str(train), balance=balance, max_steps=80)).result
@@ -304,7 +304,7 @@ def test_rare_classes_are_not_given_up(tmp_path: Path, balance: str) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_is_resumed_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = classify(settings(tmp_path, output=tmp_path / "whole", checkpoint_every=20, seeds=2)).result
     real, steps = ProgressDisplay.step, 0
 
@@ -332,7 +332,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.slow
-def test_leaks_are_counted_listed_and_taken_out(tmp_path: Path) -> None:
+def test_leaks_are_counted_listed_and_removed(tmp_path: Path) -> None:
     rows = records(90)
     train, test = write_csv(tmp_path / "train.csv", rows), write_csv(tmp_path / "test.csv", records(30, 1) + rows[:6])
     kept = classify(settings(tmp_path, train=str(train), test=str(test), max_steps=2, output=tmp_path / "kept")).result
@@ -385,7 +385,7 @@ def test_what_cannot_go_together_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_seed_begins_with_the_same_base(tmp_path: Path) -> None:
-    """A module that is trained whole beside the adapters is put back before the next seed."""
+    """A module that is trained in full, beside the adapters, is restored before the next seed."""
     chosen = {"method": "lora", "train_modules": ("ln_f",), "learning_rate": 1e-2, "max_steps": 8}
     classify(settings(tmp_path, "gpt2", output=tmp_path / "both", seeds=2, **chosen))
     classify(settings(tmp_path, "gpt2", output=tmp_path / "second", seed=1, **chosen))

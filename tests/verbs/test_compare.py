@@ -1,4 +1,4 @@
-"""compare: what it says of finished runs goes as far as the intervals, and it refuses what does not compare."""
+"""compare: it claims of finished runs only what the intervals show, and refuses runs that cannot be compared."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from domain_ft.evaluation.scores import Scores
 from domain_ft.storage import write_json
 from domain_ft.verbs.compare.run import compare
 from domain_ft.verbs.compare.settings import CompareSettings
+from domain_ft.verbs.shared.comparison_page import render_compare
 from domain_ft.verbs.shared.comparison_terminal import print_compare
 
 LABELS = Labels(("fair", "unfair", "不公正"))
 
 
 def predictions(skill: float, seed: int = 0, *, examples: int = 120, labels: Labels = LABELS) -> Predictions:
-    """The truth depends on nothing but the number of examples; what is said of it on skill and seed."""
+    """Random predictions. The truth depends only on the number of examples and labels, not on `skill` and `seed`."""
     shape = (examples, len(labels))
     truth = np.random.default_rng(examples).random(shape)
     targets = (truth < 0.4).astype(np.uint8) if labels.multi_label else truth.argmax(axis=1)
@@ -65,7 +66,9 @@ def adapt_run(
 
 
 def tag_run(folder: Path, *chances: float, texts: int = 200) -> str:
-    """Each seed finds this share of the entities, two in each text, and one that is none in every fifth."""
+    """A run whose texts each hold one entity of each type. A seed finds each with its chance, and false ones of both
+    types in every fifth text.
+    """
     folder.mkdir()
     for number, chance in enumerate(chances):
         found = np.random.default_rng(number).binomial(1, chance, (texts, 2))
@@ -87,7 +90,7 @@ def printed(report: Any) -> str:
     return file.getvalue()
 
 
-def test_a_better_run_is_said_to_be_better_by_what_the_interval_allows(tmp_path: Path) -> None:
+def test_a_better_run_is_reported_with_its_difference_and_interval(tmp_path: Path) -> None:
     base = classify_run(tmp_path / "base", *(predictions(0.5, seed) for seed in range(3)))
     other = classify_run(tmp_path / "other", *(predictions(3.0, 10 + seed) for seed in range(3)))
     report = compared(base, other)
@@ -125,7 +128,7 @@ def test_single_answers_are_counted_and_named(tmp_path: Path) -> None:
     assert not silent.runs[1].disagreements
 
 
-def test_the_model_that_was_kept_answers(tmp_path: Path) -> None:
+def test_answers_are_those_of_the_kept_model(tmp_path: Path) -> None:
     first, kept = predictions(0.8, 0), predictions(6.0, 2)
     a = classify_run(tmp_path / "a", first)
     b = classify_run(tmp_path / "b", predictions(0.0, 1), kept, seeds={"n": 2, "kept": 1})
@@ -151,7 +154,7 @@ def test_several_runs_have_adjusted_p_values(tmp_path: Path) -> None:
     assert "p_holm" not in compared(*runs[:2]).runs[1].differences["macro_f1"]
 
 
-def test_losses_of_adapted_models_are_compared_on_what_both_have_read(tmp_path: Path) -> None:
+def test_losses_of_adapted_models_are_compared_on_documents_that_both_held_out(tmp_path: Path) -> None:
     runs = [adapt_run(tmp_path / "a", 5.0), adapt_run(tmp_path / "b", 4.0, first=10)]
     report = compared(*runs)
     assert report.metrics == ["domain", "control"]
@@ -163,26 +166,32 @@ def test_losses_of_adapted_models_are_compared_on_what_both_have_read(tmp_path: 
     assert other["interval"][1] < 0
 
 
-def test_losses_of_taught_models_are_compared_on_the_conversations_held_out(tmp_path: Path) -> None:
-    taught = {"command": "instruct", "objective": "instructions"}
-    runs = [adapt_run(tmp_path / name, 5.0 - place, **taught) for place, name in enumerate("ab")]
+def test_losses_of_instructed_models_are_compared_on_held_out_conversations(tmp_path: Path) -> None:
+    instructed = {"command": "instruct", "objective": "instructions"}
+    runs = [adapt_run(tmp_path / name, 5.0 - place, **instructed) for place, name in enumerate("ab")]
     report = compared(*runs)
     assert report.metrics == ["test", "control"]
     assert not report.notes
     assert report.runs[1].differences["test"]["interval"][1] < 0
     assert "better" in printed(report)
     with pytest.raises(SettingsError, match="share no held-out document") as refused:
-        compared(runs[0], adapt_run(tmp_path / "c", 4.0, first=100, **taught))
+        compared(runs[0], adapt_run(tmp_path / "c", 4.0, first=100, **instructed))
     assert "--data" in str(refused.value)
 
 
-def test_another_tokenizer_is_compared_by_bits(tmp_path: Path) -> None:
+def test_another_tokenizer_is_compared_by_bits_per_byte(tmp_path: Path) -> None:
     report = compared(adapt_run(tmp_path / "a", 5.0), adapt_run(tmp_path / "b", 2.0, vocabulary=2))
     assert report.runs[1].differences["domain"]["loss"] is None
-    assert "bits per byte" in printed(report)
+    assert "* bits per byte: losses of different tokenizers" in printed(report)
+    assert "<figure>" not in render_compare(report)
 
 
-def test_entities_are_compared_by_all_of_them_first(tmp_path: Path) -> None:
+def test_too_few_documents_show_no_difference(tmp_path: Path) -> None:
+    runs = [adapt_run(tmp_path / "a", 5.0), adapt_run(tmp_path / "b", 4.0, first=27)]
+    assert "not shown: too few documents for an interval." in " ".join(printed(compared(*runs)).split())
+
+
+def test_runs_of_tag_are_compared_by_f1_first(tmp_path: Path) -> None:
     base, other = tag_run(tmp_path / "base", 0.5, 0.5, 0.5), tag_run(tmp_path / "other", 0.8, 0.8)
     report = compared(base, other)
     assert report.metrics[0] == "f1"
@@ -193,7 +202,7 @@ def test_entities_are_compared_by_all_of_them_first(tmp_path: Path) -> None:
         compared(base, tag_run(tmp_path / "longer", 0.5, texts=201))
 
 
-def test_what_does_not_compare_is_refused(tmp_path: Path) -> None:
+def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     classify = classify_run(tmp_path / "classify", predictions(1.0))
     adapt = adapt_run(tmp_path / "adapt", 4.0)
     with pytest.raises(SettingsError, match="two runs"):
@@ -250,8 +259,8 @@ def test_the_verb_writes_its_folder_and_prints_json(
     assert runs[1] in page
 
 
-def test_the_interval_of_a_run_is_the_one_that_the_run_gives(tmp_path: Path) -> None:
-    """Also where all was right: compare must not be surer than classify and tag were."""
+def test_the_interval_of_a_run_is_that_of_its_own_report(tmp_path: Path) -> None:
+    """Also if all predictions are right: compare must not claim more than classify and tag do."""
     for name, skill in (("right", 50.0), ("mixed", 1.0)):
         one = predictions(skill)
         report = compared(classify_run(tmp_path / name, one), classify_run(tmp_path / f"{name}-2", one))

@@ -42,7 +42,7 @@ TEST = records(60, seed=2)
 
 
 def few(folder: Path, **changes: Any) -> ClassifySettings:
-    """A run on eight labels of each of three classes, and two of each to choose the best point on."""
+    """The settings of a run with eight training and two validation examples of each of three classes."""
     files = {
         "train": write_csv(folder / "train.csv", records(3 * LABELS_A_CLASS)),
         "validation": write_csv(folder / "validation.csv", records(6, seed=1)),
@@ -61,7 +61,7 @@ def few(folder: Path, **changes: Any) -> ClassifySettings:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> ClassifyRun:
-    """A run, whose folder is beside the files that it was made of."""
+    """A run; its input files are beside its folder."""
     return classify(few(tmp_path_factory.mktemp("contrastive")))
 
 
@@ -83,15 +83,15 @@ def test_it_learns_from_eight_labels_a_class(finished: ClassifyRun) -> None:
     assert result["test"]["macro_f1"] > 0.9
     lines = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
     first, last = lines[0]["loss"], lines[-1]["loss"]
-    assert last < first - 0.5  # nats; its least value is log 7, for seven others of the same class
-    assert last > np.log(7) - 1e-3
+    assert last < first - 0.5  # nats
+    assert last > np.log(7) - 1e-3  # the minimum, since each example has seven others of its class
     assert [line["step"] for line in lines if "evaluation" in line] == [10, 20, 30]
     kept = json.loads((finished.folder / "task.json").read_text())
     assert kept["method"] == "contrastive"
 
 
-def test_the_adapter_and_the_probe_are_all_that_it_takes(finished: ClassifyRun) -> None:
-    """PEFT and transformers load the encoder, and the logits are its mean hidden state times the probe's weights."""
+def test_the_adapter_and_the_probe_are_all_that_a_prediction_needs(finished: ClassifyRun) -> None:
+    """PEFT and transformers load the encoder, and the logits are the probe of its mean hidden state."""
     kept = predictions(finished.folder)
     texts = {row["id"]: row["text"] for row in TEST}
     source = finished.folder.parent / "bert"
@@ -133,7 +133,7 @@ def test_validation_predictions_are_held_out(finished: ClassifyRun) -> None:
     assert not np.allclose(predict_logits(model, rows, tokens_per_micro_batch=500), kept.logits, atol=1e-3)
 
 
-def test_what_identifies_a_run_includes_its_adapter(finished: ClassifyRun) -> None:
+def test_the_digest_of_a_run_includes_its_adapter(finished: ClassifyRun) -> None:
     config = finished.folder / "adapter" / "adapter_config.json"
     before, text = model_digest(str(finished.folder)), config.read_text()
     config.write_text(text.replace('"lora_dropout": 0.0', '"lora_dropout": 0.5'))
@@ -144,13 +144,13 @@ def test_what_identifies_a_run_includes_its_adapter(finished: ClassifyRun) -> No
     assert model_digest(str(finished.folder)) == before
 
 
-def test_export_says_that_transformers_has_no_such_head(finished: ClassifyRun, tmp_path: Path) -> None:
+def test_a_probe_is_not_exported(finished: ClassifyRun, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="linear probe"):
         export(ExportSettings(model=str(finished.folder), output=tmp_path / "merged", quiet=True))
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_is_resumed_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"seeds": 2, "max_steps": 12, "evaluate_every": 4, "checkpoint_every": 2, "batch_size": 9}
     whole = classify(few(tmp_path, output=tmp_path / "whole", **options)).result
     real, steps = ProgressDisplay.step, 0
@@ -172,7 +172,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path: Path, monkeypatch:
     for seed in (0, 1):
         one, other = (predictions(tmp_path / name, seed=seed) for name in ("whole", "cut"))
         np.testing.assert_array_equal(one.logits, other.logits)
-    assert not np.array_equal(predictions(tmp_path / "whole").logits, one.logits)  # the seeds are not one run
+    assert not np.array_equal(predictions(tmp_path / "whole").logits, one.logits)  # the seeds train different models
 
 
 @pytest.mark.slow
@@ -184,8 +184,8 @@ def test_a_learning_curve_has_a_point_for_each_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_examples_with_several_labels(tmp_path: Path) -> None:
-    """Two texts in one have the labels of both. Pairs that share a label are alike."""
+def test_examples_with_several_labels_are_learned(tmp_path: Path) -> None:
+    """Each text joins two and has the labels of both. Two examples that share a label are positives."""
     rows = []
     for one, other in zip(records(120), records(120, seed=1, classes=("findings", "ruling")), strict=True):
         rows.append({"text": f"{one['text']} {other['text']}", "labels": sorted({one["label"], other["label"]})})
@@ -204,7 +204,9 @@ def test_examples_with_several_labels(tmp_path: Path) -> None:
         ({"adapter": "continue"}, "lora or dora"),
     ],
 )
-def test_steps_that_cannot_be_compared_whole_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_options_that_contrastive_training_cannot_use_are_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(SettingsError, match=message):
         classify(few(tmp_path, **changes))
     assert not (tmp_path / "run" / "result.json").exists()
@@ -220,7 +222,7 @@ def test_a_step_in_micro_batches_trains_the_same_model(tmp_path: Path) -> None:
         torch.testing.assert_close(one[name], other[name], rtol=0, atol=2e-4)
 
 
-def test_too_few_labels_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_labels_are_refused_or_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     labels, trials, warned = Labels(("a", "b", "c")), [Trial(None, 0)], []
     monkeypatch.setattr(ProgressDisplay, "warn", lambda self, text: warned.append(text))
     display = ProgressDisplay(quiet=True)

@@ -71,7 +71,9 @@ class TestList:
             assert entry.licence
             assert all(source.bytes and source.cached is not None for source in entry.sources)
             assert all(task.classes and task.licence and task.citation and task.weaknesses for task in entry.tasks)
-            assert all(task.scores for task in entry.tasks if task.source.kind == "asset")  # the hub's are not at hand
+            assert all(
+                task.scores for task in entry.tasks if task.source.kind == "asset"
+            )  # tasks from the hub have none
 
     def test_is_legible_in_80_columns(self) -> None:
         text = printed(data_list.print_inventory, inventory.list_corpora())

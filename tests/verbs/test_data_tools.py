@@ -1,4 +1,4 @@
-"""`data split`, `data mix` and `data sample`: what they write and show is right, and what is wrong is refused whole."""
+"""`data split`, `data mix` and `data sample`: what they write and show, and that refused data writes nothing."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def part_of(found: Split) -> dict[str, str]:
 
 
 def test_every_line_goes_to_one_part_as_it_is(tmp_path: Path) -> None:
-    """Numbers, spacing and escapes are not the business of a split."""
+    """A split does not change numbers, spacing and escapes."""
     records = [json.dumps(record, ensure_ascii=bool(i % 2)) for i, record in enumerate(chats(300))]
     records[3] = records[3].replace('{"messages"', '{ "weight": 1.50e+3,  "messages"')
     data = write(tmp_path / "all.jsonl.gz", [records[0], "", *records[1:]])
@@ -73,7 +73,7 @@ def test_the_shares_are_met_on_average(tmp_path: Path) -> None:
 
 
 def test_a_split_depends_on_content_alone(tmp_path: Path) -> None:
-    """The same file gives the same parts; other records, and another order, move nothing."""
+    """The same file gives the same parts; further records and another order do not move a record."""
     records = [json.dumps(record) for record in chats(200)]
     first = split_of(write(tmp_path / "a.jsonl", records), tmp_path / "a")
     again = split_of(tmp_path / "a.jsonl", tmp_path / "again")
@@ -87,7 +87,9 @@ def test_a_split_depends_on_content_alone(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2**64 - 1)), min_size=1), st.floats(0.01, 0.5))
-def test_families_are_never_parted_and_none_is_larger_than_its_share(rows: list[tuple[int, int]], share: float) -> None:
+def test_families_stay_together_and_none_is_larger_than_the_share_of_its_part(
+    rows: list[tuple[int, int]], share: float
+) -> None:
     groups = np.unique([group for group, _ in rows], return_inverse=True)[1]
     parts = _parts_of(groups, np.array([key for _, key in rows], np.uint64), {"validation": 0.2, "test": share})
     for group in set(groups.tolist()):
@@ -98,21 +100,21 @@ def test_families_are_never_parted_and_none_is_larger_than_its_share(rows: list[
 
 
 def test_what_is_split_off_is_not_what_other_verbs_hold_out(tmp_path: Path) -> None:
-    """They go by the hash of a text, so that of what is left here the same share must fall to them."""
+    """They choose by the hash of a text, so the remaining texts must have evenly spread hashes."""
     data = write(tmp_path / "all.jsonl", ({"text": words(i)} for i in range(1000)))
     found = split_of(data, tmp_path / "parts")
     prints = text_fingerprints(json.loads(line)["text"] for line in lines(found.parts["train"].file))
     assert (prints.digests["hash"] < 0.2 * 2**64).mean() == pytest.approx(0.2, abs=0.05)
 
 
-def test_the_rest_can_be_trained_on(tmp_path: Path) -> None:
+def test_test_examples_can_be_held_out_of_the_training_part(tmp_path: Path) -> None:
     found = split_of(write(tmp_path / "all.jsonl", chats(100)), tmp_path / "parts")
     data = open_conversations(ConversationSource(str(found.parts["train"].file)))
     assert len(data.test) > 2
 
 
 def test_copies_and_near_copies_and_equal_questions_stay_together(tmp_path: Path) -> None:
-    """Of each conversation: itself, one with a word changed, and one that asks the same and is answered otherwise."""
+    """Each conversation, one with a word added, and one with the question in capitals and another answer."""
     records = []
     for i, record in enumerate(chats(120)):
         asked, answer = (message["content"] for message in record["messages"])
@@ -148,7 +150,7 @@ def test_one_long_system_text_makes_no_family(tmp_path: Path) -> None:
     assert split_of(data, tmp_path / "parts").families == 0
 
 
-def test_examples_of_one_long_instruction_are_split_all_the_same(tmp_path: Path) -> None:
+def test_examples_of_one_long_instruction_are_still_split(tmp_path: Path) -> None:
     records = [{"instruction": words(7, 300), "input": words(i, 6), "output": "yes"} for i in range(200)]
     found = split_of(write(tmp_path / "all.jsonl", records), tmp_path / "parts")
     assert found.joined in ("nearest copies", "copies")
@@ -174,8 +176,8 @@ def test_tables_become_json_lines(tmp_path: Path) -> None:
     assert parts["parquet"] == parts["json"] == parts["csv"]
 
 
-def test_values_that_json_has_no_form_for(tmp_path: Path) -> None:
-    """Dates and decimals become text; bytes are refused by their record, and nothing is written."""
+def test_values_that_json_cannot_hold_become_text_or_are_refused(tmp_path: Path) -> None:
+    """Dates and decimals become text; bytes are refused with the place of the record, and nothing is written."""
     rows = [{"text": words(i), "day": datetime.date(2026, 1, 5), "sum": decimal.Decimal("1.50")} for i in range(40)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "dates.parquet")
     found = split_of(tmp_path / "dates.parquet", tmp_path / "dates")
@@ -188,7 +190,7 @@ def test_values_that_json_has_no_form_for(tmp_path: Path) -> None:
     assert left_in(tmp_path) == ["bytes.parquet", "dates", "dates.parquet"]
 
 
-def test_half_of_a_character_stays_an_escape(tmp_path: Path) -> None:
+def test_a_lone_surrogate_stays_an_escape(tmp_path: Path) -> None:
     (tmp_path / "all.json").write_text(json.dumps([{"text": words(i) + "\ud83d"} for i in range(40)]), encoding="utf-8")
     found = split_of(tmp_path / "all.json", tmp_path / "parts")
     assert json.loads(lines(found.parts["train"].file)[0])["text"].endswith("\ud83d")
@@ -226,13 +228,13 @@ def test_what_cannot_be_split_is_refused_and_nothing_is_written(
         ({"test_fraction": 0.6, "validation_fraction": 0.4}, "leave nothing to train on"),
     ],
 )
-def test_shares_that_make_no_sense(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_shares_that_make_no_sense_are_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=said):
         split_of(write(tmp_path / "all.jsonl", chats(30)), tmp_path / "parts", **changes)
 
 
 @pytest.mark.parametrize("name", ["no-such.jsonl", "notes.txt", "folder"])
-def test_what_is_no_file_of_records(name: str, tmp_path: Path) -> None:
+def test_what_is_no_file_of_records_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("text")
     (tmp_path / "folder").mkdir()
     with pytest.raises(CorpusError):
@@ -278,7 +280,7 @@ def mixture(folder: Path, *data: str, name: str = "mixed.jsonl", **changes: Any)
 
 @pytest.fixture
 def two(tmp_path: Path) -> tuple[str, str]:
-    """A file of one's own in chat form and a general one in Alpaca's."""
+    """A file of the user in chat form, and a general one in Alpaca's form."""
     own = write(tmp_path / "own.jsonl", chats(80))
     general = write(tmp_path / "general.jsonl", alpacas(200))
     return str(own), str(general)
@@ -311,7 +313,7 @@ def test_a_mixture_is_the_same_again_and_grows_with_a_weight(two: tuple[str, str
     assert a != d
 
 
-def test_a_file_that_is_too_short(two: tuple[str, str], tmp_path: Path) -> None:
+def test_a_file_that_is_too_short_is_used_whole_or_repeated(two: tuple[str, str], tmp_path: Path) -> None:
     own, general = two
     found = mixture(tmp_path, f"{general}:0.5", f"{own}:0.5")
     assert [one.taken for one in found.files] == [200, 80]
@@ -324,14 +326,14 @@ def test_a_file_that_is_too_short(two: tuple[str, str], tmp_path: Path) -> None:
     assert sorted(counts.values()) == [1] * 200 + [2] * 40 + [3] * 40
 
 
-def test_a_weight_of_less_than_one_conversation_is_said(two: tuple[str, str], tmp_path: Path) -> None:
+def test_a_weight_of_less_than_one_conversation_is_noted(two: tuple[str, str], tmp_path: Path) -> None:
     own, general = two
     found = mixture(tmp_path, f"{own}:1", f"{general}:0.001")
     assert found.files[1].taken == 0
     assert "less than one conversation" in found.notes[0]
 
 
-def test_a_file_of_which_nothing_is_to_be_learned_is_named_with_why(two: tuple[str, str], tmp_path: Path) -> None:
+def test_a_file_with_nothing_to_train_on_is_named_with_the_reason(two: tuple[str, str], tmp_path: Path) -> None:
     own, general = two
     for count, said in ((1, "its one record is"), (2, "all 2 records are")):
         write(Path(general), ['{"prompt": "a", "completion": "b", "weight": 0}'] * count)
@@ -364,7 +366,7 @@ def test_a_line_without_a_conversation_is_refused_and_nothing_is_written(
     assert left_in(tmp_path) == ["general.jsonl", "own.jsonl"]
 
 
-def test_all_that_is_wrong_with_the_weights(two: tuple[str, str], tmp_path: Path) -> None:
+def test_all_that_is_wrong_with_the_weights_is_reported_at_once(two: tuple[str, str], tmp_path: Path) -> None:
     own, _ = two
     given = (own, f"{own}:0", "a.jsonl:x", "b.jsonl:-1", ":0.5", "c.jsonl:1", "c.jsonl:2")
     with pytest.raises(SettingsError) as refused:
@@ -373,7 +375,7 @@ def test_all_that_is_wrong_with_the_weights(two: tuple[str, str], tmp_path: Path
     assert f"{own}:0.2" in str(refused.value)
 
 
-def test_an_output_that_is_there_or_is_no_jsonl(two: tuple[str, str], tmp_path: Path) -> None:
+def test_an_output_that_exists_or_is_no_jsonl_is_refused(two: tuple[str, str], tmp_path: Path) -> None:
     own, general = two
     with pytest.raises(SettingsError, match="exists already"):
         mixture(tmp_path, f"{own}:0.8", f"{general}:0.2", name="own.jsonl")
@@ -446,7 +448,7 @@ def test_tokens_are_counted_as_they_are_trained_on(max_length: int, decoder: Pat
         assert rows.trained_tokens == sum(one.trained_tokens for one in found.samples)
 
 
-def test_what_is_cut_off_is_shown_so(decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_cut_off_is_marked(decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write(tmp_path / "chats.jsonl", chats(1))
     whole = shown_samples(data, decoder).samples[0]
     length = whole.tokens - 10
@@ -464,7 +466,7 @@ def test_what_is_cut_off_is_shown_so(decoder: Path, tmp_path: Path, capsys: pyte
     assert "because no trained token remains" in " ".join(capsys.readouterr().out.split())
 
 
-def test_on_a_terminal_what_is_trained_is_in_colour_and_no_text_steers_it(
+def test_on_a_terminal_what_is_trained_is_in_colour_and_no_text_controls_it(
     decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -497,7 +499,6 @@ def test_samples_as_json_and_what_cannot_be_read(
 
 
 def test_a_model_without_a_template_gets_the_plain_one(decoder: Path, tmp_path: Path) -> None:
-
     folder = save_decoder(tmp_path / "plain", template=None)
     found = shown_samples(write(tmp_path / "chats.jsonl", alpacas(3)), folder)
     assert found.template == "plain"

@@ -1,4 +1,4 @@
-"""`embed`: a vector for each text, in order, in three formats, whatever happens in between."""
+"""`embed`: a vector for each text, in order, in three formats, also after rejected records and interruptions."""
 
 from __future__ import annotations
 
@@ -145,8 +145,8 @@ def test_rows_stay_with_their_ids_when_records_are_rejected(model: Path, tmp_pat
         embed(asked(model, input=str(texts)), stdout=io.StringIO())
 
 
-def test_a_stopped_array_goes_on(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut anywhere, it ends as an uninterrupted call."""
+def test_an_interrupted_array_is_continued(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut anywhere, the array is completed to that of an uninterrupted call."""
     texts = write_jsonl(tmp_path / "texts.jsonl", records(11))
     monkeypatch.setattr(embed_verb, "BATCH", 4)
     embed(asked(model, input=str(texts), output=tmp_path / "whole.npy"))
@@ -176,7 +176,7 @@ def test_an_array_can_be_read_while_it_is_written(model: Path, tmp_path: Path, m
     assert shapes == [(4, 32), (8, 32), (10, 32)]
 
 
-def test_json_lines_go_on_and_others_are_refused(model: Path, tmp_path: Path) -> None:
+def test_an_output_is_continued_only_with_the_same_options_and_model(model: Path, tmp_path: Path) -> None:
     texts = write_jsonl(tmp_path / "texts.jsonl", records(6))
     for name in ("out.jsonl", "out.npy"):
         output = tmp_path / name
@@ -249,7 +249,7 @@ def test_a_parquet_file_is_complete_or_absent(model: Path, tmp_path: Path, monke
     assert pq.read_table(output).num_rows == 10
 
 
-def test_what_does_not_fit_is_refused(model: Path, tmp_path: Path) -> None:
+def test_outputs_that_do_not_fit_are_refused(model: Path, tmp_path: Path) -> None:
     texts = write_jsonl(tmp_path / "texts.jsonl", records(2))
     with pytest.raises(SettingsError, match="the format of the vectors is not clear"):
         embed(asked(model, input=str(texts), output=tmp_path / "out.csv"))

@@ -22,7 +22,6 @@ from domain_ft.verbs.adapt.settings import AdaptSettings
 from domain_ft.verbs.data import estimate, estimate_conversations
 from domain_ft.verbs.data.estimate_conversations import answering_minutes, holds_conversations
 from domain_ft.verbs.data.settings import EstimateSettings
-from domain_ft.verbs.instruct import prepare as instruct_job
 from domain_ft.verbs.instruct import prepare as instruct_prepare
 from domain_ft.verbs.instruct import run as instruct_run
 from domain_ft.verbs.instruct.settings import InstructSettings
@@ -45,7 +44,9 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"text": "A sentence."}, {"kind": "conversations"}, True),
     ],
 )
-def test_what_a_file_is_estimated_for(record: Any, changes: dict[str, Any], expected: bool, tmp_path: Path) -> None:
+def test_which_files_are_estimated_as_conversations(
+    record: Any, changes: dict[str, Any], expected: bool, tmp_path: Path
+) -> None:
     data = write(tmp_path / "data.jsonl", [record])
     assert holds_conversations(EstimateSettings(corpus=str(data), **changes)) == expected
 
@@ -77,7 +78,7 @@ def estimated(data: Path, decoder: Path, **changes: Any) -> dict[str, Any]:
 def test_the_tokens_that_a_run_would_read_and_train(
     decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They are those of the rows that `instruct` makes, each epoch; the costs follow from them."""
+    """They are those of the rows that `instruct` makes, in each epoch; the costs follow from them."""
     data = write(tmp_path / "chats.jsonl", chats(80))
     found = estimated(data, decoder, epochs=2.0, price_per_hour=6.0, price_per_token=1e-6)
     tokenizer = AutoTokenizer.from_pretrained(decoder)
@@ -111,7 +112,7 @@ def test_the_tokens_that_a_run_would_read_and_train(
 
 @pytest.mark.slow
 def test_the_run_then_reads_and_trains_what_was_estimated(decoder: Path, tmp_path: Path) -> None:
-    """Also where it ends within an epoch."""
+    """Also if the run ends within an epoch."""
     data = write(tmp_path / "chats.jsonl", chats(60))
     asked: dict[str, Any] = {"max_steps": 7, "generate_examples": 0}
     found = estimated(data, decoder, **asked)
@@ -127,7 +128,7 @@ def test_the_run_then_reads_and_trains_what_was_estimated(decoder: Path, tmp_pat
 
 
 def test_problems_to_fix_before_the_run(decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Few examples, all with one answer to one wording, and some too long: each is said."""
+    """Few examples, all with one answer and one wording, some too long: each has a warning."""
     prompts = [f"Please classify the following text: {words(i, 40 if i % 3 == 0 else 4)}" for i in range(30)]
     data = write(tmp_path / "labels.jsonl", ({"prompt": p, "completion": "Toxic or not: yes."} for p in prompts))
     found = estimated(data, decoder, max_length=160, epochs=1.0)
@@ -141,7 +142,7 @@ def test_problems_to_fix_before_the_run(decoder: Path, tmp_path: Path, capsys: p
 
 
 def test_answers_take_the_time_of_their_prompts_and_of_every_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a clock of our own: 2 s for the prompts of a batch and 0.5 s a token, where the model ends after six."""
+    """On a fake clock: 2 s for the prompts of a batch and 0.5 s for a token; the fake model stops after six tokens."""
     clock = [0.0]
 
     def generate(_: Any, prompts: list[str], sampling: Any, **__: Any) -> list[Generated]:
@@ -163,7 +164,7 @@ def test_answers_take_the_time_of_their_prompts_and_of_every_token(monkeypatch: 
     assert answering_minutes(job) == 0.0
 
 
-def test_what_is_not_given_is_left_to_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_given_options_are_passed_to_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
 
     def set_up(settings: Any, *_: Any) -> None:
@@ -171,7 +172,7 @@ def test_what_is_not_given_is_left_to_the_verb(tmp_path: Path, monkeypatch: pyte
         raise KeyboardInterrupt
 
     monkeypatch.setattr(adapt_prepare, "set_up", set_up)
-    monkeypatch.setattr(instruct_job, "set_up", set_up)
+    monkeypatch.setattr(instruct_prepare, "set_up", set_up)
     asked: dict[str, Any] = {"learning_rate": 0.5, "max_steps": 7, "quiet": True}
     of_instruct: dict[str, Any] = {
         "test": "t.jsonl",

@@ -39,7 +39,7 @@ def test_a_learned_model_is_shown_to_be_better(runs: Path, tmp_path: Path) -> No
     assert run(asked(runs, test, "good", "poor"))["models"][1]["differences"]["macro_f1"]["verdict"] == "worse"
 
 
-def test_it_is_what_the_run_itself_said(runs: Path, tmp_path: Path) -> None:
+def test_the_predictions_are_those_of_the_run_itself(runs: Path, tmp_path: Path) -> None:
     kept = Predictions.load(runs / "good" / "predictions" / "test-seed-0.npz")
     rows = {row["id"]: row for row in records(150)}
     test = write_csv(tmp_path / "test.csv", [rows[name] for name in kept.ids])

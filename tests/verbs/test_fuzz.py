@@ -1,4 +1,4 @@
-"""Whatever options, TOML files and run files a user has: exit 0, 2 or 130, never a traceback, never "a bug"."""
+"""Any options, TOML files and run files: the exit status is 0, 2 or 130, without a traceback or the report of a bug."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from domain_ft import checking, cli
 
 SLACK = {"suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 
-# What a person or a script may put where a number, a word or a path is wanted.
+# What a user or a script may give where a number, a word or a path is expected.
 ODD_TEXT = st.one_of(
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12),
     st.sampled_from(
@@ -61,17 +61,17 @@ JSON = st.recursive(
 
 @pytest.fixture
 def stubbed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every verb's code is replaced: what is tried is the way from words and files to settings."""
+    """Replaces the code of every verb, so that only the way from words and files to settings is tested."""
     stub = SimpleNamespace(run=lambda chosen: {"settings": chosen.to_toml() and "ok"})
     monkeypatch.setattr(cli, "importlib", SimpleNamespace(import_module=lambda _name: stub))
     yield
 
 
 def refused_or_done(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Run the command line; it must end as a person is promised."""
+    """Run the command line; check its exit status, and that it reports no bug."""
     try:
         status = cli.main(words)
-    except SystemExit as leaving:  # --help and --version leave so
+    except SystemExit as leaving:  # --help and --version end like this
         status = leaving.code  # type: ignore[assignment]
     said = capsys.readouterr().err
     assert status in (0, 2, 130, None), (words, said)
@@ -99,7 +99,7 @@ def test_any_options(words: list[str], stubbed: None, capsys: pytest.CaptureFixt
 @pytest.mark.slow
 @settings(max_examples=200, **SLACK)
 @given(words=_command())
-def test_any_options_at_length(words: list[str], stubbed: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_options_with_more_examples(words: list[str], stubbed: None, capsys: pytest.CaptureFixture[str]) -> None:
     refused_or_done(words, capsys)
 
 

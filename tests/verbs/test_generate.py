@@ -1,4 +1,4 @@
-"""`generate`: what is asked is answered, in order, whatever happens in between; a conversation remembers."""
+"""`generate`: answers to a prompt, to a file in order, also after interruptions, and in a conversation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ from domain_ft.models.generation import generate as answers_of
 from domain_ft.models.lora import LoraConfig, apply_lora
 from domain_ft.models.peft_format import save_adapter
 from domain_ft.terminal_text import printable
-from domain_ft.verbs.generate import run as generate_run
 from domain_ft.verbs.generate import run as generate_verb
 from domain_ft.verbs.generate.run import generate
 from domain_ft.verbs.generate.settings import GenerateSettings
@@ -58,7 +57,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on it, with random updates."""
+    """A run on `model`, with random updates."""
     folder = tmp_path_factory.mktemp("generate") / "run"
     base = load(str(model))
     lora = apply_lora(base.model, LoraConfig(rank=4, targets="attention"))
@@ -122,13 +121,13 @@ def test_a_system_turn_comes_first(model: Path) -> None:
     assert result["text"] == expected(model, Turn("system", "Be brief."), user("Why?")) != expected(model, user("Why?"))
 
 
-def test_a_raw_prompt_is_gone_on_with_as_it_stands(model: Path) -> None:
+def test_a_raw_prompt_is_continued_unchanged(model: Path) -> None:
     base = load(str(model))
     (answer,) = answers_of(base, ["The licensee"], Sampling(NEW), stop_tokens=())
     assert generate(asked(model, prompt="The licensee", raw=True), stdout=io.StringIO())["text"] == answer.text
 
 
-def test_a_raw_prompt_begins_as_the_tokenizer_has_texts_begin(tmp_path: Path) -> None:
+def test_a_raw_prompt_begins_with_the_tokens_that_the_tokenizer_adds(tmp_path: Path) -> None:
     folder = save_talkative("opt", tmp_path / "opt")
     base = load(str(folder))
     for begun in ("The licensee", "<s>The licensee"):
@@ -136,7 +135,7 @@ def test_a_raw_prompt_begins_as_the_tokenizer_has_texts_begin(tmp_path: Path) ->
         assert generate(asked(folder, prompt=begun, raw=True), stdout=io.StringIO())["text"] == answer.text
 
 
-def test_without_a_template_the_plain_one_serves(tmp_path: Path) -> None:
+def test_without_a_template_the_plain_one_is_used(tmp_path: Path) -> None:
     folder = save_talkative("gpt2", tmp_path / "gpt2")
     assert generate(asked(folder, prompt="Why?"), stdout=io.StringIO())["text"] == expected(folder, user("Why?"))
 
@@ -154,7 +153,7 @@ def test_the_adapter_of_a_run_is_merged(finished: Path, model: Path, monkeypatch
     assert not any("lora" in name for name, _ in loaded[0].model.named_modules())
 
 
-def test_two_models_answer_beside_each_other(finished: Path, model: Path) -> None:
+def test_two_models_answer_side_by_side(finished: Path, model: Path) -> None:
     out = io.StringIO()
     result = generate(asked(finished, prompt="Why?", against="base"), stdout=out)
     assert result["text"] == expected(finished, user("Why?"))
@@ -213,7 +212,9 @@ def test_both_models_answer_a_file(finished: Path, model: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("do_sample", [False, True])
-def test_a_stopped_call_goes_on(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, do_sample: bool) -> None:
+def test_an_interrupted_call_is_continued(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, do_sample: bool
+) -> None:
     monkeypatch.setattr(generate_verb, "BATCHES", 1)
     source = prompts_file(tmp_path / "prompts.jsonl")
     source.write_text("broken\n" + source.read_text(encoding="utf-8"), encoding="utf-8")
@@ -282,7 +283,7 @@ def test_an_output_keeps_the_day_on_which_it_was_begun(
 
 
 class _Day:
-    """The class `date` of a day that is always today."""
+    """Stands in for `datetime.date`, on a fixed day."""
 
     def __init__(self, year: int, month: int, day: int) -> None:
         self._today = date(year, month, day)
@@ -318,11 +319,13 @@ def test_what_cannot_be_asked_is_rejected_with_its_line(model: Path, tmp_path: P
         generate(asked(model, input=str(source)), stdout=io.StringIO())
 
 
-def test_ids_and_unread_fields_of_prompts(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ids_are_kept_and_unread_fields_of_prompts_are_reported(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [{"id": 7, "prompt": "Why?", "topic": "x"}, {"id": "b", "prompt": "Dear {{name}}, who?"}, {"prompt": "Who?"}]
     source = tmp_path / "prompts.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    result = generate_run.run(asked(model, input=str(source), output=tmp_path / "out.jsonl", quiet=False))
+    result = generate_verb.run(asked(model, input=str(source), output=tmp_path / "out.jsonl", quiet=False))
     assert [line["id"] for line in lines(tmp_path / "out.jsonl")] == [7, "b", "prompts.jsonl:3"]
     assert result["unread_fields"] == {"topic": 1}
     assert result["unfilled_placeholders"] == [{"text": "{{name}}", "records": 1, "line": 2}]
@@ -337,7 +340,7 @@ def test_a_prompt_with_a_placeholder_is_warned_of(model: Path, capsys: pytest.Ca
         assert ("may not have been filled" in " ".join(capsys.readouterr().err.split())) == warned
 
 
-def test_no_file_of_the_user_is_written_to(model: Path, tmp_path: Path) -> None:
+def test_no_input_file_is_written_to(model: Path, tmp_path: Path) -> None:
     source = prompts_file(tmp_path / "prompts.jsonl")
     before = source.read_bytes()
     for changes in ({"rejects": source}, {"output": source, "resume": True}):
@@ -414,7 +417,10 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Terminal]:
-    """Somebody at a terminal of 80 columns, who types what is given; an exception is a key, and the end ctrl-D."""
+    """A function that runs a conversation on a terminal of 80 columns, in which a user types the given lines.
+
+    A given exception is raised in place of a line; after the last one, the user types ctrl-D.
+    """
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setattr(sys, "stdin", Terminal())
@@ -510,7 +516,7 @@ TEXTS = st.text("ab .,\n日本語。「」🙂é", max_size=60) | st.text(max_si
 @given(TEXTS, st.lists(st.integers(0, 100)), st.integers(8, 40))
 def test_lines_are_broken_within_the_width(text: str, cuts: list[int], width: int) -> None:
     whole = typed(text, cuts, width)
-    assert whole == typed(text, [], width)  # however it comes
+    assert whole == typed(text, [], width)  # wherever it is cut
     assert all(cell_len(line) <= width for line in whole.split("\n"))
     kept = [character for character in whole if not character.isspace()]
     assert kept == [character for character in printable(text) if not character.isspace()]
@@ -526,7 +532,7 @@ def test_japanese_is_broken_between_characters_and_not_before_a_full_stop() -> N
     assert typed("日本「語」。", [], 10) == "  日本\n  「語」。\n"
 
 
-def test_a_model_cannot_steer_the_terminal() -> None:
+def test_a_model_cannot_control_the_terminal() -> None:
     assert typed("a\x1b[2Jb\x07\rc", [], 40) == "  a\\x1b[2Jb\\x07\\x0dc\n"
     assert typed("a\r\nb", [2], 40) == "  a\n  b\n"
 
@@ -534,7 +540,7 @@ def test_a_model_cannot_steer_the_terminal() -> None:
 # --- What is refused --------------------------------------------------------------------------------------------------
 
 
-def test_what_does_not_fit_is_refused(model: Path, tmp_path: Path) -> None:
+def test_options_that_do_not_fit_are_refused(model: Path, tmp_path: Path) -> None:
     source = prompts_file(tmp_path / "prompts.jsonl")
     output = tmp_path / "out.jsonl"
     generate(asked(model, input=str(source), output=output))
@@ -574,7 +580,7 @@ def test_encoder_decoders_are_refused_by_name(model: Path, tmp_path: Path) -> No
         generate(asked(folder, prompt="Why?"), stdout=io.StringIO())
 
 
-def test_a_template_that_refuses_the_system_turn_says_so(model: Path, tmp_path: Path) -> None:
+def test_a_system_turn_that_the_template_rejects_is_refused(model: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(model, tmp_path / "model"))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = (

@@ -65,8 +65,8 @@ def test_a_run_from_conversations_to_folder(architecture: str, template: bool, t
     assert all(answer["reference"] in ANSWERS for answer in answers)
 
 
-def test_the_tokens_are_counted_as_an_independent_count_has_them(tmp_path: Path) -> None:
-    """One epoch, counted by hand: the answers and their end of turn are trained, everything is read."""
+def test_tokens_are_counted_as_by_an_independent_count(tmp_path: Path) -> None:
+    """Two epochs: the answers and the tokens that end their turns are trained, and everything is read."""
     asked = settings(tmp_path, epochs=2, max_steps=None)
     finished = instruct(asked)
     tokenizer = AutoTokenizer.from_pretrained(asked.model)
@@ -124,7 +124,7 @@ def test_a_model_learns_to_answer_and_to_stop(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_broke_off_is_resumed_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_is_resumed_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = instruct(settings(tmp_path, output=tmp_path / "whole", dropout=0.1))
     with power_cut(monkeypatch):
         instruct(settings(tmp_path, dropout=0.1))
@@ -145,7 +145,7 @@ DATED = "{{ strftime_now('%d %b %Y') }}. " + TEMPLATE
 
 
 @pytest.mark.slow
-def test_a_run_is_resumed_on_the_day_on_which_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_resumed_with_the_date_on_which_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_chatty("llama", tmp_path / "llama", DATED)
     whole = instruct(settings(tmp_path, output=tmp_path / "whole", template_date="2026-11-23"))
     with power_cut(monkeypatch):
@@ -159,7 +159,7 @@ def test_a_run_is_resumed_on_the_day_on_which_it_began(tmp_path: Path, monkeypat
     assert another.result["after"] != whole.result["after"]
 
 
-def test_a_day_that_is_none_is_refused_and_none_is_kept_that_nobody_writes(tmp_path: Path) -> None:
+def test_an_invalid_date_is_refused_and_a_date_that_the_template_does_not_use_is_not_kept(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"(?s)--template-date 2026-02-30: day.*YYYY-MM-DD"):
         instruct(settings(tmp_path, output=tmp_path / "never", template_date="2026-02-30"))
     folder = instruct(settings(tmp_path, max_steps=1)).folder
@@ -201,13 +201,13 @@ def test_full_training_keeps_the_template_and_the_end_of_turn(tmp_path: Path) ->
     assert finished.result["trainable_parameters"] == finished.result["total_parameters"]
 
 
-def test_the_control_is_of_another_field(tmp_path: Path) -> None:
+def test_the_control_is_legal_unless_another_is_given(tmp_path: Path) -> None:
     assert control_of(InstructSettings(data="x")) == "legal"
     assert control_of(InstructSettings(data="x", control="none")) is None
     assert control_of(InstructSettings(data="x", control="mine.txt")) == "mine.txt"
 
 
-def test_a_test_file_of_its_own_no_control_and_no_examples(tmp_path: Path) -> None:
+def test_a_run_with_a_test_file_and_without_control_and_examples(tmp_path: Path) -> None:
     test = write_conversations(tmp_path / "held-out.jsonl", 6)
     finished = instruct(settings(tmp_path, test=str(test), control="none", examples=False))
     assert finished.result["before"]["control"] is None
@@ -218,7 +218,7 @@ def test_a_test_file_of_its_own_no_control_and_no_examples(tmp_path: Path) -> No
     assert not any(word(index) in page for index in range(40))
 
 
-def test_a_conversation_of_which_nothing_is_left_is_not_trained_on(tmp_path: Path) -> None:
+def test_a_conversation_without_an_answer_within_the_limit_is_dropped(tmp_path: Path) -> None:
     test = write_conversations(tmp_path / "test.jsonl", 50)
     asked = settings(tmp_path, generate_examples=0, test=str(test))
     test.write_text("".join(test.read_text(encoding="utf-8").splitlines(keepends=True)[40:]), encoding="utf-8")
@@ -230,7 +230,7 @@ def test_a_conversation_of_which_nothing_is_left_is_not_trained_on(tmp_path: Pat
     assert finished.result["after"]["answers"] is None
 
 
-def test_what_the_template_cannot_say_is_left_out_once_and_asked_of_no_model(tmp_path: Path) -> None:
+def test_conversations_that_hold_special_tokens_are_rejected_once_and_not_asked(tmp_path: Path) -> None:
     asked = settings(tmp_path, on_bad_record="skip", test_fraction=0.5, generate_examples=100)
     records = Path(asked.data).read_text(encoding="utf-8").splitlines()
     for index in range(0, 40, 4):
@@ -267,17 +267,17 @@ def test_references_that_are_longer_than_an_answer_may_be_are_counted(
 
 
 @pytest.mark.slow
-def test_answers_are_kept_from_repeating_themselves(tmp_path: Path) -> None:
+def test_a_repetition_penalty_makes_answers_repeat_less(tmp_path: Path) -> None:
     said = []
     for penalty in (1.0, 3.0):
         asked = settings(tmp_path, output=tmp_path / str(penalty), repetition_penalty=penalty, max_steps=1)
         folder = instruct(asked).folder
         said.append([json.loads(line)["before"] for line in (folder / "answers.jsonl").read_text().splitlines()])
     fewest, most = (max(len(set(text)) for text in texts) for texts in said)
-    assert fewest < most  # different characters: the tiny model says one of them again and again
+    assert fewest < most  # different characters: without a penalty the tiny model repeats a few
 
 
-def test_what_is_refused(tmp_path: Path) -> None:
+def test_models_and_lengths_that_cannot_work_are_refused(tmp_path: Path) -> None:
     save_tiny("bert", tmp_path / "bert")
     with pytest.raises(ModelError, match=r"bert' is an encoder, which cannot generate text"):
         instruct(settings(tmp_path, model=str(tmp_path / "bert")))

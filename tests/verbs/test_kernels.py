@@ -1,4 +1,4 @@
-"""`adapt --kernels ...`: every backend takes the steps that the reference takes, and the run folder names it."""
+"""`adapt --kernels ...`: every backend takes the steps of the reference, and the run folder names the backend."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NO_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reaso
 
 
 def run(tmp_path: Path, architecture: str, kernels: str) -> AdaptRun:
-    """A few steps with dropout on every linear layer, with little to measure before and after."""
+    """A run of two steps with dropout on every linear layer, and with little to evaluate."""
     return adapt(
         settings(
             tmp_path,
@@ -47,16 +47,16 @@ def adapter(finished: AdaptRun) -> dict[str, Tensor]:
     return load_file(finished.folder / "adapter" / "adapter_model.safetensors")
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's, of padding that nobody reads
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # from the interpreter, about padding that nothing reads
 @pytest.mark.parametrize("kernels", ["torch", pytest.param("triton", marks=[NO_TRITON, pytest.mark.slow])])
 @pytest.mark.parametrize(
     ("architecture", "objective"), [("bert", "mlm"), pytest.param("llama", "clm", marks=pytest.mark.slow)]
 )
 def test_every_backend_takes_the_same_steps(architecture: str, objective: str, kernels: str, tmp_path: Path) -> None:
-    """In float32 sums differ by their order alone. Losses: a few roundings; weights: what Adam makes of a rounding.
+    """In float32 the backends differ only in the order of their sums, so losses differ by a few roundings.
 
-    Adam divides a gradient by its own size, so that a weight whose gradient is all rounding moves by up to the learning
-    rate in another direction: hence a bound on the norm of the difference, over the distance that was gone.
+    Adam divides a gradient by its own size, so a weight whose gradient is only rounding may move by the learning rate
+    in another direction. So the difference of all weights is bounded by its norm, relative to how far B has moved.
     """
     expected, found = (run(tmp_path, architecture, backend) for backend in ("reference", kernels))
     assert found.result["objective"] == objective
@@ -66,9 +66,9 @@ def test_every_backend_takes_the_same_steps(architecture: str, objective: str, k
     )
     ours, theirs = adapter(found), adapter(expected)
     assert ours.keys() == theirs.keys()
-    gone = torch.cat([t.flatten() for name, t in theirs.items() if "lora_B" in name])  # B starts at zero
+    moved = torch.cat([t.flatten() for name, t in theirs.items() if "lora_B" in name])  # B starts at zero
     apart = torch.cat([(ours[name] - theirs[name]).flatten() for name in ours])
-    assert 0 < apart.norm() <= 1e-4 * gone.norm()  # 0 would be the reference itself
+    assert 0 < apart.norm() <= 1e-4 * moved.norm()  # 0 would be the reference itself
 
 
 @pytest.mark.parametrize("kernels", ["auto", "reference"])

@@ -1,4 +1,4 @@
-"""What classify and evaluate do not read is counted, listed, and said in result.json, on the page and on the screen."""
+"""What classify and evaluate do not read is counted, listed, and reported in result.json, page and screen."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_records_that_classify_skips_are_listed(finished: ClassifyRun) -> None:
     assert sum(result["examples"].values()) == 87
 
 
-def test_they_are_on_the_page_the_card_and_the_screen(finished: ClassifyRun) -> None:
+def test_skipped_records_are_on_the_page_the_card_and_the_screen(finished: ClassifyRun) -> None:
     screen = Console(file=io.StringIO(), width=200)
     print_classify(finished.report, screen)
     shown = [(finished.folder / name).read_text(encoding="utf-8") for name in ("report.html", "README.md")]

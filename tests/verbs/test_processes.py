@@ -1,4 +1,4 @@
-"""`adapt` and `evaluate` by several processes: one run folder, one voice, and the numbers of one process."""
+"""Verbs in several processes: one run folder, one output, and the numbers of one process."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ LAUNCHED_FOR_FSDP = {
 """What `accelerate launch --use_fsdp --fsdp_version 2` sets; its launcher refuses to do so on a CPU."""
 
 LOGITS = 1e-4
-"""Float32 sums in another order: 1.7e-6 at most was measured after 60 steps, of logits up to 1.7."""
+"""The tolerance: sums in another order changed logits of up to 1.7 by at most 1.7e-6 in float32, after 60 steps."""
 
 
 def domain_ft(folder: Path, arguments: list[str], *, ranks: int = 1, **variables: str) -> str:
-    """The program by several processes; what they print."""
+    """Run the program in `ranks` processes; return their standard output."""
     said = Path(tempfile.mkdtemp(dir=folder)) / "said"
     done = forked.run(cli.main, arguments, ranks=ranks, said=said, OMP_NUM_THREADS="1", **variables)
     assert not any(done.codes), done.stderr[-4000:]
@@ -46,7 +46,7 @@ def domain_ft(folder: Path, arguments: list[str], *, ranks: int = 1, **variables
 
 
 def torchrun(ranks: int, arguments: list[str], *, code: int = 0) -> str:
-    """The program as a person starts several processes; what it prints, to standard error if it fails."""
+    """Run the program with torchrun, as a user does; return its standard output, or standard error if it must fail."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     done = subprocess.run(
         [sys.executable, *launcher, "-m", "domain_ft", *arguments],
@@ -72,7 +72,7 @@ def lines(run: Path) -> list[dict[str, Any]]:
 
 
 def compare(run: Path, alone: Path, *, processes: int) -> None:
-    """The run of several processes is that of one, but for the rounding of float32 sums."""
+    """Check that the run of several processes is that of one, up to the rounding of float32 sums."""
     assert {path.relative_to(run) for path in run.rglob("*")} == {path.relative_to(alone) for path in alone.rglob("*")}
     result, expected = (json.loads((folder / "result.json").read_text()) for folder in (run, alone))
     assert (result["processes"], expected["processes"]) == (processes, 1)
@@ -89,7 +89,7 @@ def test_processes_make_one_run_folder_with_the_numbers_of_one(tmp_path: Path) -
     alone = domain_ft(tmp_path, job(tmp_path, "alone"))
     assert json.loads(alone)["processes"] == 1
     together = torchrun(2, job(tmp_path, "together"))
-    assert json.loads(together)["processes"] == 2  # one result, though two processes have it
+    assert json.loads(together)["processes"] == 2  # printed by only one of the two processes
     compare(tmp_path / "together", tmp_path / "alone", processes=2)
     weights, expected = (
         load_file(tmp_path / n / "adapter" / "adapter_model.safetensors") for n in ("together", "alone")
@@ -114,7 +114,7 @@ def test_a_sharded_run_saves_a_whole_model(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sharding", ["none", "full"])
-def test_processes_learn_to_answer_what_one_learns(sharding: str, tmp_path: Path) -> None:
+def test_instruct_by_two_processes_trains_what_one_trains(sharding: str, tmp_path: Path) -> None:
     found = {}
     for name, ranks in (("alone", 1), ("together", 2)):
         asked = instruct_settings(tmp_path, output=tmp_path / name, sharding=sharding)
@@ -136,7 +136,7 @@ def test_processes_learn_to_answer_what_one_learns(sharding: str, tmp_path: Path
 
 @pytest.mark.slow
 def test_every_trial_of_processes_is_that_of_one(tmp_path: Path) -> None:
-    """With the same weights trained twice over, what wrapped them the first time must not take part the second."""
+    """Both seeds train the same weights; the DDP wrapper of the first must not take part in the second."""
     results = []
     for name, ranks in (("alone", 1), ("together", 2)):
         asked = classify_settings(tmp_path, output=tmp_path / name, method="full", seeds=2, max_steps=60)
@@ -157,7 +157,7 @@ def test_what_is_wrong_ends_all_processes(tmp_path: Path) -> None:
     arguments = job(tmp_path, "run")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "letter.txt").touch()
-    assert "is not empty and holds no run" in torchrun(2, arguments, code=1)  # its own status
+    assert "is not empty and holds no run" in torchrun(2, arguments, code=1)  # torchrun's own status
     assert not (tmp_path / "run" / "config.toml").exists()
 
 

@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped or out of room: nothing half-written is left, and the end is the same after all."""
+"""Runs that are killed, interrupted or out of disk space leave nothing half-written, and resume to the same end."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ SMALL: dict[str, Callable[[Path], Any]] = {
     "instruct": lambda path: instruct_settings(path, max_steps=6, checkpoint_every=2, generate_examples=1),
 }
 TIMED = ("seconds", "memory", "per_second")
-"""Parts of keys whose numbers differ from run to run. The size of a micro-batch does not: a resumed run keeps it."""
+"""Parts of the keys of numbers that differ from run to run. A resumed run keeps the size of a micro-batch."""
 
 Fault = Callable[[], None]
 
 
 def _run(words: list[str], said: Path, fault: Fault | None) -> None:
-    """One command line in a process of its own; what it says goes to a file."""
+    """Run a command line and end the process; what it prints goes to the file `said`."""
     from domain_ft import cli
 
     with said.open("w") as file:
@@ -87,8 +87,8 @@ def outcome(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     }
 
 
-def no_half_things(run: Path) -> None:
-    """No temporary file or folder stands under a name that something finished has."""
+def check_nothing_is_half_written(run: Path) -> None:
+    """Check that each file and folder with the name of something finished is complete."""
     if (run / "result.json").exists():
         json.loads((run / "result.json").read_text())
         assert (run / "report.html").is_file()
@@ -115,7 +115,7 @@ def test_five_kills_at_random_moments_change_nothing(verb: str, tmp_path: Path) 
         process.join(chance.uniform(0.1, 1.0) * took)
         process.kill()
         process.join()
-        no_half_things(run)
+        check_nothing_is_half_written(run)
     if not (run / "result.json").exists():
         assert finish(resumed(words, run), said) == 0, said.read_text()
     assert outcome(run) == outcome(tmp_path / "whole")
@@ -146,7 +146,7 @@ class KilledBeforeTheResult:
         ("tag", "full"),
     ],
 )
-def test_a_run_that_lacks_its_result_alone_is_resumed(verb: str, method: str, tmp_path: Path) -> None:
+def test_a_run_that_lacks_only_its_result_is_resumed(verb: str, method: str, tmp_path: Path) -> None:
     said, run = tmp_path / "said.txt", tmp_path / "killed"
     whole = [*command(verb, tmp_path, "whole"), "--method", method]
     assert finish(whole, said) == 0, said.read_text()
@@ -170,7 +170,7 @@ PHASES = {
 
 
 class Signalled:
-    """Sends this process a signal where a function of a module is called for the n-th time."""
+    """Sends this process a signal when a function of a module is called for the n-th time."""
 
     def __init__(self, place: tuple[str, str, int], number: int) -> None:
         self.place, self.number = place, number
@@ -178,7 +178,7 @@ class Signalled:
     def __call__(self) -> None:
         import importlib
 
-        if self.number == signal.SIGINT:  # a job in the background inherits that it is ignored
+        if self.number == signal.SIGINT:  # a background job inherits an ignored SIGINT
             signal.signal(signal.SIGINT, signal.default_int_handler)
         module, name, turn = self.place
         there = importlib.import_module(module)
@@ -204,14 +204,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_signal_in_each_phase_leaves_a_run_to_go_on_with(phase: str, number: signal.Signals, whole: Path) -> None:
+def test_a_run_is_resumed_after_a_signal_in_any_phase(phase: str, number: signal.Signals, whole: Path) -> None:
     name = f"{phase}-{number.name}".replace(" ", "-")
     said, run, words = whole / f"{name}.txt", whole / name, command("adapt", whole, name)
     assert finish(words, said, Signalled(PHASES[phase], number)) == 130, said.read_text()
     assert "interrupted" in said.read_text()
     assert "Traceback" not in said.read_text()
     assert not (run / "result.json").exists()
-    no_half_things(run)
+    check_nothing_is_half_written(run)
     if phase == "training":
         assert any((run / "checkpoints").glob("step-*"))
     assert finish(resumed(words, run), said) == 0, said.read_text()
@@ -222,7 +222,7 @@ def test_a_signal_in_each_phase_leaves_a_run_to_go_on_with(phase: str, number: s
 
 
 class Full:
-    """A disk that is full from the n-th file on that is flushed to it; `count` is written down otherwise."""
+    """A disk that is full from the `turn`-th call of fsync on; the number of calls is written to the file `count`."""
 
     def __init__(self, turn: int, count: Path) -> None:
         self.turn, self.count = turn, count
@@ -241,7 +241,7 @@ class Full:
         os.fsync = flush  # type: ignore[assignment]
 
 
-def test_a_disk_that_fills_at_any_moment_is_said_and_the_run_goes_on(whole: Path) -> None:
+def test_a_disk_that_fills_at_any_moment_is_reported_and_the_run_can_be_resumed(whole: Path) -> None:
     count, said = whole / "count.txt", whole / "full.txt"
     assert finish(command("adapt", whole, "counted"), said, Full(10**9, count)) == 0
     writes = int(count.read_text())
@@ -254,7 +254,7 @@ def test_a_disk_that_fills_at_any_moment_is_said_and_the_run_goes_on(whole: Path
             assert part in told, (turn, told)
         assert "Traceback" not in told
         assert not (run / "result.json").exists()
-        no_half_things(run)
+        check_nothing_is_half_written(run)
     assert finish(resumed(words, run), said) == 0, said.read_text()
     assert outcome(run) == outcome(whole / "whole")
 

@@ -1,5 +1,5 @@
-"""`classify --read-first` and `tag --read-first`: what is read, what the run says of it, and that it can be resumed and
-moved."""
+"""`classify --read-first` and `tag --read-first`: what is read, what the run reports of it, and that the run can be
+resumed and moved."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ UNLABELLED = 60
 
 
 def write_pool(tmp_path: Path) -> Path:
-    """Unlabelled texts, and all labelled ones in capitals: copies of what is read anyway, and of the test texts."""
+    """Write unlabelled texts, and all labelled ones in capitals: copies of texts read anyway, and of test texts."""
     rows = [*records(UNLABELLED, seed=5), *({**row, "text": row["text"].upper()} for row in records(150))]
     return write_jsonl(tmp_path / "pool.jsonl", [{"id": row["id"], "text": row["text"]} for row in rows])
 
 
 def reading(tmp_path: Path, architecture: str = "bert", **changes: Any) -> ClassifySettings:
-    """A run of seconds that reads first, in about four steps."""
+    """The settings of a run of seconds that reads first, in about four steps."""
     chosen = {"read_first": True, "read_first_tokens": 12_000, "method": "lora", "max_steps": 6, "checkpoint_every": 1}
     return settings(tmp_path, architecture, **{**chosen, **changes})
 
@@ -70,7 +70,7 @@ def predictions(folder: Path, split: str = "test") -> Predictions:
 
 @contextmanager
 def moved(folder: Path, to: Path) -> Iterator[Path]:
-    """The run at another place, and nothing at its own."""
+    """Inside the block, the run `folder` is at `to` instead."""
     folder.rename(to)
     try:
         yield to
@@ -112,7 +112,7 @@ def test_no_test_text_is_read_and_every_other_text_once(finished: ClassifyRun) -
     assert finished.result["leaks"]["corpus_test"] == 0
 
 
-def test_the_run_is_one_of_the_model_that_was_asked_for(finished: ClassifyRun) -> None:
+def test_the_run_names_the_model_that_was_asked_for(finished: ClassifyRun) -> None:
     model = str(finished.folder.parent / "bert")
     assert finished.result["model"] == model
     again = ClassifySettings.from_toml(finished.folder / "config.toml")
@@ -132,7 +132,7 @@ def test_page_card_and_terminal_say_what_was_read(finished: ClassifyRun) -> None
     card, page = ((finished.folder / name).read_text(encoding="utf-8") for name in ("README.md", "report.html"))
     for shown in (screen.getvalue(), page, card):
         assert said in shown
-        assert "left out, because test examples have the same text" in shown
+        assert "text of a test example were left out" in shown
         assert "its base model, bert" in shown
 
 
@@ -167,7 +167,7 @@ def test_a_run_that_was_moved_still_works(finished: ClassifyRun, tmp_path: Path)
         assert (len(corpora), lost) == (1, [])
 
 
-def test_a_probe_on_what_was_read_can_be_moved(tmp_path: Path) -> None:
+def test_a_probe_after_the_reading_can_be_moved(tmp_path: Path) -> None:
     probe = {"method": "head", "features": "adapted", "learning_rate": None, "max_steps": None}
     found = classify(reading(tmp_path, "gpt2", **probe))
     assert result_of(found.folder / "read-first")["objective"] == "clm"
@@ -186,7 +186,7 @@ def test_a_probe_on_what_was_read_can_be_moved(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_its_adapter_can_be_trained_further(tmp_path: Path) -> None:
+def test_the_adapter_of_the_reading_can_be_trained_further(tmp_path: Path) -> None:
     folder = classify(reading(tmp_path, adapter="continue")).folder
     kept = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     assert kept["base_model_name_or_path"] == str((tmp_path / "bert").resolve())
@@ -200,10 +200,10 @@ def weights(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 7])
-def test_a_run_that_was_killed_goes_on_to_the_same_end(
+def test_an_interrupted_run_is_resumed_to_the_same_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    """In the third step of the reading, and in the task after it."""
+    """Interrupted in the third step of the reading, or in the task after it."""
     whole = classify(reading(tmp_path, output=tmp_path / "whole")).folder
     assert result_of(whole / "read-first")["steps"] in (4, 5, 6)
     with power_cut(monkeypatch, step):
@@ -276,7 +276,7 @@ def test_a_dry_run_says_how_much_would_be_read(tmp_path: Path) -> None:
     assert more["read_first"]["epochs"] >= 19
 
 
-def test_many_epochs_of_a_small_text_are_no_reason_to_warn(tmp_path: Path) -> None:
+def test_many_epochs_of_a_small_text_give_no_warning(tmp_path: Path) -> None:
     train = write_csv(tmp_path / "few.csv", records(60))
     folder = classify(reading(tmp_path, train=str(train), read_first_tokens=16_000, max_steps=1)).folder
     adapted = result_of(folder / "read-first")

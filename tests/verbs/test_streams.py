@@ -1,4 +1,4 @@
-"""What `predict` and `generate` read and write: nothing of the user's is lost, whatever is named for what."""
+"""The files that `predict` and `generate` read and write: no file of the user is lost, whatever the options name."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def call(
     text: str = "text",
     identity: Identity = MADE_BY,
 ) -> LeftOut:
-    """What a verb does: check, open, pass over, write."""
+    """Do what a verb does: check the streams, open them, pass over finished items, and write the others."""
     left_out = LeftOut()
     check_streams(options, "answers", io.BytesIO())
     with (
@@ -138,7 +138,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN.keys())
-def test_a_file_that_is_not_ours_is_not_gone_on_with(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_ours_is_not_continued(tmp_path: Path, content: str) -> None:
     for options in (
         Options(output=tmp_path / "x", resume=True),
         Options(output=tmp_path / "x"),
@@ -150,7 +150,7 @@ def test_a_file_that_is_not_ours_is_not_gone_on_with(tmp_path: Path, content: st
         with pytest.raises(SettingsError, match="nothing was changed"):
             call(options, bad=1)
         assert state(tmp_path) == {str(tmp_path / "x"): content.encode()}
-    (tmp_path / "x").rename(tmp_path / "new.rejects.jsonl")  # the default name is no better known
+    (tmp_path / "x").rename(tmp_path / "new.rejects.jsonl")  # under the default name, too
     with pytest.raises(SettingsError, match="is not a list of rejects"):
         call(Options(output=tmp_path / "new"), bad=1)
     assert state(tmp_path) == {str(tmp_path / "new.rejects.jsonl"): content.encode()}
@@ -163,7 +163,7 @@ def test_another_input_changes_nothing(tmp_path: Path) -> None:
     listed = tmp_path / "out.rejects.jsonl"
     listed.write_text('{"file": "in", "line": 1, "field": null, "reason": "broken"}\n')
     before = state(tmp_path)
-    for keys in (("a", "x", "c"), ("a",), ("b", "b", "c")):  # not the last line alone
+    for keys in (("a", "x", "c"), ("a",), ("b", "b", "c")):  # every line is compared
         with pytest.raises(SettingsError, match="but --input has something else there"):
             call(Options(output=output, resume=True), keys, bad=2)
         assert state(tmp_path) == before
@@ -214,7 +214,7 @@ def test_other_texts_under_the_same_ids_are_not_mixed(tmp_path: Path) -> None:
     assert state(tmp_path) == before
 
 
-def test_an_output_without_its_state_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_an_output_without_its_state_is_not_continued(tmp_path: Path) -> None:
     output = tmp_path / "out"
     call(Options(output=output), ("a", "b"))
     whole = state_path(output).read_bytes()
@@ -244,7 +244,7 @@ def test_a_state_of_ours_is_replaced_with_its_output_and_no_other_file_is(tmp_pa
         call(Options(str(state_path(output)), output=output))
 
 
-def test_a_call_that_was_killed_in_a_batch_goes_on(tmp_path: Path) -> None:
+def test_a_call_that_was_killed_in_a_batch_is_continued(tmp_path: Path) -> None:
     output = tmp_path / "out"
     call(Options(output=output))
     whole = output.read_bytes()
@@ -310,7 +310,7 @@ def test_a_call_that_fails_before_its_first_line_leaves_no_file(tmp_path: Path) 
         ({"output": Path("o"), "rejects": Path()}, "is a folder"),
     ],
 )
-def test_what_cannot_be_read_or_written_is_said(
+def test_paths_that_cannot_be_read_or_written_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -321,7 +321,7 @@ def test_what_cannot_be_read_or_written_is_said(
     assert state(tmp_path) == {str(tmp_path / "file"): b"kept"}
 
 
-def test_half_a_character_is_written_as_an_escape() -> None:
+def test_a_lone_surrogate_is_written_as_an_escape() -> None:
     out = io.StringIO()
     Output(out).write([{"id": "\ud800", "text": "日本"}], [Item("\ud800")])
     assert out.getvalue() == '{"id": "\\ud800", "text": "\\u65e5\\u672c"}\n'
@@ -352,7 +352,7 @@ def test_a_named_pipe_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("option", ["output", "rejects"])
 @pytest.mark.parametrize(("kind", "what"), [("null", "a device"), ("fifo", "a pipe"), ("socket", "a socket")])
-def test_a_special_file_is_never_to_be_removed(
+def test_the_message_about_a_special_file_does_not_advise_removal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, what: str, option: str, resume: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)  # the path of a socket may not be long

@@ -1,4 +1,4 @@
-"""`tag` from files to the run folder, with tiny models: what it learns, what it leaves, what it refuses."""
+"""`tag` from files to the run folder, with tiny models: what it learns, what the folder holds, what is refused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ENTITIES = {"PARTY": ["licensee", "licensor"], "FINDING": ["short stature", "del
 
 
 def sentences(count: int, name: str) -> list[list[tuple[str, str]]]:
-    """Sentences of words with IOB2 tags; a word says by itself what it is, so that a tiny model can learn it."""
+    """Sentences of words with IOB2 tags; a word alone determines its tag, so a tiny model can learn them."""
     made = []
     for index in range(count):
         draw = generator(0, name, index)
@@ -75,7 +75,7 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def settings(tmp_path: Path, architecture: str = "bert", **changes: Any) -> TagSettings:
-    """A run of seconds."""
+    """The settings of a run of seconds."""
     model = tmp_path / architecture
     if not model.is_dir():
         save_tiny(architecture, model)
@@ -101,7 +101,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> TagRun:
     return tag(settings(tmp_path_factory.mktemp("tag")))
 
 
-def test_a_run_learns_and_says_so(finished: TagRun) -> None:
+def test_a_run_learns_and_reports_how_well(finished: TagRun) -> None:
     result = finished.result
     assert result["command"] == "tag"
     assert result["labels"] == ["FINDING", "PARTY"]
@@ -116,12 +116,12 @@ def test_a_run_learns_and_says_so(finished: TagRun) -> None:
     assert result["examples"] == {"train": 96, "validation": 24, "test": 30}
     gazetteer = result["baselines"]["gazetteer"]
     assert gazetteer["entries"] == 4
-    assert gazetteer["f1"] == 1  # the words say it all
+    assert gazetteer["f1"] == 1  # each word determines its tag
     assert gazetteer["difference"]["f1"]["difference"] == pytest.approx(test["f1"] - 1)
     assert json.loads((finished.folder / "result.json").read_text()) == result
 
 
-def test_the_folder_has_all_that_is_needed(finished: TagRun) -> None:
+def test_the_folder_holds_facts_predictions_card_page_and_metrics(finished: TagRun) -> None:
     facts = TaskFacts.load(finished.folder)
     assert facts.kind == "token"
     assert facts.labels == ("O", "B-FINDING", "I-FINDING", "B-PARTY", "I-PARTY")
@@ -140,7 +140,7 @@ def test_the_folder_has_all_that_is_needed(finished: TagRun) -> None:
     assert {"f1", "macro_f1", "loss", "score"} <= set(points[0])
 
 
-def test_a_run_is_loaded_and_gives_what_it_gave(finished: TagRun) -> None:
+def test_a_loaded_run_finds_the_same_entities(finished: TagRun) -> None:
     texts = [Example("1", "the licensee, with short stature of bones", ()), Example("2", "the licensor", ())]
     there = list(tag_texts(finished.model, texts))
     again = list(tag_texts(load_task_run(finished.folder), texts))
@@ -199,7 +199,7 @@ PIECES = (
 def test_predicted_positions_are_those_of_the_text_that_was_given(
     finished: TagRun, parts: list[tuple[str, str]], between: str
 ) -> None:
-    """Whatever cleaning changes, input[start:end] is the entity, and the one that the cleaned text has."""
+    """Whatever cleaning changes, text[start:end] is the entity that is found in the cleaned text."""
     text = between.join(gap + sequence for gap, sequence in parts) + between
     (line,) = predicted(finished, [{"text": text}])
     (cleaned,) = tag_texts(finished.model, [Example("x", clean(text), ())])
@@ -233,7 +233,7 @@ def predicted(finished: TagRun, rows: list[dict[str, Any]]) -> list[dict[str, An
 
 
 @pytest.mark.slow
-def test_a_run_that_was_stopped_goes_on_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_is_resumed_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = settings(tmp_path, max_steps=8, evaluate_every=2, checkpoint_every=2)
     whole = tag(dataclasses.replace(short, output=tmp_path / "whole"))
     calls = 0
@@ -255,7 +255,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.slow
-def test_texts_with_spans_and_no_spaces(tmp_path: Path) -> None:
+def test_texts_with_spans_and_without_spaces_are_learned(tmp_path: Path) -> None:
     def write(name: str, count: int) -> str:
         lines = []
         for index in range(count):
@@ -283,7 +283,7 @@ def test_texts_with_spans_and_no_spaces(tmp_path: Path) -> None:
     )
 
 
-def test_what_full_training_wrote_is_transformers_own(tmp_path: Path) -> None:
+def test_transformers_loads_a_fully_trained_model(tmp_path: Path) -> None:
     done = tag(settings(tmp_path, method="full", learning_rate=5e-3, max_steps=30))
     model = AutoModelForTokenClassification.from_pretrained(done.folder / "model")
     assert model.config.id2label[1] == "B-FINDING"
@@ -296,7 +296,7 @@ def test_what_full_training_wrote_is_transformers_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_seeds_and_sizes(tmp_path: Path) -> None:
+def test_seeds_and_training_sizes_are_in_the_result(tmp_path: Path) -> None:
     done = tag(settings(tmp_path, seeds=2, train_sizes="20,all", max_steps=6, balance="weights", baselines=False))
     assert done.result["seeds"]["n"] == 2
     assert len(done.result["seeds"]["f1"]["values"]) == 2

@@ -1,4 +1,4 @@
-"""What `adapt`, `evaluate`, `data show` and `data estimate` say of the text: what was read, what was not, and why."""
+"""What `adapt`, `evaluate`, `data show` and `data estimate` report of a text: what was read, what was not, and why."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from domain_ft.verbs.shared.language_model import prepare_corpora
 
 
 def odd_folder(tmp_path: Path) -> Path:
-    """A folder with records under an unusual name, a broken one, and files that nothing reads."""
+    """A folder with texts in a field of an unusual name, a broken record, and files that nothing reads."""
     folder = tmp_path / "texts"
     folder.mkdir()
     path = write_corpus(folder / "a.jsonl")
@@ -46,7 +46,7 @@ def shown(console: Console) -> str:
     return " ".join(console.export_text().split())
 
 
-def test_adapt_says_it_in_result_page_and_terminal(tmp_path: Path) -> None:
+def test_adapt_reports_it_in_result_page_and_terminal(tmp_path: Path) -> None:
     asked = settings(tmp_path, corpus=str(odd_folder(tmp_path)), on_bad_record="skip", max_steps=2, control="none")
     finished = adapt(asked)
     result = json.loads((finished.folder / "result.json").read_text(encoding="utf-8"))
@@ -79,7 +79,7 @@ def test_a_run_that_reads_its_text_many_times_is_warned_of(tmp_path: Path) -> No
     assert warning in (finished.folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_evaluate_says_it_too(tmp_path: Path) -> None:
+def test_evaluate_reports_it_too(tmp_path: Path) -> None:
     folder = odd_folder(tmp_path)
     asked = settings(tmp_path)
     wanted = EvaluateSettings(
@@ -102,7 +102,7 @@ def test_evaluate_says_it_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_show_and_estimate_say_it_too(tmp_path: Path) -> None:
+def test_show_and_estimate_report_it_too(tmp_path: Path) -> None:
     folder = odd_folder(tmp_path)
     asked = settings(tmp_path)
     view = data_show.show(DataShowSettings(corpus=str(folder), model=asked.model, on_bad_record="skip", quiet=True))
@@ -188,7 +188,7 @@ def test_a_control_of_the_same_text_is_refused(tmp_path: Path, embedded: dict[st
         control_for(str(text), tmp_path, control="legal")
 
 
-def test_what_two_corpora_share_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_two_corpora_share_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = prepare(open_corpus(str(write_corpus(tmp_path / "one.jsonl"))), evaluation_fraction=0.2)
     other = prepare(open_corpus(str(write_corpus(tmp_path / "two.jsonl", MEDICAL))), evaluation_fraction=0.2)
     assert shared_text(one, one) == 1

@@ -70,7 +70,7 @@ def settings(tmp_path: Path, architecture: str = "bert", **changes: Any) -> Adap
         "learning_rate": 5e-3,
         "rank": 4,
         "checkpoint_every": 2,
-        "dtype": "float32",  # on every machine, because tests expect its rounding error
+        "dtype": "float32",  # tests compare to its rounding
         "quiet": True,
     }
     return AdaptSettings(**{**values, **changes})

@@ -1,7 +1,7 @@
 """Finds and fixes text that was read in a wrong encoding (mojibake), and finds lost characters.
 
-`ftfy` fixes most text that was read in a single-byte encoding of Western languages. UTF-8 that was read in one of
-`_CODE_PAGES` is found by encoding it back.
+`ftfy` fixes most UTF-8 text that was decoded in a common single-byte encoding. A line that `ftfy` does not change is
+encoded in each of `_CODE_PAGES`. If the bytes are valid UTF-8, the line is probably mojibake, and they are decoded.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Iterator
 LOST = "\ufffd"
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _CODE_PAGES = ("cp932", "gb18030", "cp949", "big5hkscs", "cp1251", "koi8_r", "cp1253", "cp1256")
-_FEWEST = 4  # the fewest non-ASCII characters; the bytes of fewer may be valid UTF-8 by coincidence
-_SHOWN = 12  # the most characters of a text in a message
+_FEWEST = 4  # the fewest non-ASCII characters of a line to try: the bytes of fewer may be valid UTF-8 by coincidence
+_SHOWN = 12  # the most characters that a message shows of a text
 
 
 def encoding_faults(text: str) -> Iterator[tuple[str, str]]:
-    """What is wrong with the characters of a text, as (kind, message)."""
+    """Yield (kind, message) for half characters, for the first line of mojibake, and for lost characters."""
     if text.isascii():
         return
     halves = _SURROGATES.findall(text)
@@ -64,7 +64,7 @@ def _fixed(line: str) -> str:
 
 
 def _reread(line: str) -> str:
-    """The line decoded as UTF-8 if it was decoded as one of `_CODE_PAGES`; otherwise the line itself."""
+    """The original of a UTF-8 line that was decoded in one of `_CODE_PAGES`; any other line unchanged."""
     foreign = sum(not character.isascii() for character in line)
     if foreign < _FEWEST:
         return line
@@ -79,7 +79,7 @@ def _reread(line: str) -> str:
 
 
 def _difference(was: str, is_now: str) -> tuple[str, str]:
-    """The parts in which two texts differ, without their common prefix and suffix."""
+    """The two texts without their common prefix and suffix, each cut to `_SHOWN` characters."""
     same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(was, is_now, strict=False)))
     same_end = 0
     while same_end < min(len(was), len(is_now)) - same and was[-1 - same_end] == is_now[-1 - same_end]:

@@ -1,7 +1,7 @@
 """Finds truncated answers: they end in mid-sentence, while most others end with a complete sentence.
 
-Sentence ends are those of Unicode (the property Sentence_Terminal). An answer is only compared with the other answers
-in its script, so languages without such characters, such as Thai, give no findings.
+Sentence ends are the characters in `SENTENCE_ENDS`. An answer is compared only with the answers in the same script. So
+languages that are written without sentence ends, such as Thai, normally yield no findings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FEWEST = 20
 WIDE_FEWEST = 10
 """The same for scripts whose characters are syllables or words."""
 USUAL = 0.8
-"""If at least this share of a script's answers end with a complete sentence, the others are reported."""
+"""At least this share of a script's answers must end with a complete sentence; else no answer in it is reported."""
 FEWEST_ANSWERS = 10
 """A script is only checked if it has at least this many answers."""
 
@@ -32,14 +32,14 @@ _LONGEST = 600  # maximum characters of a sentence
 
 
 class Endings:
-    """Collects answers, and then reports those that seem to be truncated."""
+    """Collects answers, then reports those that seem to be truncated."""
 
     def __init__(self) -> None:
         self._whole: Counter[str] = Counter()  # answers that end with a complete sentence, by script
         self._broken: list[tuple[int | None, str, str]] = []  # line, field, script of truncated answers
 
     def add(self, line: int | None, field: str, answer: str) -> None:
-        """Add an answer, unless it is too short or has no letter near its end."""
+        """Add an answer, unless it is too short, has no letter near its end, or ends otherwise, as with a digit."""
         text = answer.rstrip()
         letter = next((character for character in reversed(text[-FEWEST:]) if character.isalpha()), None)
         if letter is None:
@@ -55,7 +55,7 @@ class Endings:
             self._broken.append((line, field, script))
 
     def findings(self) -> Iterator[Finding]:
-        """The answers that end in mid-sentence, in scripts where at least the share `USUAL` of the answers do not."""
+        """The answers that end in mid-sentence, in scripts where most (`USUAL`) end with a complete sentence."""
         broken = Counter(script for _, _, script in self._broken)
         for line, field, script in self._broken:
             answers = self._whole[script] + broken[script]
@@ -66,7 +66,7 @@ class Endings:
 
 
 def ends_whole(text: str) -> bool:
-    """Whether a text ends with a sentence end or an emoji, ignoring closing brackets and quotation marks after it."""
+    """Whether a text ends with a sentence end or a symbol such as an emoji, apart from brackets and quotes."""
     for character in reversed(text.rstrip()):
         if character in SENTENCE_ENDS:
             return True
@@ -83,11 +83,11 @@ def _is_no_sentence(text: str) -> bool:
     *before, last = [line for line in text.rsplit("\n", 4) if line.strip()]
     first, _, rest = last.strip().partition(" ")
     numbered = bool(rest) and len(first) <= 4 and first.rstrip(".):、．").isalnum() and not first.isalpha()
-    rows = bool(before) and not ends_whole(before[-1])  # the line before it has no full stop either
+    rows = bool(before) and not ends_whole(before[-1])  # the line before the last has no full stop either
     in_line = text.count(" - ") > 1 and len(text.rpartition(" - ")[2]) <= _ITEM
     address = any(sign in last.rsplit(" ", 1)[-1] for sign in ("://", "@", "www."))
     code = "```" in text[-200:]
-    return last.startswith(_LISTED) or numbered or rows or in_line or address or code or _is_headline(_fragment(last))
+    return last.startswith(_LISTED) or numbered or rows or in_line or address or code or _needs_no_end(_fragment(last))
 
 
 def _fragment(line: str) -> str:
@@ -95,8 +95,10 @@ def _fragment(line: str) -> str:
     return line[max((line.rfind(end) for end in SENTENCE_ENDS), default=-1) + 1 :]
 
 
-def _is_headline(text: str) -> bool:
-    """Whether all words of four or more letters are capitalised, as in a headline or an address. Also whether the text
-    is longer than a sentence, as a list may be."""
+def _needs_no_end(text: str) -> bool:
+    """Whether a text is a headline or postal address, or longer than a sentence, as a list may be.
+
+    In a headline or address, all words of four or more characters are capitalised, and there are at least two of them.
+    """
     words = [word for word in text.split() if len(word) > 3 and word[0].isalpha()]
     return len(text) > _LONGEST or (len(words) > 1 and all(word[0].isupper() for word in words))

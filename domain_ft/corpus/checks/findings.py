@@ -11,10 +11,10 @@ class Finding:
     """A problem and its location.
 
     Attributes:
-        line: the number of the line, from 1; None for the whole file.
+        line: the number of the line or record, from 1 (see `RawRecord.line`); None for the whole file.
         field: the path in the record, such as `messages[2].content`; None for the whole record.
         kind: a short name, such as `near-duplicate`.
-        message: what is wrong, in a sentence. Texts of the file are shortened in it.
+        message: what is wrong, in a sentence. Quotations from the file are shortened.
         error: whether a verb would refuse the record or learn wrongly from it; otherwise the finding is a warning.
     """
 

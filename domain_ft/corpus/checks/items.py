@@ -1,4 +1,4 @@
-"""The common form of records that the checks use for all kinds of files: texts with their fields."""
+"""The form in which the checks receive the records of any kind of file: texts with their fields."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Passage:
     """A text of a record.
 
     Attributes:
-        field: its path, such as `messages[2].content`.
+        field: its path, such as `messages[2].content`; empty for a line of plain text.
         text: the text, unchanged.
         role: the role of the speaker: `system`, `user`, `assistant` or `tool`; `text` if there is none.
     """
@@ -56,7 +56,7 @@ class Item:
     Attributes:
         line: the line of the record.
         passages: its readable texts.
-        prompt, answer: the prompt, and the answer or label; None if the record has no such parts.
+        prompt, answer: the prompt, and the answer, labels or entities; None if the record has no such parts.
         answer_field: the field of the answer.
         findings: what is wrong with the form of the record.
         roles: the roles of its turns.
@@ -64,7 +64,8 @@ class Item:
             conversations.
         labels: the labels of an example, or of the entities of a text.
         unread: the fields that are not read.
-        comparable: whether to report copies of it. Lines of plain text are not compared, because many repeat naturally.
+        comparable: whether to report copies of it. Lines of plain text are not compared, because many repeat naturally;
+            nor are files that are one document, such as a PDF.
     """
 
     line: int | None
@@ -96,7 +97,7 @@ Visit = Callable[[Passage], str]
 
 @dataclass
 class Rejections:
-    """Collects what a reader could not read, as findings.
+    """Collects, as findings, what a reader could not read.
 
     Attributes:
         found: the findings since the last call of `take`.
@@ -135,8 +136,8 @@ class _Collecting(BadRecords):
         self._rejections.found.append(Finding(line, field, "left-out", reason))
 
 
-# Part of a reader's message -> the kind of the finding. The first match counts. Messages about tags come early, because
-# they quote a word of the text, which may contain any of the other parts.
+# Part of a reader's message -> the kind of the finding. The first match counts. Messages that contain a word or tag of
+# the file come early, because that word may contain any of the other parts.
 _KINDS = {
     "the text of a span is": "contradicting-span",
     "differ only in case": "label-spelling",
@@ -217,7 +218,7 @@ def _texts_of(record: RawRecord, names: FieldNames) -> Iterator[tuple[str, str]]
 
 
 def tag_items(path: Path, name: str, fields: TagFields, bad: BadRecords, left: LeftOut) -> Iterator[Item]:
-    """Texts with entities as `tag` reads them. `left` counts the fields and files that are not read."""
+    """Texts with entities as `tag` reads them. `left` collects the fields and files that are not read."""
     notes = list[str]()
     texts, _ = read_tagged(path, name, fields, None, bad, left=left, notes=notes)
     kind = "columns" if has_columns(path) else "span-lists"
@@ -249,7 +250,7 @@ def _changed_spans(text: TaggedText) -> Iterator[Finding]:
 
 
 def text_items(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[Item]:
-    """The documents in records as `adapt` reads them, the lines of plain text, or the text of a file such as a PDF."""
+    """The texts that `adapt` reads: one per record, one per line of plain text, or the text of a file such as a PDF."""
     kind = ENDINGS[ending(path)]
     if kind in NEEDED:
         for document in reader(kind)(path, name, None, bad):

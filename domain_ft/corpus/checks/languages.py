@@ -46,12 +46,12 @@ _OF_SCRIPT = {
     "ETHIOPIC": "am",
     "CJK": "zh",
 }
-_KANA = 0.02  # minimum share of kana among kana and Chinese characters in Japanese text; tables of contents have little
+_KANA = 0.02  # minimum share of kana among kana and CJK characters in Japanese; tables of contents have few kana
 _NONE = "zxx"  # the code for texts in no language, such as program code
 _SURE = 0.5  # minimum probability of the most likely language; otherwise the text is skipped
 _POSSIBLE = 0.01  # minimum probability of a possible language
-_MAIN = 0.2  # minimum share of texts in a main language of the file
-_MOST = 0.8  # minimum share of texts in all main languages; otherwise the file is a mixture, and nothing is reported
+_MAIN = 0.2  # a main language of the file has at least this share of its texts
+_MOST = 0.8  # minimum share of the main languages together; otherwise the file is a mixture, and nothing is reported
 
 
 class TextLanguage(NamedTuple):
@@ -63,7 +63,7 @@ class TextLanguage(NamedTuple):
 
 
 class Languages:
-    """Collects the texts of a file, and then reports those in a wrong language.
+    """Collects the languages of a file's texts, then reports the texts in a wrong language.
 
     Args:
         allowed: the allowed languages (ISO 639-1); empty to allow the main languages of the file.
@@ -100,7 +100,7 @@ class Languages:
         return self.counts.most_common(1)[0][0] if self.counts else None
 
     def findings(self) -> Iterator[Finding]:
-        """The texts in a language that is not allowed."""
+        """The texts none of whose possible languages is allowed."""
         total = self.counts.total()
         allowed = self.allowed or {language for language, count in self.counts.items() if count >= _MAIN * total}
         if not self.allowed and sum(self.counts[language] for language in allowed) < _MOST * total:
@@ -110,11 +110,11 @@ class Languages:
             if allowed.isdisjoint(text.possible):
                 others = "but the allowed languages are" if self.allowed else "while most of the file is in"
                 message = f"its language is {text.possible[0]}, {others} {names}"
-                yield Finding(text.line, text.field, "wrong-language", message)
+                yield Finding(text.line, text.field or None, "wrong-language", message)
 
 
 def sample_of(text: str) -> str:
-    """The beginning, middle and end of a long text, because the beginning may be a table of contents."""
+    """A short text, or the beginning, middle and end of a long one, whose beginning may be a table of contents."""
     if len(text) <= SAMPLE:
         return text
     third, middle = SAMPLE // 3, len(text) // 2

@@ -92,7 +92,7 @@ class TokenLengths:
         return mask[: int(trained[-1]) + 1 if len(trained) else 0]
 
     def statistics(self) -> dict[str, Any]:
-        """The distributions of token counts, and how much is too long."""
+        """The distributions of token counts, and the numbers of examples and tokens beyond `max_length`."""
         over = {"max_length": self.max_length, "examples": self.long, "tokens_cut": self.cut}
         if not self.answers.values:
             return {"text_tokens": self.examples.summary(), "over_long": over}

@@ -37,8 +37,8 @@ from domain_ft.storage import user_path
 Kind = Literal["conversations", "examples", "tags", "text"]
 
 _JSON = (".json", ".jsonl", ".ndjson")
-_LOOKED_AT = 100  # records or lines; the first record of a known kind decides
-_TAGGED_SHARE = 0.8  # if more than this share of lines are a word with a tag, the file is in CoNLL columns
+_LOOKED_AT = 100  # the most records or lines to examine; the first record of a known kind decides
+_TAGGED_SHARE = 0.8  # a file is in CoNLL columns if more than this share of its lines are words with tags
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,11 @@ class CheckedFile:
     """A file and how to read it.
 
     Attributes:
+        path: the file, or a folder in BRAT format.
         name: the name of the file, for messages.
+        kind: what its records are.
         format: the format of the conversations; None for other files.
+        fields: the fields that the user named.
     """
 
     path: Path
@@ -92,7 +95,7 @@ class CheckedFile:
         """Determine what a file is for.
 
         Raises:
-            CorpusError: the file does not exist, is not supported, or its purpose is not clear.
+            CorpusError: the file does not exist or is not supported, or it is not clear what it is for.
         """
         path = user_path(spec)
         if not (path.is_dir() and is_brat(path)):
@@ -111,7 +114,7 @@ class CheckedFile:
         return cls(path, name, kind, format, fields)
 
     def records(self, bad: BadRecords) -> Iterator[RawRecord]:
-        """The records of the file."""
+        """The records of a file that is not `is_plain`."""
         if self.kind == "tags":
             plain = entries(self.path, self.name, self.tag_fields, bad)
             return (RawRecord(entry.line, entry.plain.record) for entry in plain)
@@ -225,7 +228,8 @@ def _kind_of(record: Mapping[str, Any], fields: Fields) -> Kind | None:
     if fields.label or fields.pair or is_choice(record):
         return "examples"
     format = recognise(record, fields.choice)
-    has_prompt = format is not None and "text" not in record  # the `documents` of a question are not those of BioC
+    # A record with a prompt may have `documents` without being in BioC format.
+    has_prompt = format is not None and "text" not in record
     if not has_prompt and (is_annotated(record) or is_knowledge_base(record)):
         return "tags"
     label = usual_name(map(str, record), LABEL_NAMES)
@@ -242,28 +246,28 @@ def _kind_of(record: Mapping[str, Any], fields: Fields) -> Kind | None:
 
 def _format(path: Path, name: str, fields: Fields) -> Format:
     """The format of the first record with a known format; `chat` if no record can be read."""
-    formats = (recognise(record.fields, fields.choice) for record in _first(path, name, fields))
+    formats = (recognise(record.fields, fields.choice) for record in _first_records(path, name, fields))
     found = next((format for format in formats if format is not None), None)
     if found is None and fields.choice.format == "auto":
-        first = next(_first(path, name, fields), None)
+        first = next(_first_records(path, name, fields), None)
         if first is not None:
             raise unrecognised(first.fields, name)
     return found or "chat"
 
 
-def _first(path: Path, name: str, fields: Fields) -> Iterator[RawRecord]:
+def _first_records(path: Path, name: str, fields: Fields) -> Iterator[RawRecord]:
     records = raw_records(path, name, ENDINGS[ending(path)], fields.bad)
     return cast(Iterator[RawRecord], itertools.islice(records, _LOOKED_AT))
 
 
 def _first_values(path: Path, name: str, fields: Fields) -> Iterator[Any]:
-    """The first records of a file, of any JSON type."""
-    first = next(_first(path, name, fields), None) if ending(path) in (".jsonl", ".ndjson") else None
+    """The first values of a file: its records, or the values of any type in a JSON file."""
+    first = next(_first_records(path, name, fields), None) if ending(path) in (".jsonl", ".ndjson") else None
     has_prompt = first is not None and recognise(first.fields, fields.choice) is not None
-    if ending(path) in _JSON and not has_prompt:  # the `documents` of a question are not records
+    if ending(path) in _JSON and not has_prompt:  # the `documents` of a question are not records of their own
         values = (value for _, value in tagged_values(path, name, fields.bad))
         return itertools.islice(values, _LOOKED_AT)
-    return (with_spans(record.fields) for record in _first(path, name, fields))
+    return (with_spans(record.fields) for record in _first_records(path, name, fields))
 
 
 def is_tagged_text(path: Path, name: str, fields: Fields | None = None) -> bool:

@@ -1,7 +1,7 @@
 """Finds personal data and secrets in texts. Messages never show a whole value.
 
-Telephone numbers are validated by `phonenumbers`, identity numbers by `python-stdnum`. Secrets are found by the
-detectors of `detect-secrets`, and names by a spaCy pipeline, if one is given.
+Telephone numbers are validated by `phonenumbers`, identity and account numbers by `python-stdnum`. `secrets` finds keys
+and passwords, and a spaCy pipeline finds names of persons, if one is given.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _form(pattern: str) -> re.Pattern[str]:
     return re.compile(rf"(?<![0-9A-Za-z])(?<![0-9][-./ ])(?:{pattern})(?![0-9A-Za-z])(?![-./ ][0-9])")
 
 
-# Each kind has separators, letters, check digits or a date, so that few other numbers are taken for it.
+# Each kind has separators, letters, check digits or a date, so that few other numbers are mistaken for it.
 _NUMBERS = (
     _Number(
         _form(r"[2-6][0-9]{3}([ -]?)[0-9]{4}\1[0-9]{4}\1[0-9]{4}|3[47][0-9]{2}([ -]?)[0-9]{6}\2[0-9]{5}"),
@@ -127,8 +127,8 @@ _NATIONAL = re.compile(
     r"(?![0-9A-Za-z/]|[-.,]\d)"
 )
 _GROUPS = re.compile(r"\d+")
-_AT_ONCE = 100_000  # characters per call of spaCy, which needs a gigabyte for a million
-_SHARED = 1_000  # characters of the overlap of two successive calls
+_AT_ONCE = 100_000  # characters per call of spaCy, which needs about a gigabyte of memory for a million
+_SHARED = 1_000  # characters that two successive calls share
 
 
 class PrivateData:
@@ -136,7 +136,7 @@ class PrivateData:
 
     Args:
         region: the country (ISO 3166) of telephone numbers without a country code; None for the countries of the
-            text's language.
+            text's language in `_REGIONS`.
         names: a spaCy pipeline that finds names of persons, as a package or folder; None to find no names.
 
     Raises:
@@ -190,8 +190,8 @@ class PrivateData:
 def _parts(length: int) -> Iterator[tuple[int, int, int]]:
     """(start, first, end) of each part of a text that is passed to spaCy.
 
-    A part begins at `start`. Only the names that begin from `first` up to `end` are taken from it. Successive parts
-    overlap, and these limits are in the middle of the overlap, so that a name cut by one part is whole in the other.
+    A part begins at `start`. Only names that begin at `first` or later, and before `end`, are taken from it. Successive
+    parts overlap, and these limits are in the middle of the overlap, so a name cut by one part is whole in the other.
     """
     for start in range(0, max(length - _SHARED, 1), _AT_ONCE - _SHARED):
         end = start + _AT_ONCE
@@ -293,8 +293,8 @@ def _is_public(number: Any) -> bool:
 def _is_national(candidate: str, region: str) -> bool:
     """Whether a candidate is a telephone number of the region and is written like one.
 
-    If its digits are in the usual groups, it needs a leading 0, or a bracket or separator other than a space. If they
-    are in other groups, it needs a leading 0 or bracket. Dates, scores and page ranges seldom have these.
+    With its digits in the usual groups, it needs a leading 0, a bracket, or a separator other than a space. In other
+    groups, it needs a leading 0 or bracket. Dates, scores and page ranges seldom have these.
     """
     import phonenumbers  # slow to import
 
@@ -309,7 +309,7 @@ def _is_national(candidate: str, region: str) -> bool:
     usual = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.NATIONAL)
     if groups == _GROUPS.findall(usual):
         signs = set(candidate) & set("()-./‐–")
-        # An unassigned number such as 555-0123 counts too if it is written in full.
+        # An unassigned number such as 555-0123 counts too if it has three or more groups.
         return bool(signs or groups[0][0] == "0") and (
             phonenumbers.is_valid_number(number) or (len(groups) > 2 and phonenumbers.is_possible_number(number))
         )

@@ -1,8 +1,8 @@
 """Writes a cleaned copy of a file: fixes what is safe to fix, leaves out what cannot be used, and lists each change.
 
 Fixed: text that was read in a wrong encoding, personal data and secrets (masked; for tagged text see `tag_repairs`),
-and empty messages (removed). Left out: unusable records and tagged sentences, copies and near copies with the same
-prompt and labels, and rows of the test file. Unchanged: contradicting answers, labels and entities, and answers that
+and empty messages (removed). Left out: unusable records and tagged sentences, copies, near copies with the same labels
+and a similar prompt, and rows of the test file. Unchanged: contradicting answers, labels and entities, and answers that
 seem truncated or are in another language, because the right version is not known.
 """
 
@@ -83,7 +83,7 @@ def repair(
         language: the main language of the file.
 
     Raises:
-        UserError: see `refuse_output`.
+        UserError: see `refuse_output`; or another process is writing to `output`, or `fix_record` refuses a record.
     """
     with writing_beside(output):
         return _repair(file, found, output, private, language)
@@ -93,7 +93,8 @@ def refuse_output(file: CheckedFile, output: Path) -> None:
     """Check that the cleaned copy can be written to `output`, before the file is read.
 
     Raises:
-        UserError: the output exists already, is below a file, or has the wrong ending, or `file` is in BRAT format.
+        UserError: the output or its list of changes exists already, the output is below a file, cannot be created or
+            has the wrong ending, or `file` is in BRAT format.
     """
     refuse_below_file(output, "--fix")
     for path in (output, _changes_file(output)):
@@ -172,7 +173,7 @@ class _Repairing:
             self._recheck_tags()
 
     def _recheck_tags(self) -> None:
-        """Check tags again without the left-out records until no more are left out: the detected scheme may change."""
+        """Leave out the records with bad tags, repeatedly: without them, another tag scheme may be detected."""
         file, before = self.file, -1
         while before < len(self.left_out):
             before, rejections = len(self.left_out), Rejections(encoding=file.fields.encoding)
@@ -186,7 +187,7 @@ class _Repairing:
         self.pending.append({"line": line, "field": field, "kind": kind, "change": change})
 
     def keep(self) -> None:
-        """Write the noted changes of a record that is kept to the list of changes."""
+        """Write the noted changes to the list of changes."""
         for change in self.pending:
             self.repaired.changes[change["kind"]] += 1
             self.changes.write(json.dumps(change, ensure_ascii=False) + "\n")

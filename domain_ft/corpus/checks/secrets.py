@@ -1,7 +1,7 @@
 """Finds keys, tokens and passwords with the detectors of `detect-secrets` and a few more patterns.
 
 The detectors are made for code. In prose, most of their guesses by entropy would be wrong. So entropy is used only for
-quoted strings, and a password is reported only if it mixes letters and digits.
+quoted strings, and a password outside an address is reported only if it mixes letters and digits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-# Lines without a match are skipped: the detectors are about forty slow regular expressions.
+# Lines without a match are skipped, because a search tries about forty slow regular expressions.
 _WORTH_A_LOOK = re.compile(
     r"[A-Za-z0-9_+/=.~-]{20}|://[^\s/@]+:[^\s@]+@|[0-9]{8,10}:[A-Za-z0-9_-]{20}"
     r"|(?i:passw|passphrase|passcode|pwd|secret|token|api.?key|contraseña|senha|mot de passe)"
@@ -34,8 +34,8 @@ _PASSWORD = re.compile(
 _EDGES = "\"'`.,;:!?)]}>"  # punctuation after a password
 _SHORTEST = 8  # minimum characters of the group that is the secret
 
-# Detectors of detect-secrets: module, class, and what it finds. Those for public IP addresses and hexadecimal hashes
-# are not used, nor those for Artifactory and SoftLayer, which match words in capitals.
+# Detectors of detect-secrets: module, class, and what it finds. Not used: those for public IP addresses, hexadecimal
+# hashes, SoftLayer, and Artifactory, which also matches words in capitals. The patterns above replace three others.
 _DETECTORS = (
     ("aws", "AWSKeyDetector", "an AWS key"),
     ("azure_storage_key", "AzureStorageKeyDetector", "an Azure storage key"),
@@ -103,7 +103,10 @@ def _detector(module: str, name: str) -> Any:
 
 
 def _secret_group(match: re.Match[str]) -> int:
-    """The number of the group that is the secret: the longest; 0, the whole match, if no group is long enough."""
+    """The number of the group that is the secret: the longest, or 0 (the whole match) if all are too short.
+
+    A password in an address may be short.
+    """
     groups = [number for number, value in enumerate(match.groups(), 1) if value]
     longest = max(groups, key=lambda number: len(match[number]), default=0)
     return longest if match[0].startswith("://") or len(match[longest]) >= _SHORTEST else 0

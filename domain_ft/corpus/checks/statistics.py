@@ -1,4 +1,4 @@
-"""Means and percentiles of lengths, from all values."""
+"""Means and exact percentiles of lengths."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Lengths:
 
 
 def distribution(values: Sequence[int]) -> dict[str, Any]:
-    """Count, sum, mean, minimum, maximum, and 5th, 50th, 95th and 99th percentile (linear interpolation)."""
+    """Count, sum, mean, minimum, maximum, and `PERCENTILES` (linear interpolation); only the count if it is 0."""
     if not len(values):
         return {"count": 0}
     numbers = np.asarray(values)

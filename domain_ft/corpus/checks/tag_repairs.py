@@ -1,9 +1,9 @@
-"""Fixes encoding errors and masks private data in texts with entities. Tags and spans still apply to the same parts.
+"""Fixes encoding errors and masks private data in texts with entities. Tags and spans stay on the same words.
 
 A text is split into segments: its words, or the parts between the starts and ends of its spans. The encoding of each
 segment is fixed separately, if `_fixed` allows it. Private data is found in the whole text, because a telephone number
-may be several words. In each segment, its part of the private data is replaced by a mark: "+1 202-555-0143" in two
-words becomes "[PHONE] [PHONE]", and the words keep their tags. So tag sequences stay valid, and no mark crosses the
+may be several words. The part of the private data in each segment is replaced by a mark: "+1 202-555-0143" in two words
+becomes "[PHONE] [PHONE]", and the words keep their tags. So tag sequences stay valid, and no mark crosses the
 start or end of a span.
 """
 
@@ -87,7 +87,7 @@ def fix_record(record: RawRecord, names: TagFields, find: Find, note: Note) -> d
 
 @dataclass(frozen=True)
 class _Segment:
-    """A word or part of a text after the repair. `hits` are what was masked, with offsets before masking."""
+    """A word or part of a text after the repair. `hits` are what was masked in it, with offsets before masking."""
 
     text: str
     fixed: bool
@@ -97,7 +97,7 @@ class _Segment:
 def _segments(
     texts: Sequence[str], join: Callable[[Sequence[str]], tuple[str, Sequence[Bounds]]], find: Find
 ) -> list[_Segment]:
-    """Fix and mask each segment. `join` gives the whole text, and the bounds of each segment in it."""
+    """Fix and mask each segment. `join` returns the whole text, and the bounds of each segment in it."""
     fixed = [_fixed(text) for text in texts]
     whole, bounds = join(fixed)
     hits = find(whole)

@@ -17,9 +17,9 @@ class Turn:
     Attributes:
         role: of the speaker.
         content: the text; empty if an assistant only calls tools.
-        trained: whether the model is trained on the turn: true for an answer without a mark such as weight 0.
+        trained: whether the model is trained on the turn: an assistant's turn without a mark such as weight 0.
         tool_calls: the assistant's calls in OpenAI's format, with the arguments as an object.
-        name: of the tool that answers, if given.
+        name: the message's `name`, such as that of the tool that answers.
         tool_call_id: the id of the call that a tool answers.
         reasoning: the assistant's reasoning before the answer, if it has a separate field.
     """
@@ -51,13 +51,14 @@ class Conversation:
     """A training example, or a prompt to answer.
 
     Attributes:
-        id: for messages and outputs: from a field or the record's key, else `file:line`.
+        id: for messages and outputs, from the field that the user named, or the record's key; else `file:line`.
         file: the file's name.
-        line: counted from 1; in a JSON list or a Parquet file, the number of the record.
+        line: counted from 1; in a JSON list, a Parquet file or a data set on a hub, the number of the record.
         turns: in order.
         tools: the tools that the assistant may call, in OpenAI's format.
-        group: shared by conversations from one source, if the file gives it.
-        key: the record's id with its original type (a number stays a number) if it has an id field; else `id`.
+        group: a name that conversations from one source share, from the field that the user named.
+        key: for outputs: the record's id with its original type (a number stays a number) if it has an id field; else
+            `id`. None before `reading` sets it.
     """
 
     id: str

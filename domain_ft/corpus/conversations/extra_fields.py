@@ -47,7 +47,7 @@ _REASONING_NAMES = (
 )
 """Plain names of fields that often hold reasoning. They are not read, because the name alone does not prove it."""
 QUESTIONS = ("question", "query", "prompt", "instruction")
-"""Fields with a question. If a record has several, each must be read, contain the prompt, or be part of it."""
+"""Fields with a question. If a record has several, each must be read, contain the prompt, or be part of the prompt."""
 OPTIONS = ("options", "choices")
 REASONING = ("reasoning_content", "reasoning", "thinking")
 _BODIES = ("text", "content", "contents", "body", "passage_text", "page_content")
@@ -95,7 +95,7 @@ def context_fields(fields: Mapping[str, Any], *, of_pairs: bool) -> list[str]:
 
 
 def _is_context(name: str, value: Any) -> bool:
-    """Whether a field holds a context. If its name is less certain, it must hold texts of more than two words."""
+    """Whether a field holds a context. Under one of `_CONTEXTS_OF_PAIRS`, each text must have more than two words."""
     if name in CONTEXT or plain_name(name) not in _CONTEXTS_OF_PAIRS:
         return True
     texts = _paragraphs(value)
@@ -176,9 +176,9 @@ def refuse_questions(
     Args:
         fields: of the record.
         prompt: the whole prompt.
-        prompt_fields: the fields that it comes from.
+        prompt_fields: the fields that the prompt comes from.
         read: receives the fields whose text the prompt contains.
-        faults: receives the others.
+        faults: receives the others, unless their text contains the prompt.
     """
     for name in QUESTIONS:
         value = fields.get(name)
@@ -234,7 +234,7 @@ def _texts(value: Any) -> Iterable[str]:
 
 
 def context_of(value: Any, place: str, faults: Faults) -> str:
-    """The context of a question, from a text or a list of texts or documents, which become paragraphs."""
+    """The context of a question, with each text or document of the value as a paragraph; see `_paragraphs`."""
     texts = _paragraphs(value)
     if texts is None:
         reason = f"the field holds {kind_of(value)} in an unknown format: write a text or a list of texts"
@@ -262,8 +262,8 @@ def is_reference(name: str, value: Any) -> bool:
 def _paragraphs(value: Any) -> list[str] | None:
     """The texts of a context; None if its format is unknown.
 
-    Known formats: a text, an object with a text and a title, a list of either, and an object with a list of texts
-    (PubMedQA's `contexts`, MS MARCO's `passage_text`).
+    Known formats: a text, an object with a text and possibly a title, a list of either, and an object with a list of
+    texts (PubMedQA's `contexts`, MS MARCO's `passage_text`).
     """
     if isinstance(value, str):
         return [value]
@@ -286,7 +286,7 @@ def options_of(value: Any, place: str, faults: Faults) -> str:
     """The options of a question as lines with letters or other labels: `A. yes`.
 
     Known formats: a text, a list of texts, an object of texts by letter, an object with the lists `text` and `label`,
-    and a list of objects with `text` and `label`.
+    and a list of objects with `text` and `label` (or `value` and `key`). An option may also be a number.
     """
     if isinstance(value, str):
         return (faults.text(value, place) or "").strip()
@@ -330,7 +330,7 @@ def _letters(count: int) -> list[str]:
 
 
 def history_of(value: Any, place: str, faults: Faults) -> list[Turn]:
-    """Earlier turns as in LLaMA-Factory: a list of [question, answer], whose answers are trained on."""
+    """Earlier turns as in LLaMA-Factory: a list of [question, answer], or its JSON text. Its answers are trained on."""
     if isinstance(value, str):  # JSON in a table's cell
         try:
             value = loads(value)

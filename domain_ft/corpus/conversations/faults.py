@@ -8,7 +8,7 @@ from typing import Any
 
 from domain_ft.corpus.readers.base import kind_of
 
-_SURROGATES = re.compile("[\ud800-\udfff]")  # left by truncated JSON escapes
+_SURROGATES = re.compile("[\ud800-\udfff]")  # halves of characters, left by truncated JSON escapes
 _LINE_ENDS = re.compile("\r+\n")
 
 
@@ -55,7 +55,7 @@ class Faults:
         return any(fault.error for fault in self.found)
 
     def text(self, value: Any, place: str) -> str | None:
-        """The text with \\n for \\r\\n, and without lone surrogates. Any other value adds a fault and gives None."""
+        """A text with \\n for \\r\\n and U+FFFD for lone surrogates; None for another value, with a fault added."""
         if not isinstance(value, str):
             self.error("wrong-type", place, f"the field holds {kind_of(value)}, where text is expected")
             return None

@@ -210,8 +210,8 @@ def parse(
         format: of the record.
         choice: the fields that the user named; its `format` is ignored.
         answered: whether an answer to train on is required; otherwise the last turn may be the user's.
-        compared: the record is only compared with others, not trained on: training marks are ignored, and fields that
-            cannot be used are not faults.
+        compared: whether the record is only compared with others, not trained on. If so, training marks are ignored,
+            and fields that cannot be used are not faults.
     """
     faults = Faults()
     fields = {name: value for name, value in record.fields.items() if value is not None}
@@ -221,7 +221,7 @@ def parse(
         left_out = find_exclusion(
             {name: value for name, value in fields.items() if name not in named},
             of_prompts=format == "prompt",
-            of_pairs=format == "qa" and qa_fields(fields, choice)[1] == VERDICT,
+            answer_is_text=format == "qa" and qa_fields(fields, choice)[1] == VERDICT,
             answers=_answers(fields, choice),
             read=read,
             faults=faults,
@@ -253,7 +253,7 @@ def parse(
 
 
 def texts_read(fields: Mapping[str, Any], format: Format, choice: FieldChoice) -> dict[str, Speaker]:
-    """The fields from which `parse` takes the conversation, each with its speaker, in the order of reading."""
+    """The fields from which `parse` takes the conversation, each with its speaker. Those of no speaker come first."""
     present = {name: value for name, value in fields.items() if value is not None}
     reading = _Record(present, choice, Faults(), answered=True)
     reading.conversation(format)
@@ -414,7 +414,7 @@ class _Record:
 
         Args:
             prompt: the question.
-            prompts: the fields that it comes from.
+            prompts: the fields that the question comes from.
             context_last: whether the context follows the question, like Alpaca's input, instead of preceding it.
         """
         if self.named:
@@ -499,7 +499,7 @@ def qa_fields(fields: Mapping[str, Any], choice: FieldChoice) -> tuple[Sequence[
 
 
 def _name(record: RawRecord, field: str | None, faults: Faults) -> str | None:
-    """The id or group in a field; None if `field` is None, or if it holds no name. The latter also adds a fault."""
+    """The id or group in a field; None if `field` is None. If the field holds no name, None, and a fault is added."""
     if field is None:
         return None
     value = record.fields.get(field)

@@ -2,9 +2,9 @@
 
 Media appear in fields (`images`, `image_path`, `pixel_values`) and as placeholders in the text (`<image>`,
 `<|vision_start|>`). But a text may also contain HTML tags (`<img>`, `<video>`, `<audio>`) or explain what `<image>`
-means. So such names are ignored in code, if they have a closing tag, and if the text calls them a tag, an element or a
-token. Unless a field of the record mentions media, names of HTML tags count only where placeholders usually are, at the
-beginning or end of a line.
+means. So such names are ignored in code, in quotation marks, with a closing tag, and where the text calls them a tag,
+an element or a token. Unless a field of the record mentions media, names of HTML tags count only where placeholders
+usually are: outside answers, at the beginning or end of a line.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _SPECIAL = re.compile(
     rf"|!\[[^\[\]\n]*\]\(\s*<?data:{_KIND}/[\w.+-]*",
     re.IGNORECASE,
 )
-"""Placeholders that cannot be anything else."""
+"""Texts that are always placeholders."""
 _NAMED = re.compile(r"<(?P<name>image)(?:[ _]?\d+)?>|\[(?P<bracket>IMG)\]")
 _TAGS = re.compile(
     rf"<(?P<name>{_KIND})(?:[ _]?\d+)?>|\[(?P<bracket>image|img|video|audio)(?:[ _]?\d+)?\]", re.IGNORECASE
@@ -88,7 +88,7 @@ def refuse_media(fields: Mapping[str, Any], place: str, faults: Faults) -> None:
 
 
 def _has_file(value: Any) -> bool:
-    """Whether a value, or a value inside it, is the name, address or content of a media file or document."""
+    """Whether a value, or a value inside it, is a URL, or the name or content of a media file or document."""
     if isinstance(value, str):
         return bool(_FILE.search(value.strip()) or _DOCUMENT.search(value.strip()))
     if isinstance(value, Mapping | list | tuple):
@@ -101,7 +101,7 @@ def refuse_placeholders(turns: Iterable[Turn], fields: Mapping[str, Any], faults
 
     Args:
         turns: of the record.
-        fields: of the record. If the name of a field mentions media, `<img>` and `[image]` are placeholders too.
+        fields: of the record. If the name of one mentions media, `<img>` and `[image]` are placeholders anywhere.
         faults: receives the first placeholder of each turn.
     """
     has_media_field = any(_HINT.fullmatch(str(name)) and not is_blank(value) for name, value in fields.items())

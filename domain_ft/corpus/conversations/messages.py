@@ -102,8 +102,8 @@ def check_turns(placed: Sequence[Placed], place: str, faults: Faults, *, answere
     """Check a list of messages as a whole.
 
     Args:
-        placed: all its turns.
-        place: the field that holds them.
+        placed: the turns of all messages.
+        place: the field that holds the messages.
         faults: receives the faults.
         answered: whether an answer to train on is required. If not, the messages may be only a prompt.
     """
@@ -261,7 +261,7 @@ def _learned(message: Mapping[str, Any], role: Role | None, place: str, faults: 
 
 
 def _content(value: Any, place: str, faults: Faults) -> str | None:
-    """A text, or the texts of a list of parts joined by newlines."""
+    """A text, or the texts of a list of parts joined by newlines. None, with a fault added, if one cannot be read."""
     if not isinstance(value, list):
         return faults.text(value, place)
     texts = []
@@ -328,7 +328,7 @@ def _call(call: Any, place: str, faults: Faults) -> Mapping[str, Any] | None:
 
 
 def _call_in_text(value: Any, place: str, faults: Faults) -> _Calls:
-    """The call in the text of a ShareGPT turn with the role `function_call`."""
+    """The calls in the text of a ShareGPT turn with the role `function_call`."""
     try:
         parsed = loads(value) if isinstance(value, str) else value
     except ValueError as error:

@@ -39,7 +39,7 @@ class Placeholders:
     """Counts the placeholders of records."""
 
     records: int = 0
-    _found: dict[str, tuple[int, int | None]] = field(default_factory=dict)
+    _found: dict[str, tuple[int, int | None]] = field(default_factory=dict)  # by placeholder, (records, first line)
 
     def add(self, line: int | None, texts: Iterable[str]) -> None:
         """Count the placeholders in the texts of a record."""

@@ -113,7 +113,7 @@ def iterate_conversations(
 
     Args:
         spec: a file of records, or a binary stream of JSON lines.
-        choice: the format and fields that the user named; the others are detected from the first record.
+        choice: the format and fields that the user named. By default, the first record decides the format.
         bad: receives each record that cannot be used.
         answered: whether each record needs an answer to train on. If not, three things change. The last turn may be
             the user's. A file whose ending is not that of a record format, or a stream that does not begin with {, is
@@ -145,13 +145,13 @@ def open_conversations(
 
     Without a test file, a fraction is held out in whole groups. Copies and near copies, conversations with the same
     first prompt, and conversations from one source are in one group. If too few conversations can be held out that way,
-    the groups are made smaller: of closer copies, and at last of exact copies only. Which groups are held out depends
-    on hashes of the texts, not on the order of the records.
+    the groups are made smaller: near copies have to be closer, and at last only exact copies and conversations from one
+    source are grouped. Which groups are held out depends on hashes of the texts, not on the order of the records.
 
     Args:
         source: where the conversations are and how to read them.
         rejects: receives each record that is left out, after all are read.
-        progress: called with (label, records done, None).
+        progress: called with (label, records done, None) after every 1,000 records.
 
     Raises:
         CorpusError: a file or field is missing or wrong, or too few examples can be held out.
@@ -322,7 +322,7 @@ def _hub_records(spec: str, part: str) -> Iterator[tuple[RawRecord, str]]:
 
 
 def _name(spec: str) -> str:
-    """The name shown in reports: the file's name without its endings."""
+    """The name shown in reports: the name of the file or data set, without endings."""
     path = Path(spec.removeprefix("hf:"))
     return stem(path) or str(path)
 
@@ -352,7 +352,7 @@ def first_prompt(conversation: Conversation) -> str:
 def _hold_out(conversations: Sequence[Conversation], source: ConversationSource) -> tuple[Bools, str]:
     """(conversations,) True for those that are held out, and a description of the split.
 
-    Uses the first of the `groupings` by which at least one conversation and half of the fraction can be held out.
+    Uses the first of the `groupings` by which at least one conversation, and half of `test_fraction`, is held out.
     """
     prints = text_fingerprints(map(compared_text, conversations))
     target = source.test_fraction * len(conversations)

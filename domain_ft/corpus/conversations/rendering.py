@@ -46,7 +46,7 @@ PLAIN_TEMPLATE = (
     ### Assistant:
     ...<eos>
 
-If the tokenizer puts a bos before a text, it precedes the first heading.
+If the tokenizer puts a bos before a text, the bos precedes the first heading.
 """
 
 _PROBE = "PROBE"
@@ -70,7 +70,7 @@ class ChatTemplate:
     """A chat template with its tokenizer.
 
     Attributes:
-        text: the Jinja template, or the default one of several.
+        text: the Jinja template; of several, the one named `default`, or else the first.
         end: the special token that ends an assistant turn; eos if the template writes none; empty without either.
         stop_tokens: the ids at which generation stops: `end` and eos.
     """
@@ -119,8 +119,8 @@ class ChatTemplate:
     def render(self, conversation: Conversation) -> tuple[Rendered, ...]:
         """The conversation as one text, or as several if the template renders past turns differently.
 
-        Some templates remove the reasoning from past answers. Then an answer that later turns change is trained on in a
-        text that ends with it, as the model has to generate it. Each answer is trained on once.
+        Some templates remove the reasoning from past answers. Such an answer is trained on in a text of its own, which
+        ends with the answer as the model has to generate it. Each answer is trained on once.
 
         Raises:
             RecordError: the template rejects or omits a turn or changes an answer, or a turn contains the text of a
@@ -193,7 +193,7 @@ class ChatTemplate:
         return text, (start, len(text))
 
     def _end_of_turn(self) -> str:
-        """The first special token after an answer."""
+        """The first special token after an answer; eos, or else an empty text, if the template writes none."""
         try:
             text = self._call([Turn("user", "a"), Turn("assistant", _PROBE)], ())
         except Exception:  # a template may raise anything here; errors on real conversations are reported
@@ -236,7 +236,7 @@ class ChatTemplate:
                 raise RecordError(reason, where=_where(place, number + 1, turn), fix=fix)
             if turn.role == "assistant" or turn.content.strip() in text:
                 continue
-            # The content may be escaped, for example in JSON. Then a different content gives a different text.
+            # The content may be escaped, for example in JSON. Then other content changes the text.
             other = [*turns[:number], replace(turn, content=f"{turn.content} {_PROBE}"), *turns[number + 1 :]]
             if self._apply(other, tools, place) == self._apply(turns, tools, place):
                 raise self._omits(f"the {turn.role} turn", place, number + 1, turn)
@@ -279,9 +279,9 @@ class ChatTemplate:
     def _refusal(
         self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]], place: str, answer: bool, error: Exception
     ) -> CorpusError:
-        """The error for a template that raised `error`. Checks whether it rejects the system turn or tools."""
+        """The error for a template that raised `error`; says if the system turn or tools are the cause."""
         systems = [number for number, turn in enumerate(turns) if turn.role == "system"]
-        if systems and self._takes([turn for turn in turns if turn.role != "system"], tools, answer):
+        if systems and self._accepts([turn for turn in turns if turn.role != "system"], tools, answer):
             return RecordError(
                 f"the model's chat template rejects the system turn ({error})",
                 where=_where(place, systems[0] + 1, turns[systems[0]]),
@@ -295,7 +295,7 @@ class ChatTemplate:
         fix = "many templates require alternating turns of user and assistant, the user first"
         return RecordError(f"the model's chat template rejects the conversation ({error})", where=place, fix=fix)
 
-    def _takes(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]], answer: bool) -> bool:
+    def _accepts(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]], answer: bool) -> bool:
         try:
             self._call(turns, tools, answer)
         except Exception:
@@ -305,7 +305,7 @@ class ChatTemplate:
 
 @functools.lru_cache
 def _dated(template: str, today: date) -> str:
-    """The template with `today` written in place of `strftime_now`, which transformers defines for every template."""
+    """The template with `today` in place of calls of `strftime_now`, which transformers defines for every template."""
     return _TODAY.sub(lambda call: json.dumps(today.strftime(call[2]), ensure_ascii=False), template)
 
 

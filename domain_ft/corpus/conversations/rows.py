@@ -1,9 +1,9 @@
 """Conversations as rows of tokens, with a mask of the tokens to train on.
 
 A row is a rendered conversation (some need several rows, see `rendering`). It is tokenised as a whole. A token is
-trained on if it contains a character of an answer. So a token that spans the end of a prompt and the start of an answer
-is trained on, and so are all tokens of a character that is split into several. A row ends after its last trained token,
-because later tokens have no loss.
+trained on if it contains a character of an answer to train on, unless it is the first of the row. So a token that spans
+the end of a prompt and the start of an answer is trained on, and so are all tokens of a character that is split into
+several. A row ends after its last trained token, because later tokens have no loss.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 BATCH = 256  # conversations that are rendered and tokenised at a time
 SHORTEST = 8  # the smallest max-length that is accepted
 
-# A token: its id, whether it is trained on, and its length in UTF-8 bytes of text.
+# A token: its id, whether it is trained on, and its length in UTF-8 bytes of text (0 for a special token).
 TOKEN = np.dtype([("id", "<i4"), ("trained", np.bool_), ("bytes", "<i4")])
 
 
@@ -52,8 +52,8 @@ class ConversationBatch(PackedBatch):
     trained: npt.NDArray[np.bool_]
 
     def _taken(self, tokens: Indices, sequences: Indices, lengths: Sequence[int]) -> dict[str, Any]:
-        # `repeated` makes this batch to measure memory. The first tokens of a conversation may all be prompt, so all
-        # tokens count as trained on: no real micro-batch needs more memory.
+        # `repeated` makes this batch to measure memory. The first tokens of a conversation may all be prompt, so here
+        # all but the first count as trained on: no real micro-batch of this size needs more memory.
         return super()._taken(tokens, sequences, lengths) | {"trained": tokens > 0}
 
 
@@ -141,9 +141,10 @@ class ConversationRows(SequenceRows):
         return self._view(indices)
 
     def select_documents(self, max_tokens: int | None) -> npt.NDArray[np.int64]:
-        """The rows of whole conversations: as many as fit into `max_tokens`, and at least one.
+        """The indices of the rows of whole conversations: the first that fit into `max_tokens`, and at least one.
 
-        Their order depends only on the ids, so that the same rows are evaluated before and after training.
+        The order of the conversations depends only on their ids, so the same rows are evaluated before and after
+        training.
 
         Args:
             max_tokens: the budget; None for all rows.
@@ -182,7 +183,7 @@ def encode_conversations(
         conversations: each with an answer to train on.
         tokenizer: any fast tokenizer.
         template: made for that tokenizer.
-        max_length: maximum tokens of a row; the end of a longer row is cut.
+        max_length: maximum tokens of a row, at least `SHORTEST`; the end of a longer row is cut.
         rejects: receives each conversation that the template cannot render, which then has no row. If None, the first
             one raises.
         progress: called with ("tokenising", conversations done, conversations in total).

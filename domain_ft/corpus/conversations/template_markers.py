@@ -1,7 +1,8 @@
-"""Finds markers of chat templates in texts, such as `<|im_start|>user`, `[INST]` and `### Instruction:`.
+"""Finds markers of chat templates in texts, such as `<|im_start|>user` and `[INST]`.
 
 The model's own template would render such a text a second time, and the model would learn one template inside another.
-Markers in code are ignored, and so are tokens such as `<|im_start|>` that no role follows.
+Markers in code are ignored, and so are tokens such as `<|im_start|>` that no role follows. Signs that ordinary texts
+may contain too, such as the heading `### Instruction:` or `</s>` at the end, only lead to a warning.
 """
 
 from __future__ import annotations

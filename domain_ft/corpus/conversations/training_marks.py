@@ -2,9 +2,9 @@
 
 There are two kinds. A *mark* says what to train on (`train: false`, `weight: 0`, `masked: true`). A *verdict* is a
 person's rating of the answer (`status: rejected`, `accepted: false`, thumbs down). Only unambiguous values are used. An
-ambiguous mark is an error, because a wrong guess would train on what was meant to be excluded. An ambiguous verdict has
-no effect, because many files have such fields for other purposes (`corpus.verdicts`); a note may say so. Names of
-fields are compared without case, spaces, `-` and `_`.
+ambiguous mark of a turn is an error, and so is an ambiguous weight of a record, because a wrong guess would train on
+what was meant to be excluded. Other ambiguous fields have no effect, because many files have such fields for other
+purposes (`corpus.verdicts`); a note may mention them. Names of fields are compared without case, spaces, `-` and `_`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def turn_mark(
         message: of the turn.
         place: its name in faults.
         of_answer: whether it is an answer, so that verdicts apply.
-        faults: receives ambiguous values and contradicting marks.
+        faults: receives ambiguous values, contradicting marks and marks of parts of the turn.
     """
     marks: dict[str, bool] = {}
     read: set[str] = set()
@@ -95,7 +95,7 @@ def rejected_in(messages: Any) -> tuple[str, str] | None:
 
 
 def _marked(name: str, value: Any) -> bool | None:
-    """Whether a mark says to train on the turn; None if its value is ambiguous."""
+    """Whether a mark says to train on the turn or record; None if its value is ambiguous."""
     true = truth(value, words=True)
     if is_weight(name):
         return None if isinstance(value, bool) else truth(value)
@@ -119,7 +119,7 @@ def find_exclusion(
     fields: Mapping[str, Any],
     *,
     of_prompts: bool,
-    of_pairs: bool,
+    answer_is_text: bool,
     answers: Iterable[str] = (),
     read: set[str],
     faults: Faults,
@@ -129,12 +129,12 @@ def find_exclusion(
     Args:
         fields: of the record, without those that the user named.
         of_prompts: whether the format is prompt and completion, in which `label` is KTO's, also as 0 or 1.
-        of_pairs: whether the field `answer` is the answer to a question, not an annotator's verdict.
+        answer_is_text: whether the field `answer` is the answer to a question, not an annotator's verdict.
         answers: texts of the record's answers. A field with the same text is not a verdict.
         read: receives the names of the fields that were used.
-        faults: receives marks with an ambiguous value.
+        faults: receives ambiguous weights, and lists of marks whose turns are not clear.
     """
-    rejected = None if of_pairs else rejected_by_annotator(fields)
+    rejected = None if answer_is_text else rejected_by_annotator(fields)
     if rejected is not None:
         read.add(VERDICT)
         return Fault("not-learned", VERDICT, rejected, error=False)

@@ -1,7 +1,7 @@
 """Detects sets of conversations in which most answers are the same, or most prompts share a phrase.
 
-A phrase is a run of whole words of at least 24 bytes: about five English words or eight Chinese characters. This needs
-no language-specific rules.
+A phrase is a run of whole words of at least 24 bytes: about five English words or eight Chinese characters. A shorter
+prompt is one phrase. This needs no language-specific rules.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Dominant:
 
 
 def dominant_answer(conversations: Sequence[Conversation]) -> Dominant | None:
-    """The last trained answer that most conversations share, ignoring case and white space; None if there is none."""
+    """The last trained answer of most conversations, compared without case and white space; None if there is none."""
     answers = [[turn.content for turn in conversation.turns if turn.trained][-1:] for conversation in conversations]
     return _dominant([{normalise(answer): answer for answer in last if answer} for last in answers])
 
 
 def dominant_phrase(conversations: Sequence[Conversation]) -> Dominant | None:
-    """The phrase that most first prompts share; None if there is none.
+    """The phrase in the first prompts of most conversations (of a sample, if there are many); None if there is none.
 
     A model trained on prompts with one wording learns to respond to that wording only.
     """
@@ -55,7 +55,7 @@ def dominant_phrase(conversations: Sequence[Conversation]) -> Dominant | None:
 
 
 def phrases(text: str) -> dict[str, str]:
-    """The phrases of a text in order, by their normalised form (without case and white space).
+    """The phrases of a text in order, by their normalised form (see `normalise`); of a long text, those at its ends.
 
     >>> list(phrases("Please translate this into French: cheese").values())
     ['Please translate this into', 'translate this into French', 'this into French: cheese']
@@ -77,7 +77,7 @@ def phrases(text: str) -> dict[str, str]:
 
 
 def _dominant(texts: Sequence[dict[str, str]]) -> Dominant | None:
-    """The text that most conversations share. `texts` has the texts of each, by their normalised form."""
+    """The text that most conversations share; None if there is none. `texts`: each one's texts, by normalised form."""
     if len(texts) < FEWEST:
         return None
     counts: Counter[str] = Counter(key for by_key in texts for key in by_key)

@@ -124,7 +124,7 @@ class BadRecords:
     Attributes:
         seen: facts about what was read.
         path: the file that is being read, for advice on its encoding; None for a stream.
-        explains: whether the reason for the next record that cannot be decoded includes this advice.
+        explains: whether the next Reject for undecodable bytes includes this advice; then it becomes False.
     """
 
     def __init__(
@@ -143,7 +143,11 @@ class BadRecords:
     def add(
         self, reason: str, *, file: str, line: int | None = None, field: str | None = None, fix: str | None = None
     ) -> None:
-        """Report an unreadable record. With the policy `skip`, the caller continues with the next record."""
+        """Report an unreadable record. With the policy `skip`, the caller continues with the next record.
+
+        Raises:
+            RecordError: the policy is `stop`.
+        """
         if self.policy == "skip":
             self.sink(Reject(file, line, field, reason))
             return
@@ -397,7 +401,7 @@ class TextField:
     def of(self, record: Mapping[str, Any], bad: BadRecords, line: int | None) -> str | None:
         """The record's text; None if a field is missing or not text, which is reported.
 
-        The texts in a list are joined by newlines.
+        The texts in a list are joined by newlines, the texts of several fields by blank lines.
         """
         if self._given is not None or not self.names:
             self.choose(what_fields_hold([record]))
@@ -454,7 +458,7 @@ ID_NAMES = ("id", "_id", "uid", "uuid", "guid", "doc_id", "document_id", "record
 
 
 def usual_name(fields: Iterable[str], usual: Iterable[str]) -> str | None:
-    """The field whose name comes first in `usual`, ignoring case; None if no field has one of these names.
+    """The field whose name comes first in `usual`, ignoring case and outer spaces; None if there is no such field.
 
     >>> usual_name(["Label", "Text"], ("text", "sentence"))
     'Text'

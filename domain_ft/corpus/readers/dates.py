@@ -41,7 +41,7 @@ _EAST_ASIAN = re.compile(
 
 
 def is_date(value: str) -> bool:
-    """Whether a text consists only of numbers and words that occur in dates and times, with at least one digit.
+    """Whether a text consists only of numbers, signs and words that occur in dates and times, with at least one digit.
 
     >>> is_date("12 March 2020 at 10:05"), is_date("March 12, 2020"), is_date("On 12 March the court sat.")
     (True, True, False)

@@ -1,4 +1,4 @@
-"""Suggests encodings for a file that is not UTF-8. None is used automatically: a file is read as UTF-8 or --encoding.
+"""Suggests encodings for a file that is not UTF-8. They are only suggested: files are read as UTF-8 or --encoding.
 
 Strict decoding finds the possible encodings, which are then ordered by likelihood.
 """
@@ -18,7 +18,7 @@ MOST_BYTES = 4_000_000  # bytes at the beginning of a file that are examined
 _EAST_ASIAN = ("cp932", "euc_jp", "gb18030", "big5hkscs", "cp949")
 _ONE_BYTE = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "koi8_r", "iso8859_15")
 _MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"))
-# Characters that make up at least a tenth of any long text in Chinese or Korean.
+# Characters that usually make up at least a tenth of a long text in Chinese or Korean.
 _FREQUENT = frozenset(
     "的一是不了在有人这为之大来以个中上们到时国和地要于出会可也对生能而這為來個們時國會對이다는을의에가하고지도를은"
 )
@@ -95,8 +95,8 @@ def _decoded(data: bytes, encoding: str) -> str | None:
 def _is_plain(text: str) -> bool:
     """Whether a text decoded as UTF-16 or UTF-32 is plausible.
 
-    At most 1% of its characters are control or unassigned characters, and most are ASCII or East Asian. A wrong
-    encoding seldom produces such a text.
+    At most 1 % of its characters are control, private-use or unassigned characters, and most are ASCII or East Asian. A
+    wrong encoding seldom produces such a text.
     """
     begin = text[:10_000]
     strange = sum(unicodedata.category(c) in ("Cc", "Cn", "Co", "Cs") and c not in "\t\n\r\f" for c in begin)
@@ -141,7 +141,7 @@ def _is_usual(character: str) -> bool:
 
 
 def _one_byte(data: bytes) -> list[str]:
-    possible = [name for name in _ONE_BYTE if (text := _decoded(data, name)) is not None and _is_plain_latin(text)]
+    possible = [name for name in _ONE_BYTE if (text := _decoded(data, name)) is not None and not _has_controls(text)]
     if len(possible) < 2:
         return possible
     from charset_normalizer import from_bytes  # slow to import
@@ -151,8 +151,9 @@ def _one_byte(data: bytes) -> list[str]:
     return list(dict.fromkeys([*western, *(name for name in ranked if name in possible), *possible]))
 
 
-def _is_plain_latin(text: str) -> bool:
-    return not any(unicodedata.category(c) in ("Cc", "Cn") and c not in "\t\n\r\f\x1b" for c in text[:20_000])
+def _has_controls(text: str) -> bool:
+    """Whether a text has control or unassigned characters, which a wrong encoding often produces."""
+    return any(unicodedata.category(c) in ("Cc", "Cn") and c not in "\t\n\r\f\x1b" for c in text[:20_000])
 
 
 def _mostly_ascii(data: bytes) -> bool:

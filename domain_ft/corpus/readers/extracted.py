@@ -247,7 +247,7 @@ def _directly_contains_text(element: Any) -> bool:
 def _lines_of(root: Any, breaks: Callable[[Any], bool]) -> str:
     """All text under an element, with a newline before and after each element that `breaks` the line.
 
-    It is not recursive, because elements may be nested deeper than Python's recursion limit.
+    The function is not recursive, because elements may be nested deeper than Python's recursion limit.
     """
     from lxml import etree
 

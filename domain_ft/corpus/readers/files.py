@@ -80,7 +80,7 @@ def why_unreadable(path: Path) -> str | None:
             stat.S_IFBLK: "a device",
             stat.S_IFDIR: _FOLDER,
         }
-        return kinds.get(stat.S_IFMT(mode), "not a file")
+        return kinds.get(stat.S_IFMT(mode), "a special file")
     return None if os.access(path, os.R_OK) else _DENIED
 
 
@@ -164,7 +164,7 @@ def list_files(path: Path, reader_name: str = "auto") -> Listing:
 
 
 def check_file(path: Path) -> None:
-    """Check that a path is a readable file. It is not opened, because opening a pipe would block.
+    """Check that a path is a readable file. The path is not opened, because opening a pipe would block.
 
     Raises:
         CorpusError: the path is not a readable file.

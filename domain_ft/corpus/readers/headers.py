@@ -19,9 +19,9 @@ DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bar
 _LONGEST_NAME = 100  # the most characters of a column name; a longer cell is a text
 _SENTENCE_WORDS = 5  # the fewest words of a sentence
 _SENTENCE_CHARACTERS = 20  # the fewest characters of a sentence with fewer words, if not all are ASCII
-_SHARED = 0.9  # if at least this share of the rows have the same number of fields, the header must have it too
+_SHARED = 0.9  # if at least this share of the rows have the same number of fields, the header must have that number
 _MOST = 0.8  # a column is of a kind if at least this share of its non-empty cells are
-# A line with one of these names is a header, unless a cell below has the same name.
+# A first line with one of these names is a header, unless a cell below the name repeats it.
 _USUAL = frozenset(
     [
         *("id", "idx", "index", "key", "no", "nr", "number", "name", "date", "time", "timestamp", "year", "url"),
@@ -165,7 +165,10 @@ def why_a_record(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str | 
 
 
 def _is_sentence(cell: str) -> bool:
-    """Whether a cell is a sentence, in any language. Questions are not, because surveys use them as column names."""
+    """Whether a cell is a sentence, in any language, and ends with neither a question mark nor a colon.
+
+    Surveys use questions as column names.
+    """
     if cell.endswith(("?", ":", "\uff1f", "\uff1a")):
         return False
     return len(cell.split()) >= _SENTENCE_WORDS or (len(cell) >= _SENTENCE_CHARACTERS and not cell.isascii())

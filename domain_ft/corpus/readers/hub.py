@@ -79,7 +79,7 @@ def open_splits(identifier: str, config: str | None, revision: str | None) -> Ma
 
 
 def _builder(identifier: str, config: str | None, revision: str | None) -> datasets.DatasetBuilder:
-    """The builder of a data set, or of its Parquet copy if it has a loading script: `datasets` 4.0 does not run it."""
+    """The builder of a data set, or of its Parquet copy if it has a loading script, which `datasets` does not run."""
     copy = commit_of_copy(revision)
     if copy is None:
         try:
@@ -111,7 +111,7 @@ class _ParquetRows:
 
     Attributes:
         name: the name of the data set, for messages.
-        files: their paths or URLs.
+        files: the paths or URLs of the files.
         access: for each protocol, the options with which fsspec opens a file.
         features: the types of the fields.
     """

@@ -1,7 +1,7 @@
-"""The Parquet copies that the hub makes of data sets with a loading script, because `datasets` runs no scripts.
+"""The Parquet copies that the hub makes of data sets.
 
-A copy is on a separate branch, whose commits are not those of the data set. So a revision of a copy is written as
-`refs/convert/parquet@COMMIT`.
+A data set with a loading script is read from its copy, because `datasets` runs no scripts. A copy is on a separate
+branch, whose commits are not those of the data set. So its revision is written as `refs/convert/parquet@COMMIT`.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def read_icd(path: Path, name: str, text_field: str | None, bad: BadRecords) -> 
 
 
 def icd_chapters(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
-    """The title of every code as a labelled text: its label is the chapter, its group the three-character category.
+    """The title of every code as a labelled text. Its label is the chapter's title, its group is the category.
 
     The titles of codes in one category are similar, so they must be in one split.
     """

@@ -38,8 +38,8 @@ def read_obo(path: Path, name: str, text_field: str | None, bad: BadRecords) -> 
 def phenotype_systems(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
     """The definition of each phenotype as a text. Its labels are all organ systems above the phenotype.
 
-    The organ systems are the children of "Phenotypic abnormality". A phenotype is below those that any path of `is_a`
-    reaches. The systems themselves, terms that are not phenotypes (modes of inheritance, frequencies), and terms
+    The organ systems are the children of "Phenotypic abnormality". A phenotype is below every system to which a path of
+    `is_a` leads. The systems themselves, terms that are not phenotypes (modes of inheritance, frequencies), and terms
     without a definition are skipped.
     """
     del columns

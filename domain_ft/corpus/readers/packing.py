@@ -34,7 +34,7 @@ PACKED = tuple(_PACKINGS)
 """The endings of packed files, in lower case."""
 
 DAMAGED = (gzip.BadGzipFile, EOFError, lzma.LZMAError)
-"""Exceptions for damaged or truncated packed data, besides OSError and zlib.error."""
+"""Exceptions for damaged or truncated packed data, besides zlib.error and other kinds of OSError."""
 
 
 def plain_name(name: str) -> str:

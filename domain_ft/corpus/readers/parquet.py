@@ -44,7 +44,11 @@ def read_parquet(path: Path, name: str, text_field: str | None, bad: BadRecords)
 
 
 def parquet_records(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
-    """The rows of a Parquet file, with the chosen `columns`."""
+    """The rows of a Parquet file, with the chosen `columns`.
+
+    Raises:
+        CorpusError: there is no such column.
+    """
     with reported(name, bad), contextlib.ExitStack() as stack:
         table = _opened(path, name, bad, stack)
         if table is None:

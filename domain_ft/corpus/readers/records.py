@@ -108,8 +108,8 @@ def json_values(
         fix: what to do about a broken line.
 
     Returns:
-        (line, value) for each value; for the records of a list, (number in the list, value). A record that repeats a
-        field is reported and left out.
+        (line, value) for each value; for the records of a file's only list, (number in the list, value). A record that
+        repeats a field is reported and left out.
     """
     return dropping_doubled(_marked_values(path, name, bad, records_in, fix), name, bad)
 
@@ -121,7 +121,7 @@ def _marked_values(
     records_in: Callable[[Any], list[Any] | None],
     fix: str | None,
 ) -> Iterator[tuple[int, Any]]:
-    """`json_values`, but with the records that repeat a field, which `MARKING` marks."""
+    """The values of `json_values`, including the records that repeat a field, which `MARKING` marks."""
     lines = read_lines(path, name, bad)
     count = blank = 0
     held: tuple[int, Any] | None = None  # an object with a list of records; itself a record if a line follows
@@ -170,6 +170,9 @@ def json_records(path: Path, name: str, bad: BadRecords, columns: Columns | None
     """The objects in a JSON list or in an object of objects. The file is read as a whole, so a large one is refused.
 
     A file of JSON lines is read too.
+
+    Raises:
+        CorpusError: the file is one object, with the records in one of its fields.
     """
     del columns
     text = read_whole(path, name, bad, _as_lines("[", name))
@@ -319,7 +322,8 @@ def _values(
 ) -> Iterator[tuple[int, Any]]:
     """Consecutive JSON values over any number of lines, each with the line on which it begins.
 
-    A list of records yields its elements. After a broken value, reading resumes at the next line that begins with "{".
+    A list of records yields its elements: with their numbers in the list if it is the only value, otherwise with its
+    line. After a broken value, reading resumes at the next line that begins with "{".
     """
     place, line, counted = 0, first_line, 0
     while True:

@@ -2,8 +2,8 @@
 
 Records of Prodigy, doccano, Label Studio, Argilla, spaCy and BioC, and lists of (word, tag) pairs, are recognised by
 their structure. The outcome of a record is a plain record (`Plain`), or the reason why its annotator skipped it
-(`Skipped`) or why it cannot be read (`Refused`). A BioC document has an outcome for each passage. Both `tag` and
-`data check` read files with `outcomes`.
+(`Skipped`) or why it cannot be read (`Refused`). A BioC document has an outcome for each passage or sentence. Both
+`tag` and `data check` read files with `outcomes`.
 """
 
 from __future__ import annotations
@@ -385,7 +385,10 @@ def is_bioc(record: Mapping[str, Any]) -> bool:
 
 
 def _bioc(document: Mapping[str, Any]) -> Iterator[Outcome]:
-    """The outcome of each passage of a document, or of each of its sentences if it has no text. Blank text has none."""
+    """The outcome of each passage of a document. A passage without text has an outcome for each of its sentences.
+
+    Passages and sentences with blank text have none.
+    """
     group = str(document.get("id") or document.get("_id") or "")
     for place, passage in enumerate(document["passages"]):
         if not isinstance(passage, Mapping):

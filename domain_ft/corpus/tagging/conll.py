@@ -1,9 +1,11 @@
 """CoNLL columns: one word with its tag per line, and blank lines between sentences.
 
 `Layout.of` detects the columns of words and tags from the whole file. It skips comments and word numbers, and prefers a
-column of entity tags to columns of chunk tags or of only O. The separator is detected too: tabs (a line without tabs is
-split at runs of spaces); if that gives no columns, runs of tabs and spaces; if not, a character such as the semicolon
-in `word;tag`.
+column of entity tags to columns of chunk tags or of only O. The separator is the first of these that yields columns:
+
+- tabs, or runs of spaces in a line without tabs;
+- runs of tabs and spaces;
+- a character such as the semicolon in `word;tag`.
 """
 
 from __future__ import annotations
@@ -58,13 +60,13 @@ def columns_of(line: str, separator: str = "", count: int = 0) -> list[str]:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which column holds what.
+    """What the columns of a file hold, and how they are separated.
 
     Attributes:
         columns: the number of columns.
         word, tag: the indices of their columns, from 0; a negative one counts from the last column.
         numbered: whether the first column holds word numbers.
-        in_misc: whether the tag column holds tags as `NER=TAG` or `NE=TAG`, like MISC in CoNLL-U.
+        in_misc: whether the tag column is MISC of CoNLL-U, with tags as `NER=TAG` or `NE=TAG`.
         note: a remark for the user on how the columns were chosen; may be empty.
         separator: see `columns_of`.
     """
@@ -125,17 +127,17 @@ class Layout:
             word = str(named.index("FORM") + 1)
             entity = next((place for place, column in enumerate(named) if "NER" in column.upper()), None)
             tag = tag or (str(entity + 1) if entity is not None else None)
-        first = _place(word, count, name, "--tokens-field") if word else None
-        last = _place(tag, count, name, "--tags-field") if tag else None
+        word_place = _place(word, count, name, "--tokens-field") if word else None
+        tag_place = _place(tag, count, name, "--tags-field") if tag else None
         note = ""
-        if first is None:
-            first, note = _words_after_positions(columns, numbered, last, name)
-        if last is None:
-            layout = cls._of_values(values[:count], numbered, first, name)
+        if word_place is None:
+            word_place, note = _words_after_positions(columns, numbered, tag_place, name)
+        if tag_place is None:
+            layout = cls._of_values(values[:count], numbered, word_place, name)
             return replace(layout, note="; ".join(filter(None, (note, layout.note))))
-        if first is None:
-            first = next(place for place in (*range(int(numbered), count), 0) if place != last)
-        return cls(count, first, last, numbered, note=note)
+        if word_place is None:
+            word_place = next(place for place in (*range(int(numbered), count), 0) if place != tag_place)
+        return cls(count, word_place, tag_place, numbered, note=note)
 
     @classmethod
     def _of_values(cls, values: Sequence[Sequence[str]], numbered: bool, word: int | None, name: str) -> Layout:
@@ -213,7 +215,7 @@ class Layout:
         return range(int(found[1]), int(found[2]) + 1) if found and found[2] else range(0)
 
     def is_word(self, parts: Sequence[str]) -> bool:
-        """Whether a line is a word, not a range (3-4) or an empty node (3.1) of CoNLL-U."""
+        """Whether a line holds a word, rather than a range (3-4) or an empty node (3.1) of CoNLL-U."""
         return not (self.numbered and (found := _NUMBER.fullmatch(parts[0])) and found[2])
 
     def word_of(self, parts: Sequence[str]) -> str:
@@ -231,9 +233,7 @@ class Layout:
         """What is wrong with a line; None if nothing is."""
         if len(parts) < 2:
             return f"the line has {_counted(len(parts))}, where at least 2 are expected"
-        if len(parts) != self.columns and any(parts[self.columns :]):
-            return f"the line has {_counted(len(parts))}, where other lines have {self.columns}"
-        if len(parts) < self.columns:
+        if len(parts) < self.columns or any(parts[self.columns :]):
             return f"the line has {_counted(len(parts))}, where other lines have {self.columns}"
         if not self.word_of(parts).strip():
             return "the word is empty or white space"
@@ -329,8 +329,8 @@ def _without_comments(lines: Iterable[str], separator: str = "", count: int = 0)
     for line in lines:
         content = line.rstrip("\r\n")
         parts = columns_of(content, separator, count)
-        comes_first = not rows or _COMMENT.match(content)
-        if content.startswith(("#", "%")) and comes_first and (len(parts) < 2 or not is_tag(parts[-1])):
+        looks_like_comment = not rows or _COMMENT.match(content)
+        if content.startswith(("#", "%")) and looks_like_comment and (len(parts) < 2 or not is_tag(parts[-1])):
             continue
         rows.append(parts)
     return rows
@@ -353,7 +353,7 @@ def _are_numbers(sentences: Sequence[Sequence[str]]) -> bool:
     found = [_NUMBER.fullmatch(value) for values in sentences for value in values]
     if not all(found):
         return False
-    # Not restarting: the numbers may continue through a document.
+    # The numbers may also continue through a document.
     numbers = [int(match[1]) for match in found if match and match[2] is None]
     if len(numbers) < 2:
         return False
@@ -443,7 +443,7 @@ def _types(values: Sequence[str]) -> set[str]:
 
 
 def _why_no_tags(values: Sequence[str]) -> str:
-    """Why a column was not taken for that of the entity tags."""
+    """Why a column was not chosen as the column of entity tags."""
     if all(value == OUTSIDE for value in values):
         return "holds only O"
     if _types(values) <= _CHUNKS:
@@ -452,7 +452,11 @@ def _why_no_tags(values: Sequence[str]) -> str:
 
 
 def _place(number: str, count: int, name: str, option: str) -> int:
-    """The index of a column from its number."""
+    """The index of a column from its number, which the user gave with `option`.
+
+    Raises:
+        CorpusError: the file has no such column.
+    """
     if not number.isdigit() or not 1 <= int(number) <= count:
         raise CorpusError(
             f"{option} {number}: for a file of columns, this must be a column number from 1 to {count}",

@@ -9,8 +9,8 @@ Chunks"):
     BIOES   like IOB2, but the last word has E-X, and an entity of one word has S-X (also called IOBES)
     BILOU   like BIOES, with L for E and U for S
 
-The scheme of a file is determined from all its tags. Then every tag is checked against it, and an invalid one is
-reported with its line.
+Unless the user names the scheme of a file, it is determined from all tags. Then every tag is checked against it, and an
+invalid one is reported with its line.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class TaggingData:
         name: for reports.
         types: the entity types in the training texts, sorted.
         splits: the texts of all three splits, by the names in `SPLITS`.
-        scheme: of the training file's tags, as in `SPELLED`; None if the files give character spans.
+        scheme: of the training file's tags, as in `SPELLED`; None if that file gives character spans.
         key: a hash of the content.
         facts: for reports: `split` says how each split was made.
         notes: remarks for the user.
@@ -166,8 +166,8 @@ def is_tag(word: str) -> bool:
 def recognise(sentences: Iterable[Sequence[str]]) -> Scheme:
     """The scheme of a file from all its tags; IOB2 if they are ambiguous. Unknown tags count as O.
 
-    IOB1 and IOB2 differ in the first tag of entities that do not directly follow one of the same type: I in IOB1, B in
-    IOB2. The more frequent prefix decides.
+    IOB1 and IOB2 differ in the first tag of an entity that does not directly follow an entity of the same type: I in
+    IOB1, B in IOB2. The more frequent prefix decides.
     """
     prefixes: set[str] = set()
     begins = Counter[str]()
@@ -207,7 +207,7 @@ def chunks(tags: Sequence[str], scheme: Scheme = "iob2") -> list[Span]:
         if name and prefix not in allowed:
             raise TagError(f"{tag} is not a tag of {SPELLED[scheme]}, which the file otherwise follows", index)
         continues = prefix == "I" or (name != "" and prefix == last)
-        if continues and name != open_type and not (scheme == "iob1"):
+        if continues and name != open_type and scheme != "iob1":
             raise TagError(_without_beginning(tag, tags[index - 1] if index else None, scheme), index)
         if open_type and not (continues and name == open_type):
             if last:
@@ -238,9 +238,9 @@ def _spelled(tags: Sequence[str], index: int) -> str:
 
 
 def lenient_chunks(tags: Sequence[str]) -> Iterator[Span]:
-    """The entities in a model's IOB2 tags as spans of words, read as leniently as by conlleval and seqeval's default.
+    """The entities in a model's IOB2 tags as spans of words, read leniently, as conlleval and seqeval do by default.
 
-    I-X after O, after another type, or at the beginning of a sentence begins an entity.
+    I-X begins an entity after O, after another type, and at the beginning of a sentence.
     """
     start, open_type = 0, ""
     for index, tag in enumerate([*tags, OUTSIDE]):

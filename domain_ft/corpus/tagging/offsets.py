@@ -2,7 +2,7 @@
 
 domain-ft counts Unicode characters (code points) from 0, with an exclusive end. Other tools count UTF-16 units
 (JavaScript, Java) or bytes, count from 1, or use an inclusive end. If spans also give their text, wrong offsets can be
-detected, and `likely_causes` finds the right way to count by trying.
+detected, and `likely_causes` finds the ways to count that explain them.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Cause(NamedTuple):
 _CAUSES = sorted(
     (Cause(form, base, inclusive) for form in _FORMS for base in (0, 1) for inclusive in (0, 1)),
     key=lambda cause: (cause.base + cause.inclusive + 2 * (cause.form != "characters"), list(_FORMS).index(cause.form)),
-)[1:]  # from the simplest on, without index 0: the correct way to count
+)[1:]  # the simplest first, without domain-ft's own way to count
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,14 @@ def to_characters(text: str, start: int, end: int, counting: Counting) -> tuple[
         ValueError: an offset in UTF-16 units or bytes is inside a character, or outside the text.
     """
     if counting in _DECODED:
-        return _units(text, start, counting), _units(text, end, counting)
+        return _characters_before(text, start, counting), _characters_before(text, end, counting)
     if counting in ("one-based", "one-based-inclusive"):
         start, end = start - 1, end - 1
     return start, end + (counting in ("inclusive", "one-based-inclusive"))
 
 
-def _units(text: str, place: int, counting: str) -> int:
+def _characters_before(text: str, place: int, counting: str) -> int:
+    """The number of characters before an offset in UTF-16 units or bytes."""
     codec, size = _DECODED[counting]
     encoded = text.encode(codec, "surrogatepass")
     if not 0 <= place * size <= len(encoded):
@@ -143,7 +144,8 @@ def likely_causes(claims: Sequence[Claim], others: Sequence[Claim] = ()) -> tupl
 
     Args:
         claims: spans whose text differs from the text at their offsets.
-        others: correct claims. They break ties: the ways to count that fit most of the first thousand are preferred.
+        others: correct claims. They break ties: the ways to count that fit the most of the first thousand are
+            preferred.
     """
     explained = Counter(cause for claim in claims for cause in _causes(claim))
     if not explained:

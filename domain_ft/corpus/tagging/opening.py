@@ -23,7 +23,7 @@ from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.near_copies import MOST_COMPARED, Integers, text_fingerprints
 from domain_ft.corpus.no_label import may_mean_no_label
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
-from domain_ft.corpus.splitting import JOINED, draw, groupings, nearest_group
+from domain_ft.corpus.splitting import JOINED, draw, groupings, nearest_group, unused_test_ids
 from domain_ft.corpus.tagging.entities import (
     SPELLED,
     Scheme,
@@ -43,7 +43,7 @@ from domain_ft.quoting import made_visible
 
 @dataclass(frozen=True)
 class TaggingSource:
-    """Where a tagging task is, and how to read and split it. The options of `tag` have the same names."""
+    """Where a tagging task is, and how to read and split it. All but `fields` are named like the options of `tag`."""
 
     train: str
     validation: str | None = None
@@ -58,7 +58,7 @@ class TaggingSource:
 
     @classmethod
     def of(cls, settings: Any) -> TaggingSource:
-        """The source in a verb's settings."""
+        """The source that a verb's settings describe."""
         names = [field.name for field in dataclasses.fields(cls) if field.name not in ("fields", "scheme")]
         kinds = ("text", "tokens", "tags", "spans", "id", "group")
         return cls(
@@ -75,15 +75,16 @@ def open_tagging(
 ) -> TaggingData:
     """Read a tagging task and split it.
 
-    A missing test or validation split is taken from the training texts, as in `classify`: whole documents, if the file
-    has them, and whole groups of copies and near copies, chosen by a hash of their content.
+    A missing test or validation split is taken from the training texts: the texts that `test_ids` names, or else whole
+    documents and whole groups of copies and near copies, drawn by a hash of their content.
 
     Args:
         rejects: receives each record that is left out.
         left: counts what is not read.
 
     Raises:
-        CorpusError: a file cannot be read, a split has no texts or no entities, or types differ only in spelling.
+        CorpusError: a file cannot be read, a split has no texts or no entities, types differ only in spelling, no text
+            can be held out, or there are test texts beside `test_ids`.
         RecordError: a record is bad, and `on_bad_record` is "stop".
     """
     reasons = Counter[str]()
@@ -277,7 +278,7 @@ def _check_spelling(texts: Mapping[str, Sequence[TaggedText]]) -> None:
 def _complete(
     texts: dict[str, Sequence[TaggedText]], source: TaggingSource, notes: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Take missing splits from the training texts.
+    """Take missing splits from the training texts, and add them to `texts`.
 
     Args:
         notes: remarks on how the training file was read, for error messages.
@@ -287,7 +288,9 @@ def _complete(
     """
     facts = dict.fromkeys(texts, "as given")
     split_notes: list[str] = []
-    if "test" not in texts and source.test_ids is not None:
+    if source.test_ids is not None:
+        if "test" in texts:
+            raise unused_test_ids(source.test)
         test_ids = _read_ids(source.test_ids)
         held_out = [text.id in test_ids for text in texts["train"]]
         if not any(held_out):
@@ -333,12 +336,13 @@ def _held_out(
 ) -> tuple[list[bool], str, bool]:
     """Which texts are held out, drawn in whole groups.
 
-    If the drawn texts have no entities, the group with entities whose size is nearest to `fraction` is added, provided
-    that another group with entities is left for training.
+    If the drawn texts have no entities, the group with entities whose size is nearest to the wanted share is added,
+    provided that another group with entities is left for training.
 
     Returns:
-        (texts,) True for those that are held out; which copies were kept together; and whether these are fewer than all
-        copies and near copies.
+        held_out: (texts,) True for those that are held out.
+        copies: which copies were kept together.
+        narrowed: whether these are fewer than all copies and near copies.
 
     Raises:
         CorpusError: fewer than two groups have entities, so none of them can be held out.
@@ -369,9 +373,13 @@ def _held_out(
 def _groupings(texts: Sequence[TaggedText]) -> Iterator[tuple[str, Integers, npt.NDArray[np.uint64]]]:
     """Ways to group the texts, the one with the largest groups first.
 
-    Each gives a description of the copies that are kept together, the group of each text, and its hash (texts,).
-    Documents are never split. The first way also joins documents that share a copy or near copy of a text. But nearly
-    all documents may share a line such as "Methods", so the later ways compare whole documents.
+    Documents are never split. If there are documents, the first way also joins those that share a copy or near copy of
+    a text. But nearly all documents may share a line such as "Methods", so the later ways compare whole documents.
+
+    Yields:
+        copies: a description of the copies that are kept together.
+        groups: (texts,) the group of each text.
+        hashes: (texts,) the hash of each text, or of its document.
     """
     signed = len(texts) <= MOST_COMPARED
     documents = [text.group if text.group != text.id else "" for text in texts]
@@ -446,7 +454,7 @@ def type_counts(texts: Iterable[TaggedText]) -> Counter[str]:
 
 
 def _reading_notes(texts: Mapping[str, Sequence[TaggedText]]) -> list[str]:
-    """Notes on entities that reading changed."""
+    """Notes on entities and spans that were left out or changed when they were read."""
     every = list(itertools.chain.from_iterable(texts.values()))
     overlapping, joined = sum(text.overlapping for text in every), sum(text.joined for text in every)
     notes = []

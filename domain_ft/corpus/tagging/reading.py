@@ -117,12 +117,12 @@ def read_tagged(
     """The texts of a file with their entities, and the scheme of its tags.
 
     Args:
-        path: a file of any `FileKind`, or a BRAT folder. Text files may also end in .gz.
+        path: a file of any `FileKind`, or a BRAT folder. Text files may be compressed.
         name: its name in messages and ids.
         fields: of JSON records, or of columns.
         scheme: of the tags; None to determine it.
         bad: receives each record that cannot be read.
-        without: line numbers. Sentences with any of these lines are skipped, as if they were not in the file.
+        without: line numbers. Tagged sentences with any of these lines are skipped, as if they were not in the file.
         left: counts what is not read.
         notes: receives remarks for the user on how the file was read.
 
@@ -131,14 +131,14 @@ def read_tagged(
 
     Raises:
         RecordError: a record is bad, and `bad` stops at it.
-        CorpusError: the file's kind is not supported, or it is not clear which column holds the tags.
+        CorpusError: the file's kind is not supported, or it is not clear which columns hold the words and the tags.
     """
     left = LeftOut() if left is None else left
     if not has_columns(path):
         records = entries(path, name, fields, bad, left)
         return read_tagged_records(records, name, fields, scheme, bad, without, left, notes)
     sentences = _conll_sentences(path, name, fields, bad, left, [] if notes is None else notes)
-    if len({sentence.group for sentence in sentences}) == 1:  # a single -DOCSTART- at the top gives no documents
+    if len({sentence.group for sentence in sentences}) == 1:  # a single -DOCSTART- divides nothing
         for sentence in sentences:
             sentence.group = sentence.id
     return with_scheme(sentences, name, scheme, bad, without)

@@ -218,7 +218,9 @@ class _Record:
         """Count the fields of the record and of its spans that are not read.
 
         Args:
-            mention_keys: the keys under which spans hold their text. They count as read, because it is checked.
+            left: counts these fields.
+            mention_keys: the keys under which spans hold their text. They count as read, because their values are
+                checked.
             values: receives the values of the fields that are not read.
         """
         if not self.fields.has_words(self.values):
@@ -247,7 +249,7 @@ class _Record:
 
     @property
     def id(self) -> str:
-        """The record's id, or its file and line."""
+        """The record's id. Without one, it is `file:line`, or the file if the record has a file of its own."""
         value = self.values.get(self.fields.id) if self.fields.id else None
         if value is not None:
             return str(value)
@@ -255,7 +257,7 @@ class _Record:
 
     @property
     def group(self) -> str:
-        """The record's group, or its id."""
+        """The value of the record's group field; without one, the document that its tool names, or the record's id."""
         value = self.values.get(self.fields.group) if self.fields.group else None
         return (self.entry.plain.group or self.id) if value is None else str(value)
 

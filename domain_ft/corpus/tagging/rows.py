@@ -86,7 +86,10 @@ class TextEncoder:
 
     Args:
         tokenizer: any fast tokenizer. It is copied; its truncation and padding are ignored.
-        max_length: maximum tokens of a window, with special tokens.
+        max_length: the maximum number of tokens in a window, special tokens included.
+
+    Raises:
+        ValueError: `max_length` leaves no room for text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
@@ -128,7 +131,7 @@ class TaggingRows(SequenceRows):
         lengths: (rows,) int32, tokens of each window, special tokens included.
         documents: (rows,) int64, the index in `texts` of each window's text; sorted, except in a view.
         targets: (rows,) int64, 1 where an entity begins in the window, else 0. Subsets for --train-sizes keep the share
-            of each value; `--balance sampling` draws both equally often.
+            of each value; `--balance sampling` draws both values equally often.
         cut: (texts,) bool, which texts have more than one window.
         inexact: the number of spans that tags cannot represent exactly, because they begin or end within a unit.
     """
@@ -310,7 +313,7 @@ def _cuts(tokens: int, borders: Sequence[int], room: int) -> tuple[int, ...]:
     without tokens has no window.
 
     Args:
-        tokens: their number.
+        tokens: the number of tokens.
         borders: the first token of each unit.
         room: the maximum number of tokens in a window, without special tokens.
     """

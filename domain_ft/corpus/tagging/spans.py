@@ -87,7 +87,7 @@ def claims_of(span: Any, keys: Iterable[str], text: str) -> Iterator[tuple[str, 
 
 
 def claim_of(span: Mapping[str, Any], key: str, text: str) -> Claim | None:
-    """The claim of a span under a key; None if the value is blank or not text, or if the offsets are not numbers."""
+    """The claim of a span under a key; None if the value is blank or not text, or the offsets are not whole numbers."""
     mention = span.get(key)
     if isinstance(mention, list) and mention and all(isinstance(part, str) for part in mention):
         mention = " ".join(mention)  # several parts, in BigBIO's format

@@ -121,19 +121,10 @@ def _brat_document(text: str, annotations: str, name: str) -> Outcome:
 # --- PubTator ---------------------------------------------------------------------------------------------------------
 
 
-def is_bioc(path: Path) -> bool:
-    """Whether an XML file begins like a BioC collection."""
-    try:
-        with path.open("rb") as file:
-            return b"<collection" in file.read(2_000)
-    except OSError:
-        return False  # its reader reports the error
-
-
 def is_pubtator(line: str) -> bool:
     """Whether a line begins a PubTator document."""
     found = _PUBTATOR.match(line)
-    return bool(found) and found is not None and found[2] == "t"
+    return found is not None and found[2] == "t"
 
 
 def read_pubtator(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, Outcome]]:
@@ -180,8 +171,17 @@ def _pubtator_document(lines: Sequence[tuple[int, str]]) -> Outcome:
 # --- BioC XML ---------------------------------------------------------------------------------------------------------
 
 
+def is_bioc(path: Path) -> bool:
+    """Whether an XML file begins like a BioC collection."""
+    try:
+        with path.open("rb") as file:
+            return b"<collection" in file.read(2_000)
+    except OSError:
+        return False  # its reader reports the error
+
+
 def read_bioc_xml(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, Outcome]]:
-    """(document number, outcome) of each passage in a BioC XML file. XML entity declarations are refused."""
+    """(document number, outcome) of each passage or sentence in a BioC XML file. Entity declarations are refused."""
     data = read_bytes(path, name, bad, "split the collection into several files")
     if data is None or is_foreign(data, name, bad):
         return
@@ -239,6 +239,6 @@ def _annotation(element: ET.Element) -> dict[str, Any]:
     }
 
 
-def _number(text: str | None) -> int:
-    """The number in a text; -1, an offset outside any text, if it is not a whole number."""
-    return int(text) if text and text.strip().isdigit() else -1
+def _number(text: str | None) -> int | None:
+    """The number in a text; None if it is not a whole number."""
+    return int(text) if text and text.strip().isdigit() else None

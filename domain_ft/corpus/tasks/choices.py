@@ -2,7 +2,7 @@
 
 Their records are converted to plain ones, with the label in one field. The choices of an annotator become
 `{"choices": [...]}`, Label Studio's format for several choices, even if there is only one: whether the task is
-multi-label is known only after all records are read (`labels.LabelSurvey`). Files from doccano and tables are plain
+multi-label is known only after all records are read (`labels.LabelSurvey`). Tables and doccano's files are plain
 already.
 """
 
@@ -86,7 +86,11 @@ def plain_records(
 
 
 def _outcome(record: Mapping[str, Any], label: str | None, text: str | None) -> Outcome | None:
-    """The outcome of a record; None if no tool wrote it, or if it has the label field that the user named."""
+    """The outcome of a record; None for a record that is read as it is.
+
+    That is a record that no tool wrote, or a record other than a Label Studio task that has the label field that the
+    user named. A field named `label` does not count, because that may be the default name.
+    """
     if is_label_studio(record):
         return _label_studio(record, label, text)
     if label is not None and label in record and label != LABEL:

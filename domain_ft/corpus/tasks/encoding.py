@@ -7,7 +7,7 @@ plain text. Long texts are handled in one of three ways:
     truncate    keep the first tokens; in a pair, the longer text is cut until both fit (longest first)
     head-tail   keep the same number of tokens, half from the beginning and half from the end
     windows     split into windows of about equal length without overlap, at most MOST_WINDOWS; in a pair, the longer
-                text is split, and each window also has the shorter one
+                text is split, and each window also has the shorter one, which is cut if it is too long
 
 Windows do not overlap, because each gets its own prediction, and shared tokens would count twice.
 """
@@ -155,7 +155,7 @@ class Encoder:
         backend: of the tokenizer, without truncation and padding.
         templates: the layouts with special tokens.
         labels: the classes of the task.
-        max_length: maximum tokens of a sequence, with special tokens.
+        max_length: the maximum number of tokens in a sequence, special tokens included.
         long_text: how longer texts are handled.
     """
 
@@ -171,6 +171,7 @@ class Encoder:
 
         Raises:
             SettingsError: `max_length` leaves no room for a pair of texts.
+            CorpusError: the tokenizer gives no tokens for any text.
         """
         templates = Templates.of(tokenizer)
         least = len(templates.pair) + 2
@@ -196,7 +197,11 @@ class Encoder:
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
-        """Tokenise a batch."""
+        """Tokenise a batch.
+
+        Raises:
+            CorpusError: a label is not a class, or an example of a single-label task has several labels.
+        """
         firsts = self.backend.encode_batch([example.text for example in examples], add_special_tokens=False)
         pairs = [example.pair for example in examples if example.pair is not None]
         seconds = iter(self.backend.encode_batch(pairs, add_special_tokens=False))

@@ -82,7 +82,7 @@ class ExampleFields:
         kinds: how often labels were written as `text`, `number` (without class names), `bool`, `columns`, `positions`.
         unread: a field that looks like the second text of pairs, but was not named.
         form: how labels are written.
-        left_out: the fields that are not read.
+        left_out: counts the fields that are not read.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class ExampleFields:
         if name is None:
             return None
         labels = self._labels(record, file, bad)
-        group = "" if labels is None or not self.names.group else self._plain(record, self.names.group, file, bad)
+        group = "" if labels is None or not self.names.group else self._id_or_group(record, self.names.group, file, bad)
         return None if labels is None or group is None else Example(name, text, labels, pair, group, file, record.line)
 
     def plain(self, records: Iterable[RawRecord], file: str, bad: BadRecords) -> Iterator[RawRecord]:
@@ -307,7 +307,7 @@ class ExampleFields:
         return tuple(dict.fromkeys(name for name in names if name))
 
     def _marked(self, record: RawRecord, columns: Sequence[str], file: str, bad: BadRecords) -> tuple[str, ...] | None:
-        """The names of the columns that hold 1."""
+        """The names of the columns that hold 1; None if a column holds neither 0 nor 1, which is reported."""
         held = []
         for column in columns:
             truth = _TRUTH.get(str(record.fields[column]).strip().lower())
@@ -345,7 +345,7 @@ class ExampleFields:
     def _name(self, record: RawRecord, file: str, bad: BadRecords) -> str | None:
         field = self.names.id
         if field:
-            return self._plain(record, field, file, bad)
+            return self._id_or_group(record, field, file, bad)
         if record.key is not None:
             return clean(record.key)
         return f"{file}:{record.line}"
@@ -361,7 +361,7 @@ class ExampleFields:
             return None
         return key if key is not None else record.key or f"{file}:{record.line}"
 
-    def _plain(self, record: RawRecord, field: str, file: str, bad: BadRecords) -> str | None:
+    def _id_or_group(self, record: RawRecord, field: str, file: str, bad: BadRecords) -> str | None:
         """The text of an id or group; None if there is none, which is reported."""
         value = record.fields.get(field)
         if isinstance(value, str | int | float) and str(value):
@@ -406,7 +406,7 @@ class FieldSurvey(ExampleFields):
         return None
 
     def finish(self) -> tuple[list[str], list[LabelProblem]]:
-        """Apply the result to the surveyed `ExampleFields`. Returns notes for the user, and problems."""
+        """Apply the result to the `ExampleFields` for which the survey was made. Returns notes, and problems."""
         fields = self._fields
         if self._resolved:
             fields.names, fields.classes = self.names, self.classes

@@ -2,7 +2,7 @@
 
 All labels of a file are surveyed before examples are made (`LabelSurvey`), because a single label is ambiguous: `-1`
 may be a class or a missing label, `a|b` may be one name or two. If the notation is clear, labels are read accordingly
-(`LabelForm`). If they would be learned wrongly, such as scores as classes, the survey gives a `LabelProblem`.
+(`LabelForm`). If labels would be learned wrongly, such as scores as classes, the survey returns a `LabelProblem`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from domain_ft.quoting import is_invisible, made_visible, shown
 LabelKind = Literal["auto", "names"]
 
 _MISSING_NUMBERS = frozenset({9.0, 99.0, 999.0, 9999.0})
-"""Numbers that statistics packages use for a missing value, also negative. A label among them gets a note if the other
-labels are names or much smaller numbers.
+"""Numbers that statistics packages use for a missing value, with or without a minus sign. A note says that such a label
+may be a missing one if the other labels are names or much smaller numbers.
 """
 
 SEPARATORS = ("|", ";", "#", ",", "+", "\n", "/")
@@ -86,7 +86,7 @@ class LabelProblem:
     line: int | None
 
     def error(self, field: str) -> CorpusError:
-        """The error to raise."""
+        """The problem as an error. `field` is the field of the label."""
         where = self.file + ("" if self.line is None else f", line {self.line}") + f', field "{shown(field)}"'
         return CorpusError(self.what, where=where, fix=self.fix)
 
@@ -147,7 +147,7 @@ class LabelForm:
 
 
 def truth_of(value: Any) -> int | None:
-    """0 or 1 in any notation; None for anything else."""
+    """0 or 1, from a number, a truth value or their usual notations as text; None for anything else."""
     return _TRUTH.get(str(value).strip().lower()) if isinstance(value, str | int | float) else None
 
 
@@ -274,7 +274,10 @@ class LabelSurvey:
     # --- what is wrong ---
 
     def _positions(self, lists: Sequence[tuple[list[Any], Any]]) -> tuple[tuple[str, ...], list[LabelProblem]]:
-        """The classes of the positions if the labels are lists of 0 and 1, or what is wrong with the lists."""
+        """The classes of the positions if the labels are lists of 0 and 1, or what is wrong with the lists.
+
+        Both are empty for lists of names or of class numbers.
+        """
         lengths = Counter(len(items) for items, _ in lists)
         length = lengths.most_common(1)[0][0]
         first = lists[0][1]
@@ -310,7 +313,7 @@ class LabelSurvey:
     def _minus_one(self, values: Mapping[Any, int]) -> bool:
         """Whether -1 means a missing label: if all other labels are whole numbers from 0 on, or if there are no others.
 
-        If the labels are only -1 and 1, -1 is a class.
+        If the labels are only -1 and 1, or if a training example has the label -1, then -1 is a class.
         """
         numbers = {number_in(value) for _, value in values}
         if -1.0 not in numbers or None in numbers or "-1" in self.known:
@@ -469,7 +472,7 @@ class LabelSurvey:
         return [self._problem("unique-labels", what, fix, next(iter(values)))]
 
     def _variants(self, values: Mapping[Any, int], lists: Sequence[tuple[list[Any], Any]]) -> list[LabelProblem]:
-        """The problems of names that differ only in case, spaces or Unicode form."""
+        """The problems of different names with equal `spelling_key`."""
         seen: dict[str, Any] = {}
         for key in values:
             if key[0] == "str":
@@ -481,7 +484,8 @@ class LabelSurvey:
         return [
             self._problem(
                 "label-variants",
-                f"labels differ only in case, spaces or Unicode form: {_listed(map(made_visible, group))}",
+                "labels differ only in case, spaces, Unicode form or the notation of a number: "
+                f"{_listed(map(made_visible, group))}",
                 "spell them the same way; or, if they are different classes: --label-kind names",
                 next(seen[name] for name in reversed(group) if name in seen),
             )

@@ -113,7 +113,7 @@ def find_leaks(task: TaskData, corpora: Sequence[PreparedCorpus] = (), progress:
     """Find copies between the splits, and test texts in the training text of corpora.
 
     Args:
-        task: from `open_task`.
+        task: from `open_task` or `tagging.opening.as_task`.
         corpora: those that the model was adapted to.
         progress: called with (label, done, total or None).
     """
@@ -121,9 +121,10 @@ def find_leaks(task: TaskData, corpora: Sequence[PreparedCorpus] = (), progress:
 
 
 def remove_leaks(task: TaskData, leaks: Leaks) -> TaskData:
-    """The task without examples that have a copy or near copy in a later split (training, validation, test).
+    """The task without the training and validation examples that have a copy or near copy in a later split.
 
-    Test examples in a corpus that the model was adapted to are kept, and so are examples with conflicting labels.
+    The order of the splits is training, validation, test. Test examples in a corpus that the model was adapted to are
+    kept, and so are examples with conflicting labels.
 
     Raises:
         CorpusError: a split would be empty.
@@ -244,7 +245,7 @@ class _Search:
                 self._add(kind, copy, example, share)
 
     def _corpus(self, corpus: PreparedCorpus) -> None:
-        """Add the test texts that are contained in one document of a corpus: at least the share `CONTAINED` of each."""
+        """Add the test texts of which a single document of a corpus contains at least the share `CONTAINED`."""
         test = self.splits[SPLITS.index("test")]
         start = int(self.starts[SPLITS.index("test")])
         best: dict[int, tuple[float, str]] = {}

@@ -23,7 +23,7 @@ from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.near_copies import MOST_COMPARED, Bools, duplicate_groups
 from domain_ft.corpus.readers.base import BadRecords, Reject, decode, read_bytes
-from domain_ft.corpus.splitting import draw, why_none_held_out
+from domain_ft.corpus.splitting import draw, unused_test_ids, why_none_held_out
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.corpus.tasks.fingerprints import fingerprints
 from domain_ft.corpus.tasks.reading import Place
@@ -148,7 +148,7 @@ class _Opening:
         """All three splits. Missing ones are taken from the training examples."""
         source, train = self.source, tables["train"]
         if source.test_ids and "test" in tables:
-            raise CorpusError("--test and --test-ids are both given", fix="give one of them")
+            raise unused_test_ids(source.test)
         made = [split for split in ("test", "validation") if split not in tables]
         if not made:
             self.facts.setdefault("split", "as given")

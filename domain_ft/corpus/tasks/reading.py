@@ -1,4 +1,4 @@
-"""Locates and reads labelled examples in files, folders, hubs and assets; reads the inputs of `predict`.
+"""Locates and reads labelled examples in files and assets and on hubs; reads the inputs of `predict`.
 
 `places` lists the splits of a source. Their examples are read only when `Place.read` is called.
 """
@@ -40,7 +40,7 @@ class Place:
     Attributes:
         name: for messages.
         content: plain values that identify the content: equal values mean equal examples.
-        read: gives the examples, in a fixed order.
+        read: yields the examples, in a fixed order.
         unread: files and splits of the source that are not read.
     """
 
@@ -55,7 +55,7 @@ class RowReader:
     """Converts the rows of a data set on the hub to records.
 
     Attributes:
-        records: gives the records of a row, any number. Its arguments are the row, the name of the data set, and the
+        records: returns any number of records for a row. Its arguments are the row, the name of the data set, and the
             receiver of bad rows.
         content: plain values that identify the conversion: equal values mean equal records for equal rows.
     """
@@ -71,7 +71,7 @@ def flat_record(row: RawRecord, name: str, bad: BadRecords) -> Iterator[RawRecor
 
 
 def single_label(field: str) -> RowReader:
-    """Reads rows of a single-label task whose label `field` has lists of one label: each list is replaced by its item.
+    """A reader for rows with lists of one label in `field`: each such list is replaced by its item.
 
     Other lists are unchanged, and refused when the labels are read.
     """

@@ -87,7 +87,7 @@ class _Stored:
         return cls("", data["lengths.bin"], data["cut.bin"], data["examples.bin"], names=names, **records)
 
     def read(self, file: Records, field: str, places: Indices) -> tuple[npt.NDArray[Any], Indices]:
-        """The records of the examples at `places` in a file, end to end, and how many each example has.
+        """The records in `file` of the examples with the indices `places`, end to end, and how many each example has.
 
         `field` is the field of EXAMPLE that says where the records of each example end in this file.
         """
@@ -102,7 +102,7 @@ class ExampleRows(StoredRows):
     """The examples of a split as rows of tokens. A row is an example, with all its sequences.
 
     Attributes:
-        key: a hash of the content.
+        key: a hash of the content; empty for rows made by `of`.
         labels: the classes of the task.
         lengths: (examples,) int32, tokens of each example in all its sequences, with special tokens.
         cut: (examples,) bool, whether tokens of an example were dropped.
@@ -186,9 +186,9 @@ def encode(
         examples: a split, whose key identifies its content.
         labels: the classes of the task.
         tokenizer: any fast tokenizer.
-        max_length: maximum tokens of a sequence, with special tokens.
+        max_length: the maximum number of tokens in a sequence, special tokens included.
         long_text: how longer texts are handled.
-        progress: called with ("tokenising", examples done, examples in total).
+        progress: called with ("tokenising", examples done, examples in total), and while this process waits.
 
     Raises:
         SettingsError: `max_length` leaves no room for text.

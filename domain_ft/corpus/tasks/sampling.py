@@ -72,10 +72,10 @@ def balanced(targets: npt.NDArray[Any], seed: int) -> Indices:
 class BalancedSteps:
     """Steps for contrastive training, with about equally many examples of each class and no example twice.
 
-    A class in a step has at least two examples, unless it has only one in all, so that every example has another of its
-    class. If there are more than `size // 2` classes, each step draws that many. A class with fewer examples than its
-    share is in the step with all of them, and the other classes get more. The draws of a step do not depend on earlier
-    steps.
+    Each class in a step has at least two examples in it, so that every example has another of its class; the exception
+    is a class with a single example in all. If there are more than `size // 2` classes, each step draws `size // 2` of
+    them. If a class has fewer examples than its share, all of them are in the step, and the other classes get more. The
+    draws of a step do not depend on earlier steps.
 
     In a multi-label task, the class of an example is the rarest of its labels, as in `strata`; examples without labels
     are a class too.
@@ -93,7 +93,7 @@ class BalancedSteps:
         self._members = [np.flatnonzero(classes == name) for name in np.unique(classes)]
         self._size = size
         self._seed = seed
-        self._epoch = -(-len(classes) // size)  # steps
+        self._steps_per_epoch = -(-len(classes) // size)
 
     def step(self, index: int) -> Step:
         """The step with this number, counted from 0."""
@@ -105,7 +105,7 @@ class BalancedSteps:
             draw.choice(of_class, share, replace=False)
             for of_class, share in zip(members, _shares([len(part) for part in members], self._size), strict=True)
         ]
-        return Step(index // self._epoch, np.sort(np.concatenate(rows)))
+        return Step(index // self._steps_per_epoch, np.sort(np.concatenate(rows)))
 
 
 def _shares(counts: list[int], size: int) -> list[int]:

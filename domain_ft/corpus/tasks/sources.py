@@ -55,7 +55,7 @@ class TaskSource:
 
     @classmethod
     def of(cls, settings: Any) -> TaskSource:
-        """The source that the settings of a verb, such as `classify`, name."""
+        """The source that the settings of a verb such as `classify` describe."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: getattr(settings, name) for name in names if hasattr(settings, name)})
 
@@ -102,7 +102,7 @@ def find_places(source: TaskSource, progress: Progress | None) -> tuple[TaskSour
         progress: called while an asset is fetched.
 
     Returns:
-        source: with the fields that the recipe names.
+        source: completed with the fields that the recipe names.
         places: by split; `train`, and the others that the source has.
         facts: the recipe's description of the task; empty for files.
 

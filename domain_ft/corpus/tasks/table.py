@@ -188,11 +188,11 @@ def tabulate(
     progress: Progress | None = None,
     label: str = "reading examples",
 ) -> ExampleTable:
-    """Write the examples that `read` gives to a table, or find it in the cache.
+    """Make a table of the examples that `read` yields, or find it in the cache.
 
     Args:
         content: plain values that identify the content: equal values mean equal examples.
-        read: gives the examples, in a fixed order.
+        read: yields the examples, in a fixed order.
         fields: converts records to examples.
         on_bad_record: stop at a record that cannot be read, or leave it out.
         encoding: of the files; None for UTF-8.

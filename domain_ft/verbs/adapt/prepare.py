@@ -48,7 +48,8 @@ CONTRASTIVE_DEFAULTS = {"temperature": 0.05, "word_weight": 0.3}
 
 MANY_EPOCHS = 4
 """Beyond this many epochs, repeated text is worth less than new text (Muennighoff et al. 2023), and the user is warned.
-The default --max-tokens can mean more epochs on a small corpus, where the loss on held-out text still falls."""
+On a small corpus the default --max-tokens amounts to more epochs, in which the held-out loss can still fall.
+"""
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,11 @@ def set_up(
     With several processes, the main process of each node goes first and fills the caches that the others read.
 
     Args:
-        most_epochs: the most epochs that --max-tokens may amount to, for a run that reads a small text many times on
-            purpose; the user is not warned of them. None for no limit, and a warning.
+        most_epochs: the most epochs that --max-tokens may amount to, for a run that repeats a small text on purpose.
+            None for no limit, but a warning beyond MANY_EPOCHS.
 
     Raises:
-        SettingsError: the settings do not fit the model, or the processes differ in settings, text or model.
+        UserError: the text, the model or the settings cannot be used, or the processes differ in them.
     """
     settings = with_objective_defaults(settings)
     with machine.main_first():
@@ -211,7 +212,8 @@ def refuse_objective(base: BaseModel, settings: AdaptSettings) -> None:
 
     Raises:
         SettingsError: the objective is for decoders and the model is an encoder, or the reverse; or --objective
-            contrastive is given with sharded weights, or with more --dimensions than the model's vectors have.
+            contrastive is given with sharded weights, or with a length in --dimensions beyond that of the model's
+            vectors.
     """
     if settings.objective not in ("auto", CONTRASTIVE, base.objective):
         kinds = {"mlm": "an encoder", "clm": "a decoder"}

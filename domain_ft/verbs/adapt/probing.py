@@ -70,7 +70,10 @@ class ProbedTask:
     def facts(
         self, before: Predictions, after: Predictions, wrong_field: Predictions | None, *, seed: int
     ) -> dict[str, Any]:
-        """For result.json: differences, and a TF-IDF baseline with a linear SVM on the same training examples."""
+        """For result.json: the task, the differences, and a TF-IDF baseline with a linear SVM.
+
+        The baseline is fitted to the same training examples.
+        """
         train, test = self.probe.examples("train"), self.probe.examples("test")
         labels, validation = self.probe.data.labels, self.probe.data.splits["validation"]
         svm = tfidf_svm(train, validation, test, labels, seed=seed)
@@ -97,7 +100,7 @@ class ProbedTask:
 
 
 def probe_scores(predictions: Predictions, seed: int) -> dict[str, Any]:
-    """The scores of a probe for result.json, without the scores per class."""
+    """A probe's scores for result.json, without those per class."""
     metrics = classification_metrics(predictions, seed=seed)
     del metrics["per_class"]
     return metrics

@@ -62,7 +62,7 @@ def adapt(settings: AdaptSettings) -> AdaptRun:
 
     Raises:
         UserError: an error that the user can fix.
-        Interrupted: ctrl-C or SIGTERM. A checkpoint is written; `resume=True` continues from it.
+        Interrupted: ctrl-C or SIGTERM during training. A checkpoint is written; `resume=True` continues from it.
     """
     with runs.started(settings, output_folder(settings)) as (folder, machine, display):
         return adapt_into(folder, settings, machine, display)
@@ -97,7 +97,7 @@ def adapt_into(
         )
 
     measured = measure_and_train(
-        job, folder, display, measure_extras, cache_file=lambda held_out: _base_scores(job, held_out)
+        job, folder, display, measure_extras, cache_file=lambda held_out: _base_scores_file(job, held_out)
     )
     samples = side_by_side(sentences, measured.samples_before.answers, measured.samples_after.answers)
     wrong_field = job.task.wrong_field_predictions(machine, display) if job.task else None
@@ -152,7 +152,7 @@ def log_notes(job: AdaptJob, display: ProgressDisplay) -> None:
         )
 
 
-def _base_scores(job: AdaptJob, held_out: HeldOut) -> Path | None:
+def _base_scores_file(job: AdaptJob, held_out: HeldOut) -> Path | None:
     """The cache file of an embedded base model's scores on `held_out`, named by a hash of all that they depend on.
 
     Runs of `adapt` on the same corpus start with the same scores, which take some ten seconds to compute. None for any

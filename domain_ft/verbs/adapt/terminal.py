@@ -14,7 +14,7 @@ from domain_ft.verbs.shared.loss_tables import add_losses, print_text_notes
 
 
 def print_adapt(report: AdaptReport, console: Console | None = None) -> None:
-    """Print the tables of scores before and after, and the findings; to standard output without `console`."""
+    """Print the tables of scores before and after, and the findings; to standard output if `console` is None."""
     console = console or Console()
     table = new_table(
         "held-out text", "measure", "before", "after", "change", numbers.level(report.differences["domain"])
@@ -35,7 +35,7 @@ def print_adapt(report: AdaptReport, console: Console | None = None) -> None:
 
 
 def _task_table(report: AdaptReport) -> Table:
-    """The task's scores before and after, and those of the TF-IDF baseline."""
+    """The task's scores before and after, and those of the TF-IDF baseline if it could be fitted."""
     probe = report.result["probe"]
     table = new_table(probe["task"], "macro F1", numbers.level(report.result["after"]["probe"]), "accuracy")
     rows = [("before", report.result["before"]["probe"]), ("after", report.result["after"]["probe"])]

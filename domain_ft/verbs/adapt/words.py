@@ -53,7 +53,7 @@ def headline(report: AdaptReport) -> str:
 
 
 def findings(report: AdaptReport) -> list[str]:
-    """The evidence: results on task, retrieval, domain and control, the gain specific to the field, and caveats."""
+    """The evidence: results on task, retrieval, domain and control, the field-specific gain, and caveats."""
     sentences = [_domain_finding(report)]
     if report.retrieval:
         sentences.insert(0, _retrieval_finding(report, report.retrieval))
@@ -141,9 +141,12 @@ def _field_finding(report: AdaptReport) -> str:
             f"The {field} loss fell by {number(-beyond['loss'], digits)} more than the {control} loss "
             f"({level(beyond)} {number(low, digits)} to {number(high, digits)}): that part is specific to the field."
         )
+    interval = f"{level(beyond)} {bounds(beyond['interval'], digits)}"
+    if beyond["interval"] is None:
+        interval = "too few documents for an interval"
     return (
         f"The {field} loss changed by {signed(beyond['loss'], digits)} relative to the {control} loss "
-        f"({level(beyond)} {bounds(beyond['interval'], digits)}): no gain that is specific to the field is shown."
+        f"({interval}): no gain that is specific to the field is shown."
     )
 
 
@@ -207,7 +210,7 @@ def right_guesses(samples: Sequence[Mapping[str, Any]], when: str) -> int:
 
 
 def packages(report: AdaptReport) -> str:
-    """The packages that `loading_code` needs, as pip takes them."""
+    """The packages that `loading_code` needs, as arguments of `pip install`."""
     if report.full:
         return "transformers"
     if report.base.is_run:  # domain-ft merges the adapter first

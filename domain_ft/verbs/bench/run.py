@@ -19,7 +19,7 @@ def benchmarks_folder() -> Path:
 
 
 def program_of(what: str) -> Path | None:
-    """The program of a benchmark: a file, or a folder with a __main__.py."""
+    """The program of a benchmark: a file, or a folder with a __main__.py. None if it is missing."""
     folder = benchmarks_folder()
     if (folder / what / "__main__.py").is_file():
         return folder / what
@@ -31,7 +31,7 @@ def run(settings: BenchSettings) -> None:
     """The verb: run the benchmark in a separate process, so that its memory can be measured.
 
     Raises:
-        SettingsError: this version has no such benchmark.
+        SettingsError: the benchmark's program is missing from this installation.
         UserError: the benchmark failed; its output is above.
     """
     program = program_of(settings.what)

@@ -20,9 +20,9 @@ from domain_ft.verbs.shared.task_runs import load_model
 def choose_features(job: ClassifyJob, display: ProgressDisplay) -> ClassifyJob:
     """The job with the model whose features serve a probe better: the adapted model or its base model.
 
-    Adaptation can cost a task what it gives to another. The lower log-loss in cross-validation on training examples
-    decides, so the test score stays honest. There is no choice with another --method, with --features adapted, if the
-    model does not come from a run of `adapt`, or if its base model cannot be loaded.
+    Adaptation can help one task and harm another. The lower log-loss in cross-validation on training examples decides,
+    so the choice does not bias the test score. The job is unchanged if --method is not head, with --features adapted,
+    if the model does not come from a run of `adapt`, or if its base model cannot be loaded.
     """
     runs = list(adapted_runs(job.trained_from))
     if job.settings.method != "head" or job.settings.features != "auto" or not runs:
@@ -46,15 +46,16 @@ def choose_features(job: ClassifyJob, display: ProgressDisplay) -> ClassifyJob:
 
 
 def effect_of_adaptation(job: ClassifyJob, display: ProgressDisplay) -> dict[str, Any] | None:
-    """The macro F1 of two probes on the test examples: on the features of the adapted model, and of its base model.
+    """The macro F1, on the test examples, of probes on the features of the adapted model and of its base model.
 
-    Test examples that the adapted model has read are left out. None if the model does not come from a run of `adapt` or
-    has read all test examples, or if its base model cannot be loaded. Both models read the same rows, because they have
-    the same tokenizer.
+    Test examples that the adapted model has read are left out. Both models read the same rows, because they have the
+    same tokenizer.
 
     Returns:
-        `base` (its name), `base_macro_f1`, `adapted_macro_f1`, `difference` (see `paired_difference`), `examples` (the
-        number of training examples that each probe is fitted to), and `left_out_test_examples`.
+        `base` (the base model's name), `base_macro_f1`, `adapted_macro_f1`, `difference` (see `paired_difference`),
+        `examples` (the number of training examples that each probe is fitted to), and `left_out_test_examples`. None if
+        the model does not come from a run of `adapt` or has read all test examples, or if one of the two cannot be
+        loaded.
     """
     runs = list(adapted_runs(job.trained_from))
     read = job.leaks.test_examples_read

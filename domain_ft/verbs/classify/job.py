@@ -34,7 +34,7 @@ class FeatureChoice:
     fitted: Mapping[str, FittedProbe]
 
     def to_result(self) -> dict[str, Any]:
-        """The value of `features` in result.json; losses are in nats."""
+        """The value of `features` in result.json, with the probes' log-losses in cross-validation, in nats."""
         return {
             "chosen": self.chosen,
             "base": self.base,
@@ -88,7 +88,7 @@ class ClassifyOutcome(Outcome):
 def outcome_of(
     job: ClassifyJob, trial: Trial, validation: Predictions, test: Predictions, **trained: Any
 ) -> ClassifyOutcome:
-    """The outcome of a trial, with the temperature and the threshold fitted to the validation examples."""
+    """The outcome of a trial, with a threshold and (unless --no-calibrate) a temperature fitted to `validation`."""
     temperature, threshold = calibrate(validation) if job.settings.calibrate else (1.0, fit_threshold(validation))
     validation, test = (
         dataclasses.replace(one, temperature=temperature, threshold=threshold) for one in (validation, test)

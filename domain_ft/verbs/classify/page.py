@@ -40,7 +40,7 @@ def _classify_figures(report: ClassifyReport) -> list[tuple[str, str]]:
         caption = "Scores on the same test examples, by number of training examples."
         figures.append((caption, task_plots.learning_curve(report)))
     if report.metrics:
-        caption = "Loss of single steps (pale) and running mean (dark). The ring marks the model that was kept."
+        caption = "Loss of single steps (pale) and running mean (dark). The ring marks the best macro F1."
         figures.append((caption, task_plots.training(report)))
     if any(report.reliability.values()):
         figures.append((_calibration_caption(report), plots.calibration(report)))

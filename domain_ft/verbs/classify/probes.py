@@ -38,7 +38,11 @@ FEWEST_COMPARED = 4
 
 
 def check_contrastive(settings: ClassifySettings) -> None:
-    """Refuse steps that are too small to compare examples, or that are measured in tokens."""
+    """Refuse steps that are too small to compare examples, or that are measured in tokens.
+
+    Raises:
+        SettingsError: --tokens-per-step, or a --batch-size below FEWEST_COMPARED.
+    """
     if settings.tokens_per_step:
         raise SettingsError(
             "--tokens-per-step: a step of --method contrastive is measured in examples, about as many of each class",
@@ -116,11 +120,11 @@ def _features(job: ClassifyJob, rows: ExampleRows, display: ProgressDisplay | No
 def probe_outcomes(
     job: ClassifyJob, trials: Sequence[Trial], display: ProgressDisplay, state: TrainingState | None = None
 ) -> list[ClassifyOutcome]:
-    """Fit a linear probe for each trial, on features that are computed once, for the examples of all trials.
+    """Fit a linear probe for each trial. The features of an example are computed only once for all trials.
 
-    A probe needs no validation examples, because its penalty is chosen by cross-validation. So a trial with all
-    training examples is also fitted to the validation examples; its predictions for them are from the cross-validation.
-    A trial with fewer examples is fitted to those alone, so that a learning curve shows the right numbers of examples.
+    A probe needs no validation examples, because its penalty is chosen by cross-validation. So with all training
+    examples a probe is also fitted to validation examples; its predictions for these are from the cross-validation.
+    With fewer training examples it is fitted to those alone, so that a learning curve shows the right numbers.
 
     Args:
         state: the final state of the contrastive training of the only trial in `trials`; None for a frozen model.

@@ -37,7 +37,7 @@ class ClassifyReport:
         confusions: (truth, predicted, count) of the most frequent mistakes; empty for multi-label tasks.
         reliability: the bins of `calibration.reliability`, `before` and `after` the temperature.
         errors: the most confident mistakes with their texts: `id`, `text`, `pair`, `truth`, `predicted`, `confidence`;
-            empty if no example may be shown.
+            empty if texts may not be shown.
         leaks: the number of copies by kind.
     """
 
@@ -108,7 +108,7 @@ class ClassifyReport:
 
 
 def shown_errors(test: Predictions, examples: Examples) -> list[dict[str, Any]]:
-    """The model's most confident mistakes, with shortened texts."""
+    """The model's most confident mistakes. Long texts are shortened."""
     from domain_ft.evaluation.classification import worst_errors
 
     names, predicted = test.labels.names, test.predicted()
@@ -133,6 +133,6 @@ def shown_errors(test: Predictions, examples: Examples) -> list[dict[str, Any]]:
 
 
 def _clipped(text: str) -> str:
-    """A text; if it is long, only its beginning and its end, since either may hold the evidence."""
+    """A text on one line; of a long one only the beginning and the end, since either may hold the evidence."""
     text = " ".join(text.split())
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN * 2 // 3]} … {text[-_SHOWN // 3 :]}"

@@ -72,7 +72,7 @@ def classify(settings: ClassifySettings) -> ClassifyRun:
 
     Raises:
         UserError: an error that the user can fix.
-        Interrupted: ctrl-C or SIGTERM. A checkpoint is written; `resume=True` continues from it.
+        Interrupted: ctrl-C or SIGTERM during training. A checkpoint is written; `resume=True` continues from it.
     """
     return run_task(_VERB, settings)
 
@@ -91,8 +91,8 @@ def check(settings: ClassifySettings) -> None:
     """Refuse options that do not go together.
 
     Raises:
-        SettingsError: both or neither of --task and --train; --features without --method head; or as `check_options`
-            and `check_contrastive` raise it.
+        SettingsError: both or neither of --task and --train; --features adapted without --method head; or the reasons
+            of `check_options` and `check_contrastive`.
     """
     if (settings.task is None) == (settings.train is None):
         problem = (
@@ -115,7 +115,7 @@ def set_up(settings: ClassifySettings, machine: Machine, display: ProgressDispla
     """Read the task, look for leaks, load the model, and resolve the settings that depend on them.
 
     Raises:
-        SettingsError: the processes do not have the same settings, examples and model.
+        UserError: the examples, the model or the settings cannot be used, or the processes differ in them.
     """
     rejected: list[Reject] = []
     with machine.main_first():
@@ -190,7 +190,7 @@ def log_notes(
 
 
 def _run_trials(job: ClassifyJob, folder: RunFolder, display: ProgressDisplay) -> list[ClassifyOutcome]:
-    """Train and test every trial. No choice of a trial depends on the test examples."""
+    """Train and test every trial. The test examples are only scored: nothing is chosen by them."""
     if job.trials is None:
         return probe_outcomes(job, trials_of(job.settings, len(job.rows["train"])), display)
     contrastive = job.trials.contrastive
@@ -225,7 +225,7 @@ def _predict(job: ClassifyJob, split: str, display: ProgressDisplay | None = Non
 
 
 def _baselines(job: ClassifyJob, kept: Trial, display: ProgressDisplay) -> dict[str, Baseline]:
-    """The majority class, and TF-IDF with a linear SVM, trained on the same examples as the kept model."""
+    """The majority class, and TF-IDF with a linear SVM, fitted to the kept trial's training examples."""
     splits, labels = job.data.splits, job.data.labels
     train = splits["train"].take(kept.indices(job.rows["train"].targets, "none"))
     display.say("baselines: the majority class, and TF-IDF with a linear SVM")

@@ -50,7 +50,7 @@ def compare(settings: CompareSettings) -> CompareReport:
     Raises:
         SettingsError: fewer than two runs, a folder without a finished run, runs of different kinds, or runs that were
             measured on different texts.
-        CheckpointError: the saved predictions or losses of a run are missing or cannot be read.
+        CheckpointError: the saved result, predictions or losses of a run are missing or cannot be read.
     """
     if len(settings.runs) < 2:
         raise SettingsError(
@@ -101,7 +101,11 @@ def _run(settings: CompareSettings, folder: RunFolder | None) -> dict[str, Any]:
 
 
 def _kind(runs: Sequence[_Run]) -> str:
-    """The verb that made all of the runs."""
+    """The verb that made all of the runs.
+
+    Raises:
+        SettingsError: the runs are of different verbs, or of one whose runs cannot be compared.
+    """
     kinds = {run.name: str(run.result.get("command")) for run in runs}
     for name, kind in kinds.items():
         if kind not in _KINDS:
@@ -153,7 +157,7 @@ def _compare_classify(runs: Sequence[_Run], settings: CompareSettings) -> Compar
 
 
 def _kept(run: _Run, seeds: Mapping[int, Predictions]) -> Predictions:
-    """The predictions of the kept model."""
+    """The predictions of the kept model; those of the lowest seed if result.json does not name the kept one."""
     kept: Any = (run.result.get("seeds") or {}).get("kept")
     return seeds[kept] if kept in seeds else next(iter(seeds.values()))
 
@@ -291,7 +295,7 @@ def _compare_losses(
 
 
 def _seed(run: _Run) -> int | None:
-    """The --seed of a run; None if its config.toml is missing or damaged."""
+    """The --seed of a run; None if its config.toml is missing, damaged or without one."""
     try:
         return tomllib.loads(run.folder.config.read_text(encoding="utf-8")).get("seed")
     except (OSError, ValueError):
@@ -299,7 +303,11 @@ def _seed(run: _Run) -> int | None:
 
 
 def _of_seeds(run: _Run, load: Callable[[Path], Saved]) -> dict[int, Saved]:
-    """A run's saved predictions for the test examples by seed, in rising order."""
+    """By seed, in rising order, what `load` reads from a run's saved predictions for the test examples.
+
+    Raises:
+        CheckpointError: there are none.
+    """
     folder = run.folder.path / "predictions"
     numbered = {}
     for path in folder.glob("test-seed-*.npz"):

@@ -23,8 +23,8 @@ class CompareSettings(ScreenOptions, group="Runs"):
     """A folder for result.json and report.html."""
 
     examples: bool = True
-    """List test examples, by id with their labels, that only one of two compared runs got right; --no-examples leaves
-    them out."""
+    """For runs of `classify`, list the test examples that only one of two runs got right: their ids, their labels and
+    both predictions. --no-examples leaves them out."""
 
     seed: Seed = 0
-    """The seed of the bootstrap intervals."""
+    """The seed of the bootstrap, for intervals and p-values."""

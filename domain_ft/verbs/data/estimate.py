@@ -51,11 +51,10 @@ TextJob: TypeAlias = "adapt_prepare.AdaptJob | instruct_prepare.InstructJob"
 
 
 PROBE_STEPS = 4
-"""Optimiser steps to measure the activation checkpointing setting that the verb would use. The first step is a warm-up
-and is not counted."""
+"""Optimiser steps that measure the `Way` that the verb would choose. The first is a warm-up and is not counted."""
 
 COMPARED_STEPS = 2
-"""Optimiser steps to measure the other setting of activation checkpointing."""
+"""Optimiser steps that measure the other `Way`, likewise with a warm-up."""
 
 OPTIMIZER_COPIES = 3
 """A checkpoint holds each trained parameter and AdamW's two moments."""
@@ -72,7 +71,7 @@ class Way:
         training_minutes: at that speed; None if this setting was not tried.
         peak_memory_bytes: on a GPU, the measured peak of allocated memory. On a CPU, or if this setting was not tried,
             an estimate: the memory in use before training, plus the gradients, the optimiser's moments and the tensors
-            of a micro-batch. It is not measured on a CPU, where a process has only one peak for both settings.
+            of a micro-batch. A CPU's peak is not measured, because a process has only one for both settings.
     """
 
     activation_checkpointing: bool
@@ -96,7 +95,7 @@ class Estimate:
         training_minutes: at that speed.
         evaluation_minutes: for scoring before, during and after training, and for the answers before and after.
         peak_memory_bytes: in training; see `Way`.
-        disk_bytes: of the adapter and the checkpoints.
+        disk_bytes: of the trained weights and the checkpoints.
         trainable_parameters: the number of trained parameters.
         tokens_per_micro_batch: the size that the verb would choose.
         activation_checkpointing: whether the verb would use it.
@@ -154,7 +153,7 @@ def estimate(settings: EstimateSettings) -> Estimate:
     chosen = next(way for way in ways if way.activation_checkpointing == job.micro_batches.activation_checkpointing)
     assert chosen.tokens_per_second is not None
     assert chosen.training_minutes is not None
-    points = max(0, job.loop.total_steps // job.loop.evaluate_every - 1)
+    points = (job.loop.total_steps - 1) // job.loop.evaluate_every  # the last step is no point
     scored = 2 * sum(int(held.rows.lengths[held.selected].sum()) for held in job.held_out.values())
     evaluation_minutes = (scored + points * curve_tokens(job.settings)) / scoring_rate / 60 + answering
     trainable = sum(p.numel() for p in job.base.model.parameters() if p.requires_grad)
@@ -285,7 +284,10 @@ def _given(settings: EstimateSettings, verb: type[Settings]) -> dict[str, Any]:
 
 
 def _way(job: TextJob, on: bool, limits: MicroBatchLimits, resident: int, tokens: int, display: ProgressDisplay) -> Way:
-    """Measure training with activation checkpointing on or off. It is not tried if memory would probably run out."""
+    """Measure training with activation checkpointing on or off.
+
+    If the verb would not choose this setting, it is not tried where memory would probably run out.
+    """
     chosen, device = on == job.micro_batches.activation_checkpointing, job.machine.device
     memory = micro_batch_memory(
         job.base, job.objective, job.train_rows, job.settings, job.machine, activation_checkpointing=on

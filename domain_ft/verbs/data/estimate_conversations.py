@@ -35,7 +35,7 @@ class Examples:
 
     Attributes:
         format: their format.
-        train: training rows: one per conversation, or more if the template cannot render it in one.
+        train: training rows: one per conversation, or several if the template cannot render it as one.
         test: held-out rows.
         dropped: conversations of both splits that have no token to train on within --max-length.
         cut: training rows of conversations that lose tokens to train on at the cut.

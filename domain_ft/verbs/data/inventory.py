@@ -18,7 +18,7 @@ class SourceEntry:
 
     Attributes:
         kind: `asset`, `files` or `hub`.
-        name: the asset and its version, the path, or `hf:` and the id on the Hub.
+        name: the asset and its version, the path, or `hf:ID[:config]` on the Hub.
         bytes: the size of the download; None if unknown.
         cached: whether it is on this machine; None if unknown.
     """

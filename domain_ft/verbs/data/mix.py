@@ -77,13 +77,14 @@ class Mixture:
 def mix(settings: DataMixSettings) -> Mixture:
     """Write all conversations of the first file, and a share of each other file.
 
-    The number taken from another file is that of the first file, times the ratio of their weights. Without --repeat it
-    is at most the number in the file. Which conversations are drawn depends on the seed and on the position of the file
-    in the list. A larger weight adds conversations to those that a smaller one draws.
+    The number taken from another file is the number in the first file, times the ratio of their weights. Without
+    --repeat it is at most the number in that other file. Which conversations are drawn depends on the seed and on the
+    position of the file in the list. A larger weight adds conversations to those that a smaller one draws.
 
     Raises:
-        SettingsError: a weight is missing or outside its limits, or the output exists already or is not .jsonl.
-        RecordError: a record is not a conversation.
+        SettingsError: a weight is missing or outside its limits, a file is given twice, the output exists already or is
+            not .jsonl, or the mixture would have more than MOST conversations.
+        RecordError: a record cannot be read, or is not a conversation.
         CorpusError: a file is missing, or holds no conversations.
     """
     weights = _weights(settings.data)

@@ -47,7 +47,7 @@ class Sample:
     Attributes:
         id, file, line: of the conversation.
         text: including the template's special tokens.
-        spans: (first, end) of each part that is trained on, as indices of characters in `text`.
+        spans: (first, end) of each part before the cut that is trained on, as indices of characters in `text`.
         cut_at: the index of the first character that is cut; None if none is.
         tokens: the number of tokens in the training row, which ends with the last token that is trained on.
         trained_tokens: the number of tokens that are trained on.
@@ -83,8 +83,8 @@ class Samples:
 
     Attributes:
         template: `model` for the model's own chat template, `plain` if it has none.
-        conversations: the number in the file.
-        drawn: the number of conversations that were drawn; each gives one or more samples.
+        conversations: the number in the file, without `rejects`.
+        drawn: the number of conversations that were drawn; each yields one or more samples.
         rejects: records that are not conversations, or that are marked as excluded from training.
         samples: in the order of the file.
         unread_fields: for each field that is not read, the number of records that have it.

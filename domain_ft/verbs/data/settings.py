@@ -120,11 +120,11 @@ class DataCheckSettings(ConversationOptions, LabelOptions, JsonOptions, group="C
     from the first records."""
 
     model: str | None = None
-    """A model. Its tokenizer counts tokens, and its chat template is checked to render every conversation."""
+    """A model. Its tokenizer counts tokens, and its chat template must render every conversation."""
 
     max_length: Length | None = None
     """The maximum number of tokens in an example. Longer conversations and labelled examples are listed, with how much
-    would be cut. By default that of the verb for this kind of file. Needs --model."""
+    would be cut. By default the verb's maximum for this kind of file. Needs --model."""
 
     test: str | None = None
     """A file of test records. Records of the data that are copies or near copies of one of them are errors."""

@@ -44,8 +44,8 @@ MOST_IN_LARGE = 0.5
 
 Integers = npt.NDArray[np.int64]
 
-# Changes the hashes by which `adapt` holds text out. With the same hashes, `adapt` on the training file would hold out
-# the records that were split off here, and would find none of them.
+# Makes the hashes differ from those by which `adapt` holds text out. With the same hashes, `adapt` would look for the
+# very records that were split off here, and find none of them in the training file.
 _PURPOSE = np.uint64(0x5DA7A5B117)
 
 
@@ -84,10 +84,11 @@ def split(settings: DataSplitSettings) -> Split:
     """Write the parts of a file to a new folder. JSON lines in UTF-8 are copied; other records become JSON lines.
 
     The part of a record depends on a hash of its family's content. So adding unrelated records usually does not move
-    it, and the fractions are met on average, not exactly. A family larger than its part's fraction goes to training.
+    it, and the fractions are met on average, not exactly. A family that is too large for its part goes to training.
 
     Raises:
-        SettingsError: the fractions leave nothing to train on or split off nothing, or the folder is not empty.
+        SettingsError: the fractions leave nothing to train on or split off nothing, or --output is not a new or empty
+            folder.
         RecordError: a record cannot be read, is not a conversation although the first is, or lacks its text or group.
         CorpusError: the file does not exist, cannot be split, or has too few records for a part.
     """
@@ -98,7 +99,7 @@ def split(settings: DataSplitSettings) -> Split:
         raise CorpusError(
             "this is a file of words and tags in columns, not a table of records",
             where=settings.data,
-            fix="give it to tag unsplit: tag splits it by whole documents or sentences",
+            fix="give the whole file to tag, which splits it by documents or sentences",
         )
     reading = _Reading(path, kind, settings)
     prints = text_fingerprints(reading)
@@ -190,10 +191,10 @@ class _Compared(NamedTuple):
 
 
 class _Reading:
-    """Iterates over the records of a file, once, as the texts by which copies are found.
+    """Iterates once over the records of a file, and yields the texts by which copies are found.
 
     Attributes:
-        lines: the line of each record.
+        lines: the line of each record, as in `RawRecord`.
         sources: the value of the group field of each record; empty strings without --group-field.
         asked: the first prompt of each conversation; empty strings for other records.
         compared_by: what these texts are, in words for the user.
@@ -221,7 +222,7 @@ class _Reading:
             yield clean(compared.text)
 
     def _comparison_by(self, first: RawRecord) -> Callable[[RawRecord], _Compared]:
-        """The function that gives the text of a record, chosen by the first record."""
+        """The function that extracts what is compared from a record. The `first` record decides which it is."""
         settings, name = self._settings, self._path.name
         by_text = bool(settings.text_field) or is_preference(first.fields)
         format_ = None if by_text else recognise(first.fields, FieldChoice.of(settings))
@@ -282,7 +283,7 @@ def _lines(path: Path, kind: str, numbers: Sequence[int | None], encoding: str |
 def _has_an_object_per_line(path: Path) -> bool:
     """Whether a .jsonl file has one object per line, judged by its first line that is not blank.
 
-    It may also hold a JSON list, or objects over several lines.
+    Such a file may also hold a JSON list, or objects over several lines.
     """
     for _, _, content in read_lines(path, path.name, Refusing()):
         if content.strip():

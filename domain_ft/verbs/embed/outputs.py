@@ -243,14 +243,14 @@ class ParquetVectors:
         self._vectors: list[Vectors] = []
 
     def answered(self) -> Iterator[tuple[Any, str]]:
-        """Nothing is answered yet."""
+        """Nothing: a Parquet file is always written from the beginning."""
         return iter(())
 
     def begin(self) -> None:
         """Nothing has to be prepared."""
 
     def write(self, vectors: Vectors, items: Sequence[Named]) -> None:
-        """Write the vectors (items, D) of a batch, once a row group is full."""
+        """Keep the vectors (items, D) of a batch, and write all that are kept once they fill a row group."""
         # A lone surrogate, as from a truncated JSON escape, is kept as an escape.
         self._ids += [str(item.key).encode("utf-8", "backslashreplace").decode() for item in items]
         self._vectors.append(vectors)

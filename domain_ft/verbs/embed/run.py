@@ -1,8 +1,8 @@
 """`domain-ft embed`: a vector for each text, in the order of the input, as JSON lines, a NumPy array or a Parquet file.
 
 Texts are read, embedded and written in batches, so memory does not depend on their number. A stopped call continues
-with --resume, unless it writes Parquet: the input is read again, which is cheap, and embedded from the first text that
-has no vector.
+with --resume, unless it writes Parquet: the input is read again, which is cheap, and texts are embedded from the first
+that has no vector.
 """
 
 from __future__ import annotations

@@ -37,5 +37,5 @@ class EvaluateSettings(
 
 
 def no_list(settings: EvaluateSettings) -> dict[str, str]:
-    """What tells `left_out.sentences` that no list of records is written: it is part of --output."""
+    """What tells `left_out.sentences` that no list of records is written, if there is no --output for it."""
     return {} if settings.output else {"rejects": ""}

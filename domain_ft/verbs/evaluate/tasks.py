@@ -1,6 +1,6 @@
 """`domain-ft evaluate --task` or `--test`: compare runs of `classify` on the same labelled examples.
 
-Unlike `compare`, which reads saved predictions, this runs the models, on any examples.
+`compare` reads saved predictions instead; this module runs the models, so any examples can be scored.
 """
 
 from __future__ import annotations
@@ -131,10 +131,10 @@ def _examples(
     """A task's test examples, split as in the first run, or the examples of a file.
 
     Returns:
-        name: of the examples.
-        examples: to score.
-        left_out: what was not read from them.
-        rejects: the records that could not be read.
+        The name of the examples, the examples, what was not read from them, and the records that could not be read.
+
+    Raises:
+        CorpusError: there is no usable example, or a label is not among the classes of the first run.
     """
     trained = ClassifySettings.from_toml(first / "config.toml")
     rejects: list[Reject] = []

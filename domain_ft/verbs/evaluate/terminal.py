@@ -13,7 +13,7 @@ from domain_ft.report.plain import plain
 from domain_ft.report.tables import new_table
 from domain_ft.verbs.evaluate.report import EvaluationReport
 from domain_ft.verbs.shared import loss_words
-from domain_ft.verbs.shared.loss_tables import against_first, print_text_notes
+from domain_ft.verbs.shared.loss_tables import against_first, print_text_notes, print_unit_note
 
 
 def retrieval_cells(scores: Mapping[str, Any]) -> list[str]:
@@ -30,7 +30,10 @@ def retrieval_cells(scores: Mapping[str, Any]) -> list[str]:
 
 
 def print_evaluation(report: EvaluationReport, console: Console | None = None) -> None:
-    """Print a table for each corpus with a row for each model; changes are relative to the first."""
+    """Print a table of losses and, if measured, one of retrieval for each corpus, with a row for each model.
+
+    Changes are relative to the first model.
+    """
     console = console or Console()
     for role, corpus in report.corpora.items():
         title = corpus + (" (control)" if role == "control" else "")
@@ -53,5 +56,4 @@ def print_evaluation(report: EvaluationReport, console: Console | None = None) -
         console.print(plain(queries, style="bold"))
         console.print(table)
     print_text_notes(report.text, console)
-    if any(difference["loss"] is None for model in report.models for difference in model.differences.values()):
-        console.print(plain("* bits per byte: losses of different tokenizers cannot be compared", style="dim"))
+    print_unit_note((difference for model in report.models for difference in model.differences.values()), console)

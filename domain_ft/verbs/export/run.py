@@ -19,7 +19,7 @@ def export(settings: ExportSettings) -> Path:
     """Write the merged model to `settings.output` and return that folder, which appears once the model is checked.
 
     Raises:
-        ModelError: the run cannot be loaded, or the merged model has other logits.
+        ModelError: the run cannot be loaded or has a linear probe, or the merged model has other logits.
         SettingsError: the folder is not empty, or cannot be created.
     """
     _refuse_taken(settings.output)
@@ -32,7 +32,7 @@ def export(settings: ExportSettings) -> Path:
 
 
 def _refuse_taken(output: Path) -> None:
-    """Check that the folder can be created, before a model is loaded."""
+    """Check that the folder is new or empty, and that it can be created."""
     refuse_below_file(output)
     if output.is_symlink() or (output.exists() and not (output.is_dir() and not any(output.iterdir()))):
         what = "is a link" if output.is_symlink() else "is not empty" if output.is_dir() else "is a file"

@@ -136,7 +136,7 @@ class Talk:
         """Ask a question, show the answers and remember them. After an error, nothing is remembered.
 
         Raises:
-            UserError: a template refuses the question, or it is too long.
+            UserError: a template refuses the question, or a prompt is too long.
             KeyboardInterrupt: the answer was stopped. What a single model has shown of it on a terminal is remembered.
         """
         self.asked += 1
@@ -159,8 +159,8 @@ class Talk:
 def chat(chat_models: Sequence[ChatModel], system: str | None, stdin: BinaryIO | None, stdout: TextIO) -> int:
     """Chat until the input ends or a line is /exit; returns the number of questions.
 
-    On a terminal, ctrl-C stops an answer, and an error is shown before the chat goes on. Without a terminal, either
-    ends the chat.
+    On a terminal, ctrl-C stops an answer, an error is shown, and the chat goes on. Elsewhere ctrl-C or an error ends
+    the chat.
 
     Args:
         chat_models: the models that answer.
@@ -238,7 +238,7 @@ def _typed(console: Console) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _killable() -> Iterator[None]:
-    """Let SIGTERM end the process. Elsewhere it acts like ctrl-C, but in a chat that only stops an answer."""
+    """Let SIGTERM end the process. Outside a chat it acts like ctrl-C, which in a chat only stops an answer."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -158,7 +158,7 @@ class Question:
     """A prompt of a file.
 
     Attributes:
-        id: names it in messages, and seeds its sampling.
+        id: names the prompt in messages, and seeds its sampling.
         key: the id in the output, with its type in the record.
         prompts: the rendered prompt for each model.
         reference: the answer in the file, if any.
@@ -238,7 +238,7 @@ def _day(settings: GenerateSettings) -> date:
 def _questions(
     conversations: Iterator[Conversation], chat_models: Sequence[ChatModel], bad: BadRecords, placeholders: Placeholders
 ) -> Iterator[Question]:
-    """The question of each conversation, with its last answer as the reference.
+    """The question of each conversation; if it ends with an answer, this is the reference.
 
     Conversations that cannot be asked are reported to `bad`. `placeholders` counts the placeholders of the others.
     """

@@ -18,8 +18,8 @@ _NEVER_LAST = ("Ps", "Pi")  # opening brackets and quotes
 class Typewriter:
     """Writes text as it arrives; a word appears once it is complete.
 
-    In scripts without spaces, such as Japanese, a line may break between any two characters, but not before closing or
-    after opening punctuation.
+    Beside a wide character, as in Japanese, a line may break without a space, but not before closing or after opening
+    punctuation.
 
     Args:
         file: a terminal.

@@ -67,8 +67,10 @@ class InstructJob(TextJob):
     Attributes:
         data: the conversations.
         template: renders them.
-        rejects: records that could not be read, and conversations that the template cannot render.
-        control: the corpus that forgetting is measured on, if any; `held_out` has the roles `test` and `control`.
+        rejects: records that cannot be used or are marked as excluded from training, and conversations that the
+            template cannot render.
+        control: the corpus that forgetting is measured on, if any. `held_out` has the roles `test` and, with a control,
+            `control`.
         questions: the test prompts that both models answer.
     """
 
@@ -121,9 +123,7 @@ def set_up(settings: InstructSettings, machine: Machine, display: ProgressDispla
     """Read the conversations, load the model, and resolve the settings that depend on them.
 
     Raises:
-        ModelError: the model is not a decoder.
-        CorpusError: the data cannot be read, or holds nothing to train on.
-        SettingsError: the processes do not have the same settings, data and model.
+        UserError: the data, the model or the settings cannot be used, or the processes differ in them.
     """
     rejects: list[Reject] = []
     display.say(f"reading {settings.data}")
@@ -215,7 +215,7 @@ def day_of(settings: InstructSettings) -> date:
 
 
 def control_of(settings: InstructSettings) -> str | None:
-    """The control corpus: --control, or an embedded corpus of another field; None for `none`."""
+    """The control corpus: --control, or an embedded corpus of another field; None for --control none."""
     if settings.control:
         return None if settings.control == NO_CONTROL else settings.control
     return "medical" if any(run.corpus == "legal" for run in adapted_runs(settings.model)) else "legal"
@@ -226,7 +226,7 @@ def questions_of(
 ) -> list[Question]:
     """The prompts before the last answers of some test conversations, drawn by seed and id.
 
-    Conversations whose prompts leave no room for an answer are skipped.
+    Conversations that begin with their last answer, or whose prompt leaves no room for one, are skipped.
 
     Args:
         test: conversations that the template can render.

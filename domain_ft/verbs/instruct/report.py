@@ -19,9 +19,8 @@ class ConversationFacts:
     Attributes:
         name: such as `medquad`.
         format: `chat`, `alpaca`, `prompt`, `sharegpt` or `qa`.
-        facts: facts by name. The report shows `split`, `rejects`, `leaks`, `language`, `licence` and `citation`, if
-            known.
-        notes: remarks on how they were read, in sentences.
+        facts: facts by name. The report shows `split`, `leaks`, `language`, `licence` and `citation`, if known.
+        notes: remarks on how the examples were read, in sentences.
     """
 
     name: str
@@ -64,7 +63,7 @@ class InstructReport:
         result: the run's result.json. `before` and `after` hold `test` and `control` (or None) as for `adapt`, and
             `answers`: `AnswerScores.summary`, or None if no prompt was answered.
         base: the base model.
-        data: the training examples.
+        data: facts about the examples.
         control: the corpus that forgetting was measured on, if any.
         differences: `test`, and with a control `control`, from `evaluation.bootstrap.difference`; if prompts were
             answered also `answers`, from `evaluation.answers.answer_differences`.

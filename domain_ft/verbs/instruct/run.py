@@ -50,7 +50,7 @@ def instruct(settings: InstructSettings) -> InstructRun:
 
     Raises:
         UserError: an error that the user can fix.
-        Interrupted: ctrl-C or SIGTERM. A checkpoint is written; `resume=True` continues from it.
+        Interrupted: ctrl-C or SIGTERM during training. A checkpoint is written; `resume=True` continues from it.
     """
     began = time.perf_counter()
     with runs.started(settings, output_folder(settings)) as (folder, machine, display):

@@ -31,7 +31,8 @@ SHORT = 10
 """Exact match and token F1 are shown if the median reference has at most this many words; SQuAD's have three."""
 
 REPEATING = 0.1
-"""The report mentions repetition if it exceeds that of the references, which is about 0.02, by this much."""
+"""If answers were cut, and their repetition exceeds that of the references (about 0.02) by this much, the report
+mentions it."""
 
 MOST_SHOWN = 50
 """The most prompts on the page."""
@@ -220,7 +221,7 @@ def facts(report: InstructReport) -> list[tuple[str, str]]:
     return [
         ("training examples", f"{amounts['train']:,}"),
         ("examples held out", f"{amounts['test']:,}"),
-        ("left out: cannot be read or rendered", f"{amounts['rejected']:,}"),
+        ("left out: unusable, or marked as excluded", f"{amounts['rejected']:,}"),
         ("left out: no answer within --max-length", f"{amounts['dropped']:,}"),
         ("cut to --max-length", f"{amounts['cut']:,}"),
         *described,
@@ -235,7 +236,7 @@ def not_read(report: InstructReport) -> list[str]:
 
 
 def clipped(text: str) -> str:
-    """A text shortened for the page: its beginning and its end.
+    """A text; if it is too long for the page, its beginning and its end.
 
     >>> clipped("short")
     'short'

@@ -1,7 +1,7 @@
 """`domain-ft predict`: labels and probabilities, or entities, one JSON object a line, in the order of the input.
 
 Texts are read, predicted and written in batches, so memory does not depend on their number. A stopped call continues
-with --resume: the input is read again, which is cheap, and predicted from the first line that the output does not have.
+with --resume: the input is read again, which is cheap, and predictions go on at the first text without an output line.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class ChatModel:
         return self.base.name
 
     def prompt(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """The text of `turns` that the model continues with its answer.
+        """`turns` as the text that the model continues with its answer.
 
         Raises:
             CorpusError: the template refuses the turns, or there are several turns but no template.

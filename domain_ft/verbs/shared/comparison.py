@@ -17,8 +17,8 @@ class Disagreement:
     """A test example that only one of two models got right.
 
     Attributes:
-        id: of the example.
-        truth: the names of its classes.
+        id: the example's id.
+        truth: the names of the true classes.
         first: the first run's prediction.
         other: the other run's prediction.
     """
@@ -34,15 +34,16 @@ class ComparedRun:
     """One run in a comparison.
 
     Attributes:
-        name: as the user gave it.
+        name: the run's name as the user gave it.
         model: the base model.
         seeds: the number of seeds.
         scores: by metric, with `mean`, `sd`, `values` and `interval`. For a run of `adapt` or `instruct`: by role, the
-            losses in its result.json.
+            losses (`Scores.summary`) on the documents that all runs were scored on.
         differences: by metric (or role), the difference from the first run; empty for the first run.
-        learning_curve: from the run's result.json; may be empty.
-        answers: how many test examples the kept models of the first run and this one got right: `both_right`,
-            `first_only`, `other_only`, `both_wrong`. `compare` fills it for runs of `classify` after the first.
+        learning_curve: `learning_curve` of the run's result.json; may be empty.
+        answers: the numbers of test examples that the kept models of the first run and of this run got right or wrong:
+            `both_right`, `first_only` (right), `other_only` (right), `both_wrong`. Only `compare` fills it, for runs of
+            `classify` after the first.
         disagreements: some of the examples that only one of these two models got right.
     """
 
@@ -62,12 +63,12 @@ class CompareReport:
 
     Attributes:
         kind: the verb that made them: `classify`, `tag`, `adapt` or `instruct`.
-        subject: the task or corpora that they were measured on.
-        runs: in the order given.
+        subject: what they were measured on, for titles: a task, a file, or held-out text.
+        runs: the runs, in the order given.
         metrics: the scores that are compared, the most important first; for losses, the roles.
         notes: what the user should know, in sentences.
-        left_out: what was not read from the examples, if they were read for this comparison.
-        rejects: the records that could not be read.
+        left_out: what `evaluate` did not read from the examples; `compare` reads none.
+        rejects: the records that `evaluate` could not read.
     """
 
     kind: str

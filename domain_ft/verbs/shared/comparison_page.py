@@ -10,7 +10,7 @@ from domain_ft.verbs.shared.comparison import CompareReport
 def render_compare(report: CompareReport) -> str:
     """The page of a comparison of runs."""
     figures = []
-    if any(run.differences for run in report.runs):
+    if comparison_plots.has_differences(report):
         figures.append(
             ("The data show a difference if its line does not cross zero.", comparison_plots.differences(report))
         )

@@ -28,14 +28,22 @@ def learning_curves(report: CompareReport) -> str:
     return rendered[0]
 
 
+def has_differences(report: CompareReport) -> bool:
+    """Whether `differences` has anything to draw."""
+    return any(_value(found) is not None for run in report.runs for found in run.differences.values())
+
+
 def differences(report: CompareReport) -> str:
-    """The difference of each score from the first run's, with intervals, for every other run."""
+    """The differences of each run's scores from the first run's, with intervals.
+
+    Losses per token of different tokenizers cannot be compared, and are left out.
+    """
     rows = []
     for place, run in enumerate(report.runs[1:], 1):
         for metric in report.metrics:
             found = run.differences.get(metric)
             if found is not None and _value(found) is not None:
-                name, value, label = f"{run.name} · {_label_of(metric)}", _value(found), _label(found)
+                name, value, label = f"{run.name} · {_metric_name(metric)}", _value(found), _label(found)
                 scale = 100 if "difference" in found else 1
                 bounds = None if found["interval"] is None else [scale * bound for bound in found["interval"]]
                 rows.append(Change(name, *_look(place), scale * value, bounds, label))
@@ -55,6 +63,7 @@ def _look(place: int) -> tuple[str, str]:
 
 
 def _value(difference: Mapping[str, Any]) -> Any:
+    """A difference of scores or of losses; None if the losses cannot be compared."""
     return difference.get("difference", difference.get("loss"))
 
 
@@ -64,5 +73,5 @@ def _label(difference: Mapping[str, Any]) -> str:
     return numbers.signed(difference["loss"], loss_words.digits_for(difference))
 
 
-def _label_of(metric: str) -> str:
+def _metric_name(metric: str) -> str:
     return task_words.METRIC_WORDS.get(metric, metric)

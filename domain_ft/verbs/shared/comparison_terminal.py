@@ -10,12 +10,11 @@ from domain_ft.report.plain import plain
 from domain_ft.report.tables import STYLES, new_table
 from domain_ft.verbs.shared import comparison_words, loss_words, task_words
 from domain_ft.verbs.shared.comparison import CompareReport
-from domain_ft.verbs.shared.loss_tables import against_first
+from domain_ft.verbs.shared.loss_tables import against_first, print_unit_note
 
 
 def print_compare(report: CompareReport, console: Console | None = None) -> None:
-    """Print a table for each score, with differences from the first run, then the differences of the first score in
-    words."""
+    """Print a table for each metric, then each run's difference from the first run in the first metric, in words."""
     console = console or Console()
     for metric in report.metrics:
         if report.of_losses:
@@ -41,6 +40,8 @@ def print_compare(report: CompareReport, console: Console | None = None) -> None
         console.print(plain(comparison_words.compared(run, report), style="bold"))
     for note in report.notes:
         console.print(plain(note))
+    if report.of_losses:
+        print_unit_note((found for run in report.runs for found in run.differences.values()), console)
 
 
 def _score_against_first(difference: task_words.Difference | None) -> tuple[Text, ...]:

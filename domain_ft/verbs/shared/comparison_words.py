@@ -9,7 +9,7 @@ from domain_ft.verbs.shared.task_words import Difference, p_value, verdict
 
 
 def compared(run: ComparedRun, report: CompareReport) -> str:
-    """How a run differs from the first run in the first metric, in a sentence."""
+    """A sentence on how a run differs from the first run in the first metric."""
     metric, against = report.metrics[0], f"{run.name} against {report.runs[0].name}"
     difference = run.differences[metric]
     if report.of_losses:
@@ -26,7 +26,9 @@ def loss_verdict(difference: Difference) -> str:
         else (difference["loss"], difference["interval"])
     )
     unit = "bits per byte" if in_bits else "nats per token"
-    if bounds is None or bounds[0] <= 0 <= bounds[1]:
+    if bounds is None:
+        return "not shown: too few documents for an interval"
+    if bounds[0] <= 0 <= bounds[1]:
         return f"not shown: {interval_of(bounds, 3)} {unit}"
     low, high = sorted(abs(bound) for bound in bounds)
     direction = "better" if bounds[1] < 0 else "worse"

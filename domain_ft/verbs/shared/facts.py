@@ -16,13 +16,13 @@ class CorpusFacts:
     """A corpus, for the report.
 
     Attributes:
-        name: such as `legal`.
+        name: the corpus's name, such as `legal`.
         description: one sentence.
         licence: an SPDX name if there is one; empty if unknown.
-        citation: how to cite it; may be empty.
+        citation: how to cite the corpus; may be empty.
         language: a BCP 47 code such as `en`; empty if unknown.
-        statistics: counts by name; those in `adapt.words.STATISTICS` are shown.
-        notes: anything unusual about how it was read, in sentences.
+        statistics: counts by name; the report shows those in `adapt.words.STATISTICS`.
+        notes: sentences on anything unusual in how the corpus was read.
         lengths: tokens of each training document, or of a sample of them, for the histogram; may be empty.
     """
 
@@ -56,7 +56,7 @@ class BaseFacts:
     """The base model, for the report.
 
     Attributes:
-        name: as the user gave it.
+        name: the model's name as the user gave it.
         source: what an adapter records as its base: an embedded name, a Hub id, or an absolute path.
         revision: the Hub's commit, or a hash of the weights.
         embedded: whether it is one of domain-ft's embedded models.

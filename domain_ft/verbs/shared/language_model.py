@@ -1,4 +1,4 @@
-"""What the verbs on language models share: corpora, held-out text and scores."""
+"""What the verbs that train or score language models share: corpora, held-out text and scores."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ReadsText: TypeAlias = AdaptSettings | EvaluateSettings
 
 
 EVALUATION_TOKENS = {"mlm": 40_000, "clm": 10_000}
-"""The default of --evaluation-tokens. A masked LM is scored on the masked tokens only, a causal LM on every token."""
+"""The default of --evaluation-tokens by objective: larger for a masked LM, because only masked tokens are scored."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class HeldOut:
     """Held-out text that a model is scored on.
 
     Attributes:
-        name: of the corpus.
+        name: the name of the corpus.
         role: `domain`, `control` or `test`.
-        rows: the sequences of its evaluation split, or its conversations.
+        rows: the sequences of the corpus's evaluation split, or conversations.
         selected: the indices of the rows that are scored.
     """
 
@@ -60,9 +60,12 @@ class HeldOut:
 
 
 def prepare_corpora(settings: ReadsText, display: ProgressDisplay) -> dict[str, PreparedCorpus]:
-    """Read, clean, deduplicate and split the corpus and its control; by role: `domain`, `control`.
+    """Read, clean, deduplicate and split the corpus and its control.
 
-    --text-field, --encoding and --on-bad-record apply to the corpus only; the fields of the control are detected.
+    --text-field, --encoding and --on-bad-record apply to the corpus only; the control is read with their defaults.
+
+    Returns:
+        The corpora by role: `domain`, and `control` if there is one.
     """
     assert settings.corpus is not None  # without one, `evaluate` runs on tasks
 
@@ -84,7 +87,7 @@ def prepare_corpora(settings: ReadsText, display: ProgressDisplay) -> dict[str, 
 def _control(
     settings: ReadsText, domain: PreparedCorpus, ready: Callable[[Corpus], PreparedCorpus], display: ProgressDisplay
 ) -> PreparedCorpus | None:
-    """The control corpus: --control, or an embedded corpus with other text.
+    """The control corpus: --control, or the first embedded corpus that passes `SAME_TEXT`; None if there is none.
 
     Raises:
         SettingsError: --control shares text with --corpus.

@@ -16,13 +16,14 @@ from domain_ft.verbs.adapt.settings import AdaptSettings
 from domain_ft.verbs.instruct.settings import InstructSettings
 
 READ_FIRST_TEXTS = "read-first-texts.jsonl"
-"""The file of a run of `classify` or `tag` with the texts that were read first, by the run of `adapt` beside it."""
+"""In the folder of a run of `classify` or `tag`, the file of the texts that --read-first read."""
 
 
 def adapted_runs(model: str) -> Iterator[AdaptSettings]:
-    """The settings of the `adapt` runs behind `model`, newest first; none if it is not a run of `adapt` or `instruct`.
+    """The settings of the `adapt` runs that `model` comes from, newest first.
 
-    For a run of `instruct`, these are the runs behind the model that it was trained from.
+    A run of `adapt` comes first itself. A run of `instruct` comes from the runs behind the model that it was trained
+    from. Any other model comes from none.
     """
     folder = user_path(model)
     if not (folder / "result.json").is_file():
@@ -31,7 +32,7 @@ def adapted_runs(model: str) -> Iterator[AdaptSettings]:
     if command == "adapt":
         settings = AdaptSettings.from_toml(folder / "config.toml")
         beside = folder.resolve().with_name(READ_FIRST_TEXTS)
-        if Path(settings.corpus).name == READ_FIRST_TEXTS and beside.is_file():  # also if the run has moved
+        if Path(settings.corpus).name == READ_FIRST_TEXTS and beside.is_file():  # the run may have moved
             settings = dataclasses.replace(settings, corpus=str(beside))
         yield settings
         yield from adapted_runs(settings.model)
@@ -40,7 +41,7 @@ def adapted_runs(model: str) -> Iterator[AdaptSettings]:
 
 
 def training_corpora(model: str, display: ProgressDisplay) -> tuple[list[PreparedCorpus], list[str]]:
-    """The corpora that `model` was adapted to, and the names of those that cannot be read any more."""
+    """The corpora that `model` was adapted to and that can still be read, and the names of the others."""
     runs = list(adapted_runs(model))
     read = [_training_corpus(settings, display) for settings in runs]
     lost = [settings.corpus for settings, corpus in zip(runs, read, strict=True) if corpus is None]

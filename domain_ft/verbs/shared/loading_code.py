@@ -1,4 +1,4 @@
-"""Python code that loads a run with PEFT or transformers, for its page and its model card."""
+"""Python code that loads a run with PEFT or transformers, for the run's page and model card."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ def loading_code(
 
     Args:
         base: the base model.
-        auto: the transformers class that loads it, such as `AutoModelForCausalLM`.
+        auto: the transformers class that loads the model, such as `AutoModelForCausalLM`.
         full: whether the run holds a whole model instead of an adapter.
         use: lines that use `model` and `tokenizer`.
         options: further arguments for loading the base, such as `, num_labels=3`.
-        tokenizer: the source of the tokenizer for a run with an adapter: `source` (the base's) or `"adapter"`.
-        pipeline: lines that use a whole model through a transformers pipeline, with `{folder}` for its folder.
+        tokenizer: where the code loads an adapter's tokenizer from: `source` (the base) or `"adapter"`.
+        pipeline: lines that use a whole or merged model through a transformers pipeline, with `{folder}` for the
+            model's folder; they replace `use`.
     """
     if full or base.is_run:  # transformers cannot load a run folder as the base
         folder = "model" if full else "merged"

@@ -1,4 +1,4 @@
-"""The losses after training, as the evaluation results in a model card's metadata."""
+"""Metadata of model cards: the task type, and the losses after training as evaluation results."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ TASKS = {
     "contrastive": "sentence-similarity",
     "instructions": "text-generation",
 }
+"""The Hub's task type by objective."""
 
 
 def loss_results(report: loss_words.LossReport) -> list[EvalResult]:
+    """A result for each role and measure."""
     return [
         EvalResult(
             task_type=TASKS[report.result["objective"]],

@@ -1,4 +1,4 @@
-"""Figures of losses: over the run, and before and after with intervals."""
+"""Figures of losses: over the run, and before and after it with intervals."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def loss_curve(report: loss_words.LossReport) -> str:
 
 
 def before_after(report: loss_words.LossReport) -> str:
-    """Bars of the loss before and after on each corpus; below, the changes with their intervals."""
+    """Bars of the loss before and after the run for each role; below them, the changes with their intervals."""
     roles = report.roles
     with drawing("before-after", 1.9 + 1.15 * len(roles), f"Loss before and after. {_describe_changes(report)}") as (
         figure,
@@ -71,7 +71,7 @@ def before_after(report: loss_words.LossReport) -> str:
 
 
 def _draw_bars(axes: Axes, report: loss_words.LossReport) -> None:
-    """A pair of bars for each corpus: pale before, dark after."""
+    """A pair of bars for each role: pale before the run, dark after it."""
     names, places = [], []
     for index, (role, corpus) in enumerate(report.roles):
         for when, offset, colours in (("before", -0.2, PALE), ("after", 0.2, COLOURS)):
@@ -104,7 +104,7 @@ def change_row(name: str, colour: str, marker: str, difference: Mapping[str, Any
 
 
 def _of_pairs(report: loss_words.LossReport) -> bool:
-    """Whether the training loss is per pair of texts, instead of per token."""
+    """Whether the training loss is that of pairs and their words, instead of the loss per token."""
     return bool(report.result["objective"] == "contrastive")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -17,7 +17,7 @@ from domain_ft.verbs.shared import loss_words
 
 
 def print_text_notes(result: Mapping[str, Any], console: Console) -> None:
-    """Print the warnings about the text, and what was not read."""
+    """Print the warnings about the text, and sentences on what was not read."""
     for warning in result.get("warnings") or ():
         console.print(plain(f"warning: {warning}", style="yellow"))
     for sentence in sentences(result):
@@ -53,6 +53,7 @@ def add_losses(table: Table, report: loss_words.LossReport) -> None:
 
 
 def against_first(difference: loss_words.Difference | None) -> tuple[Text, Text]:
+    """The cells of a difference and its interval: of the loss, or with a `*` of bits per byte (`print_unit_note`)."""
     if difference is None:
         return Text(), Text()
     if difference["loss"] is None:
@@ -64,3 +65,9 @@ def against_first(difference: loss_words.Difference | None) -> tuple[Text, Text]
         plain(numbers.signed(difference["loss"], 3), style=STYLES[loss_words.verdict(difference)]),
         plain(numbers.bounds(difference["interval"], 3), style="dim"),
     )
+
+
+def print_unit_note(differences: Iterable[loss_words.Difference], console: Console) -> None:
+    """Explain the `*` of `against_first` below a table that has one."""
+    if any(difference["loss"] is None for difference in differences):
+        console.print(plain("* bits per byte: losses of different tokenizers cannot be compared", style="dim"))

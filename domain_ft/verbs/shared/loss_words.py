@@ -1,4 +1,4 @@
-"""Losses in words, for `adapt`, `instruct` and `evaluate`."""
+"""Losses in words, for the reports of `adapt`, `instruct`, `evaluate` and `compare`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from domain_ft.wording import counted
 
 
 class Measured(Protocol):
-    """The data that losses were measured on: a corpus, or examples."""
+    """The data that losses were measured on: a corpus or conversations."""
 
     @property
     def name(self) -> str:
-        """Such as `legal`."""
+        """The data's name, such as `legal`."""
 
 
 class LossReport(Protocol):
-    """A report on a run whose losses were measured before and after, by role."""
+    """A report on a run whose losses were measured before and after training, by role."""
 
     @property
     def result(self) -> Mapping[str, Any]:
@@ -36,7 +36,7 @@ class LossReport(Protocol):
 
     @property
     def differences(self) -> Mapping[str, Mapping[str, Any]]:
-        """By role, the result of `evaluation.bootstrap.difference`."""
+        """By role, the result of `evaluation.bootstrap.difference`; may also have `beyond_control`."""
 
     @property
     def metrics(self) -> Sequence[Mapping[str, Any]]:
@@ -73,7 +73,7 @@ def verdict(difference: Difference) -> str:
 
 
 def few_held_out(report: LossReport, unit: str) -> list[str]:
-    """A warning for each role with few held-out documents."""
+    """A warning for each role with few held-out documents; `unit` names a document."""
     sentences = []
     for role, data in report.roles:
         difference = report.differences[role]
@@ -103,7 +103,7 @@ def control_finding(report: LossReport) -> str:
 
 
 def change(report: LossReport, role: str, unit: str = "document") -> str:
-    """The change of a loss, as in `6.10 to 4.80 (−1.30; 95% interval −1.42 to −1.18, 115 documents)`."""
+    """The change of a role's loss, as in `6.10 to 4.80 (−1.30; 95% interval −1.42 to −1.18, 115 documents)`."""
     difference = report.differences[role]
     digits = digits_for(difference)
     before, after = (report.result[when][role]["loss"] for when in ("before", "after"))
@@ -124,6 +124,6 @@ def parameters(report: LossReport) -> str:
 
 
 def about_text(result: Mapping[str, Any]) -> list[str]:
-    """Warnings about the text and the fields that were read, in sentences."""
+    """The warnings about the text, and sentences on the fields that were read."""
     fields = [sentence[0].upper() + sentence[1:] + "." for sentence in fields_read(result.get("text_fields") or ())]
     return [*(result.get("warnings") or ()), *fields]

@@ -1,4 +1,4 @@
-"""Where a verb computes: device, precision, kernels and processes."""
+"""Where and how a verb computes: device, precision, kernels and processes."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Machine:
     def agree(self, facts: Mapping[str, Any], model: torch.nn.Module) -> None:
         """Check that all processes have the same `facts`, and broadcast the main process's weights.
 
-        Weights can differ in the last bits if each node has fitted its own head.
+        Weights can differ in the last bits if each node has fitted its own MLM head.
 
         Raises:
             SettingsError: some facts differ; the message names them.
@@ -153,8 +153,11 @@ def choose_machine(
 def _launched_for_fsdp() -> bool:
     """Whether `accelerate launch` was told to use FSDP. Removes ACCELERATE_USE_FSDP from the environment.
 
-    With it, transformers would load empty weights, and accelerate would shard in a way that rounds the loss: domain-ft
-    does the sharding itself.
+    With that variable, transformers would load empty weights, and accelerate would shard in a way that rounds the loss.
+    domain-ft shards the weights itself.
+
+    Raises:
+        SettingsError: accelerate was launched for FSDP version 1.
     """
     if os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() not in ("1", "true"):
         return False
@@ -167,7 +170,7 @@ def _launched_for_fsdp() -> bool:
 
 
 def _check_trackers(names: tuple[str, ...]) -> None:
-    """Refuse trackers that are unknown or not installed; accelerate silently ignores the latter."""
+    """Refuse trackers that are unknown or not installed. accelerate would silently ignore those not installed."""
     known = {str(kind.value) for kind in LoggerType} - {"all"}
     for name in names:
         if name not in known:

@@ -1,9 +1,9 @@
-"""`--read-first` of `classify` and `tag`: a whole run of `adapt` on the task's own texts, before the task is trained.
+"""`--read-first` of `classify` and `tag`: a whole run of `adapt` on the task's own texts, before training on the task.
 
-the task's texts, --unlabelled -> RUN/read-first-texts.jsonl -> adapt, in RUN/read-first -> the task is trained from it
+the task's texts, --unlabelled -> RUN/read-first-texts.jsonl -> adapt, in RUN/read-first -> training on the task
 
-This is task-adaptive pretraining (Gururangan et al. 2020, "Don't Stop Pretraining", section 4). It is the only place
-where verbs run another verb.
+This is task-adaptive pretraining (Gururangan et al. 2020, "Don't Stop Pretraining", section 4). Only this module runs a
+verb within another.
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ TOKENS = 500_000
 """The default of --read-first-tokens."""
 
 MOST_EPOCHS = 10
-"""By default each text is read at most this many times. Gururangan et al. read small sets up to 100 times (appendix B);
-this number is not measured."""
+"""By default each text is read at most this many times. Gururangan et al. read small sets up to 100 times (appendix B).
+No measurement supports this limit."""
 
 _SHARED = (
     *("model", "device", "dtype", "kernels", "seed"),
     *("tokens_per_micro_batch", "activation_checkpointing"),
     *("checkpoint_every", "keep_checkpoints", "examples", "track", "quiet"),
 )
-"""The settings of the task that hold for the reading too: the machine, the run folder, and what a step may need of
-memory. Everything else is the default of `adapt`."""
+"""The settings of the task that also apply to the reading: the model, the machine, the run folder, the seed, and the
+memory of a step. Everything else is the default of `adapt`."""
 
 
 @dataclass(frozen=True)
 class ReadableTask:
-    """The part of a task that can be read.
+    """The texts of a task.
 
     Attributes:
         splits: the examples by split.
-        fields: those that the text, and the second text of pairs, are read from; empty if they have none.
+        fields: the names of the fields of the text and of the second text of a pair; empty if they are not known.
     """
 
     splits: Mapping[str, Examples]
@@ -75,9 +75,9 @@ class Reading:
     """A finished reading.
 
     Attributes:
-        folder: the run of `adapt`.
-        gathered: the texts.
-        adapted: the result.json of the run.
+        folder: the folder of the run of `adapt`.
+        gathered: counts and digest of the texts.
+        adapted: result.json of the run of `adapt`.
     """
 
     folder: Path
@@ -85,7 +85,7 @@ class Reading:
     adapted: Mapping[str, Any]
 
     def to_result(self) -> dict[str, Any]:
-        """The value of `read_first` in result.json. The losses are those of the texts that were held out."""
+        """The value of `read_first` in result.json. The losses are on the held-out texts."""
         return {
             "run": self.folder.name,
             **counts(self.gathered),
@@ -109,16 +109,17 @@ def counts(gathered: Gathered) -> dict[str, int]:
 def read_first(
     task: ReadableTask, settings: ReadsFirst, run: RunFolder, machine: Machine, display: ProgressDisplay
 ) -> Reading:
-    """Gather the texts and adapt the model to them; a resumed run continues, or finds what was finished.
+    """Gather the texts and adapt the model to them. A resumed run continues the reading, or returns a finished one.
 
     Args:
-        task: nothing of its test examples is read.
-        settings: of the task, as they were given.
-        run: the run of the task, which is claimed. It gets a config.toml, so that the reading can be resumed.
+        task: the texts; the model does not read those of the test examples.
+        settings: the settings of the task, as the user gave them.
+        run: the run of the task, whose folder is locked. It gets a config.toml, so that the reading can be resumed.
 
     Raises:
-        SettingsError: a resumed run with other settings or other texts.
-        UserError: the texts cannot be read, or the model cannot be adapted to them. A new run leaves nothing then.
+        SettingsError: a resumed run has other settings or other texts.
+        UserError: the texts cannot be read, or the model cannot be adapted to them. A new run that is refused before
+            its first step leaves no files.
         Interrupted: see `adapt`.
     """
     texts, folder = run.path / READ_FIRST_TEXTS, RunFolder(run.path / OWN_BASE)
@@ -132,7 +133,7 @@ def read_first(
     try:
         adapted = _adapt(_settings_of(settings, texts, folder), folder, settings, machine, display)
     except UserError:
-        if machine.is_main and not settings.resume and not folder.config.is_file():  # it was refused, not interrupted
+        if machine.is_main and not settings.resume and not folder.config.is_file():  # refused before the first step
             shutil.rmtree(folder.path, ignore_errors=True)
             texts.unlink(missing_ok=True)
             run.config.unlink(missing_ok=True)
@@ -143,11 +144,11 @@ def read_first(
 def plan_reading(
     task: ReadableTask, settings: ReadsFirst, machine: Machine, display: ProgressDisplay
 ) -> dict[str, Any]:
-    """What a reading would do, for --dry-run: `counts`, and the tokens and steps of `adapt`. Nothing is kept."""
+    """What a reading would do, for --dry-run: `counts`, and tokens, epochs and steps of `adapt`. Keeps no file."""
     from domain_ft.verbs.adapt.prepare import set_up  # only here, so that other runs need not import `adapt`
 
     with tempfile.TemporaryDirectory(prefix="domain-ft-") as own:
-        place = Path(broadcast_object_list([own])[0])  # the main process's, for all
+        place = Path(broadcast_object_list([own])[0])  # all use the main process's
         texts = place / READ_FIRST_TEXTS
         with machine.main_first():
             gathered = _gather(task, settings, texts if machine.is_main else None, display)
@@ -164,7 +165,7 @@ def plan_reading(
 def _adapt(
     asked: AdaptSettings, folder: RunFolder, settings: ReadsFirst, machine: Machine, display: ProgressDisplay
 ) -> Mapping[str, Any]:
-    """Adapt the model, and return the result. The model is in the run folder and is freed here."""
+    """Adapt the model into `folder`, and return the result. The model in memory is freed."""
     from domain_ft.verbs.adapt.run import adapt_into  # only here, so that other runs need not import `adapt`
 
     with contextlib.ExitStack() as claim:
@@ -178,7 +179,7 @@ def _adapt(
 
 
 def free_models() -> None:
-    """Free the memory of models that nothing refers to any more: they hold cycles of references."""
+    """Free the memory of models that are no longer used; reference cycles keep them alive until then."""
     gc.collect()
     release_free_memory()
 
@@ -197,7 +198,7 @@ def _settings_of(settings: ReadsFirst, texts: Path, folder: RunFolder) -> AdaptS
 
 
 def _most_epochs(settings: ReadsFirst) -> float:
-    """The most epochs. A number of tokens that the user gave is read, however often that reads each text."""
+    """The maximum number of epochs: infinite if the user gave --read-first-tokens."""
     return math.inf if settings.read_first_tokens else MOST_EPOCHS
 
 
@@ -219,10 +220,10 @@ def _gather_into(
     machine: Machine,
     display: ProgressDisplay,
 ) -> Gathered:
-    """Gather the texts into the file `texts` of the run, and write the run's config.toml, so that it can be resumed.
+    """Gather the texts into the file `texts` of the run, and write the run's config.toml unless it exists.
 
     Raises:
-        SettingsError: the file is there, and has other texts.
+        SettingsError: the file exists with other texts.
     """
     if not machine.is_main:
         return _gather(task, settings, None, display)

@@ -1,4 +1,4 @@
-"""Retrieval on held-out text, for `evaluate`: rankings of the same pairs by several models, and by BM25."""
+"""Retrieval on held-out text, for `evaluate`: several models and BM25 rank the same pairs."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Retrieval:
         """Rank the held-out pairs of each role by a model's vectors.
 
         Raises:
-            SettingsError: the model's tokens differ from those of the first model: it has another tokenizer or maximum
-                length.
+            SettingsError: the model's tokenizer or maximum length differs from the first model's, so it reads other
+                tokens.
             CorpusError: the held-out text of a corpus has no pairs.
         """
         for role, corpus in corpora.items():

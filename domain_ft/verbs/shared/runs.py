@@ -65,7 +65,7 @@ class FinishedRun(Generic[Report, Model]):
 
     Attributes:
         folder: the run folder.
-        report: all results.
+        report: the facts of its report.
         model: the trained model, ready to use.
     """
 
@@ -93,7 +93,7 @@ def run_or_plan(
     plan: Callable[[Settings], dict[str, Any]],
     print_report: Callable[[Report, Console], None],
 ) -> dict[str, Any]:
-    """Run a verb and print its table, or with --dry-run print the plan; the result is what --json prints."""
+    """Run a verb and print its report, or with --dry-run print the plan; returns what --json prints."""
     if settings.dry_run:
         planned = plan(settings)
         if not settings.json and is_main_process():
@@ -116,9 +116,10 @@ def output_folder(settings: TrainSettings, data: str) -> Path:
 
 @contextlib.contextmanager
 def started(settings: TrainSettings, path: Path) -> Iterator[Started]:
-    """Create the run folder, or reopen it with --resume; all processes wait for each other at the end of the block.
+    """Create the run folder, or reopen it with --resume.
 
-    The main process writes for all processes, and locks the folder.
+    The main process locks the folder, and it alone writes there. If the block succeeds, all processes wait for each
+    other at its end.
 
     Raises:
         SettingsError: the folder cannot be used, or the machine lacks what the settings ask for.
@@ -148,7 +149,7 @@ def planning(settings: TrainSettings, path: Path) -> Iterator[tuple[Machine, Pro
 
 
 def resolved(settings: TrainSettings, machine: Machine, max_length: int, loop: LoopSettings | None) -> dict[str, Any]:
-    """The values of the settings that depend on machine, model or data.
+    """The settings whose defaults depend on machine, model or data, with their values.
 
     Args:
         max_length: the maximum number of tokens in a sequence.
@@ -172,9 +173,10 @@ def resolved(settings: TrainSettings, machine: Machine, max_length: int, loop: L
 
 
 def as_started(settings: S, folder: RunFolder) -> S:
-    """The settings. If the run is resumed, defaults that may have changed since it started come from its config.toml.
+    """The settings. A resumed run takes defaults that may have changed since its start from its config.toml.
 
-    The micro-batch size and activation checkpointing depend on free memory, and some chat templates write the date.
+    The micro-batch size and activation checkpointing depend on free memory; the date that some chat templates write
+    depends on the day.
     """
     if not (settings.resume and folder.config.is_file()):
         return settings
@@ -199,16 +201,16 @@ def resolve_config(
 ) -> None:
     """Write config.toml; for a resumed run, check that settings, text and model are unchanged.
 
-    A run that was stopped while it read its texts first (--read-first) has a config.toml without provenance, with the
-    settings as they were given. It is replaced.
+    If a run was stopped during --read-first, its config.toml has the settings as the user gave them and no provenance.
+    That file is replaced.
 
     Args:
-        settings: with every default resolved.
+        settings: the settings, with every default resolved.
         facts: the provenance of the run.
         sources: the keys of `facts` that identify the text and the model.
 
     Raises:
-        SettingsError: a resumed run with other settings, another text or another model.
+        SettingsError: a resumed run has other settings, another text or another model.
     """
     text = settings.to_toml(facts)
     if not settings.resume or not is_resolved(folder):
@@ -226,7 +228,7 @@ def resolve_config(
 
 
 def is_resolved(folder: RunFolder) -> bool:
-    """Whether config.toml has the settings with every default resolved, as `resolve_config` writes it."""
+    """Whether config.toml was written by `resolve_config`, with every default resolved."""
     return PROVENANCE in tomllib.loads(folder.config.read_text(encoding="utf-8"))
 
 
@@ -234,7 +236,7 @@ def refuse_other_settings(settings: TrainSettings, folder: RunFolder) -> None:
     """Check that a run is resumed with the settings in its config.toml.
 
     Raises:
-        SettingsError: it lists those that differ.
+        SettingsError: settings differ; the message lists them.
     """
     now = settings.to_dict()
     changed = [
@@ -257,7 +259,11 @@ def costs(
     trained: Iterable[Tensor],
     wall_seconds: float,
 ) -> dict[str, Any]:
-    """The costs of a run for result.json. Tokens, steps and training seconds are sums over all of its trainings."""
+    """The costs of a run for result.json.
+
+    Tokens, steps and training seconds are summed over `states`, one for each training; peak memory is the maximum over
+    processes.
+    """
     seconds, tokens = sum(state.seconds for state in states), sum(state.tokens for state in states)
     return {
         "tokens_seen": tokens,
@@ -285,7 +291,7 @@ def base_facts(model: TrainedModel) -> BaseFacts:
 
 
 def origin(machine: Machine, model: TrainedModel, **read: Any) -> dict[str, Any]:
-    """The provenance of a run: versions, machine, and the exact model and data (`read`)."""
+    """The provenance of a run: versions, machine, and what identifies the model and the data (`read`)."""
     return provenance(machine) | {"model": {"source": model.source, "revision": model.revision}} | read
 
 

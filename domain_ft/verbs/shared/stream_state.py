@@ -29,7 +29,7 @@ class Identity:
 
     Attributes:
         command: the verb.
-        model: its name, only for messages, because the same model may have another path later.
+        model: the name of the model, for messages only: the same model may later have another path.
         models: the digest of each model that answers.
         options: the options that affect answers, such as `--max-new-tokens`, with their values as in JSON.
         begun: the date (YYYY-MM-DD) on which the output was started, for chat templates that write it.
@@ -62,7 +62,7 @@ class State:
 
     Args:
         output: the file of answers.
-        identity: what this call would answer with.
+        identity: the identity of this call.
     """
 
     def __init__(self, output: Path, identity: Identity) -> None:

@@ -38,11 +38,11 @@ class Named(Protocol):
 
     @property
     def key(self) -> str | int | float:
-        """Its id, as written to the output."""
+        """The item's id, as written to the output."""
 
     @property
     def read(self) -> tuple[str, ...]:
-        """The texts that its answer depends on."""
+        """The texts that the answer depends on."""
 
 
 class StreamOptions(Protocol):
@@ -68,14 +68,14 @@ class Resumable(Protocol):
         """The number of complete answers from an earlier call."""
 
     def answered(self) -> Iterator[tuple[Any, str]]:
-        """(id, digest of the texts read) of each of these answers, in order."""
+        """(id, digest of the texts read) of each complete answer from an earlier call, in order."""
 
     def begin(self) -> None:
         """Prepare the files for writing; until then nothing is changed."""
 
 
 class Output:
-    """The output file, with the lines of an earlier call. Nothing is changed before `begin`.
+    """Standard output, or a file that may have lines of an earlier call. Nothing is changed before `begin`.
 
     Attributes:
         done: the number of complete lines from an earlier call.
@@ -127,7 +127,7 @@ def check_streams(settings: StreamOptions, written: str, stdin: BinaryIO | None 
         stdin: what `--input -` reads; sys.stdin by default.
 
     Raises:
-        SettingsError: with the way to fix it.
+        SettingsError: an option or a file is refused; the error states a fix.
     """
     if settings.json and not settings.output:
         raise SettingsError(
@@ -201,8 +201,9 @@ def open_output(
             files.
 
     Raises:
-        SettingsError: the file exists and is not to be resumed, holds something else, was started with another model or
-            other options, is being written by another call, or cannot be created.
+        SettingsError: the file exists and --resume is not given, has lines that are not ours, was started with another
+            model or other options, is being written by another call, or cannot be created; or its state file is missing
+            or damaged.
     """
     path = settings.output
     if path is None:
@@ -231,7 +232,7 @@ def open_output(
                 state.check()
             yield Output(file, path, state, done, size)
         except BaseException:
-            if not there and path.stat().st_size == 0:  # so that the next call need not resume an empty file
+            if not there and path.stat().st_size == 0:  # so that the next call does not find an empty file
                 path.unlink()
                 if state:
                     state.remove()

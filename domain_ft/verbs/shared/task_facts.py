@@ -18,12 +18,12 @@ class TaskSummary:
     """A task, for the report.
 
     Attributes:
-        name: such as `legal/license-category`.
+        name: the task's name, such as `legal/license-category`.
         labels: the names of the classes.
-        multi_label: whether an example can have several of them.
-        examples: counts by split.
-        facts: `TaskData.facts`: description, licence, citation, language, how it was split, known weaknesses.
-        notes: remarks on how it was read, in sentences.
+        multi_label: whether an example can have several classes.
+        examples: the number of examples by split.
+        facts: `TaskData.facts`: description, licence, citation, language, how the task was split, known weaknesses.
+        notes: sentences on how the task was read.
     """
 
     name: str

@@ -38,11 +38,11 @@ class TaskReport(Protocol):
 
 
 MOST_CLASSES_DRAWN = 40
-"""The most classes that fit into a figure; if there are more, those with the lowest F1 are drawn."""
+"""If there are more classes, only those with the lowest F1 are drawn."""
 
 
 def class_bars(report: TaskReport) -> str:
-    """F1 of each class that has an interval."""
+    """F1 of each class whose F1 has an interval; classes with fewer than `FEW` test examples are grey."""
     classes = [(name, scores) for name, scores in report.test["per_class"].items() if scores["interval"]]
     classes = sorted(classes, key=lambda item: item[1]["f1"])[:MOST_CLASSES_DRAWN][::-1]
     description = "; ".join(f"{name}: {numbers.points(scores['f1'])}" for name, scores in classes)
@@ -63,9 +63,10 @@ def class_bars(report: TaskReport) -> str:
 
 
 def training(report: TaskReport) -> str:
-    """The training loss, and below it macro F1 on the validation examples; a ring marks the best score."""
-    held_out = [(line["tokens"], line["evaluation"]["macro_f1"]) for line in report.metrics if _held_out(line)]
-    best = max(held_out, key=lambda point: point[1]) if held_out else None
+    """The training loss, and below it macro F1 on the validation examples; a ring marks the model that was kept."""
+    evaluated = [line for line in report.metrics if _held_out(line)]
+    held_out = [_point(line) for line in evaluated]
+    best = _point(max(evaluated, key=_score)) if evaluated else None
     description = "The training loss over the tokens read."
     if best:
         description += f" Macro F1 on validation examples was best after {best[0]:,} tokens: {numbers.points(best[1])}."
@@ -113,6 +114,16 @@ def learning_curve(report: TaskReport) -> str:
 
 def _held_out(line: Mapping[str, Any]) -> bool:
     return "macro_f1" in line.get("evaluation", {})
+
+
+def _point(line: Mapping[str, Any]) -> tuple[int, float]:
+    return line["tokens"], line["evaluation"]["macro_f1"]
+
+
+def _score(line: Mapping[str, Any]) -> tuple[float, ...]:
+    """The score by which the kept model was chosen: if macro F1 is equal, the loss decides."""
+    evaluation = line["evaluation"]
+    return tuple(evaluation.get("score") or [evaluation["macro_f1"]])
 
 
 def draw_curve(axes: Axes, curve: Sequence[Mapping[str, Any]], colour: str, marker: str, label: str) -> None:

@@ -1,4 +1,4 @@
-"""Scores a model on a task without training it further, by a linear probe on its features."""
+"""Scoring of a model on a task by a linear probe on its features, without training the model further."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.shared.machine import Machine
 
 MOST_EXAMPLES = 2_000
-"""The most training examples, and the most test examples. If there are more, a random sample is used."""
+"""The maximum number of training examples, and of test examples. From more, a random sample is drawn."""
 
 _TOKENS = 4096  # per micro-batch
 
@@ -31,10 +31,10 @@ class TaskProbe:
 
     Attributes:
         data: the task.
-        rows: its rows by split.
-        chosen: the indices of the examples, by split: `train`, `test`.
+        rows: the task's rows by split.
+        chosen: the indices of the chosen examples by split: `train`, `test`.
         balanced: whether the classes are weighted equally.
-        seed: of the samples and of the cross-validation.
+        seed: seeds the samples and the cross-validation.
     """
 
     data: TaskData
@@ -56,7 +56,7 @@ class TaskProbe:
         """A probe with at most `MOST_EXAMPLES` training examples and as many test examples.
 
         Args:
-            untested: the ids of test examples that are left out, such as those that the model has read.
+            untested: the ids of the test examples to leave out, such as those that the model has read.
         """
         train = subset(rows["train"].targets, min(MOST_EXAMPLES, len(rows["train"])), seed)
         usable = np.array(
@@ -70,16 +70,16 @@ class TaskProbe:
         return self.data.splits[split].take(self.chosen[split])
 
     def predictions(self, model: TaskModel, machine: Machine, display: ProgressDisplay) -> Predictions:
-        """The predictions for the test examples of a probe on the features of `model`."""
+        """Fit a probe to the features of `model`, and predict the test examples."""
         return self.test(self.fit(model, machine, display), model, machine, display)
 
     def test(self, fitted: FittedProbe, model: TaskModel, machine: Machine, display: ProgressDisplay) -> Predictions:
-        """The predictions for the test examples of a probe that was fitted to the features of `model`."""
+        """Predict the test examples with a probe that was fitted to the features of `model`."""
         logits = fitted.probe.logits(torch.from_numpy(self._features("test", model, machine, display))).numpy()
         return Predictions.of(self.examples("test"), self.data.labels, logits)
 
     def fit(self, model: TaskModel, machine: Machine, display: ProgressDisplay) -> FittedProbe:
-        """The probe on the features of `model`. No test example is read."""
+        """Fit a probe to the features of `model`. No test example is read."""
         return fit_probe(
             self._features("train", model, machine, display),
             self.rows["train"].targets[self.chosen["train"]],
@@ -92,7 +92,7 @@ class TaskProbe:
     def _features(
         self, split: str, model: TaskModel, machine: Machine, display: ProgressDisplay
     ) -> npt.NDArray[np.float32]:
-        """(examples, D) for the chosen examples of a split."""
+        """(examples, D) the features of the chosen examples of a split."""
         with machine.accelerator.autocast():
             return compute_features(
                 model,

@@ -64,11 +64,11 @@ class Task(Protocol):
 
     @property
     def name(self) -> str:
-        """Such as `legal/license-category`."""
+        """The task's name, such as `legal/license-category`."""
 
     @property
     def key(self) -> str:
-        """A hash of its content."""
+        """A hash of the task's content."""
 
     @property
     def splits(self) -> Mapping[str, Sized]:
@@ -87,7 +87,7 @@ class Predicted(Protocol):
     """A model's predictions for a split, with the true labels."""
 
     def save(self, path: Path) -> None:
-        """Write it to an .npz file."""
+        """Write the predictions to an .npz file."""
 
 
 @dataclass(frozen=True)
@@ -97,16 +97,16 @@ class TaskJob:
     Attributes:
         command: the verb's name.
         objective: the objective's name in result.json.
-        settings: with every default resolved.
+        settings: the settings, with every default resolved.
         machine: device, precision and processes.
         data: the task.
-        rows: by split.
+        rows: the rows by split.
         leaks: copies between splits, or between the test examples and the text that the model was adapted to.
         model: the task's model.
         trials: what the trials share; None for a probe, which has no training loop.
         left_out: what was not read from the files.
         rejected: the records that were skipped.
-        reading: what was read before the task, if anything.
+        reading: the finished reading; None without --read-first.
     """
 
     command: ClassVar[str]
@@ -125,12 +125,12 @@ class TaskJob:
 
     @property
     def trained_from(self) -> str:
-        """The model that training starts from: --model, or what it became by reading first."""
+        """The model that training starts from: --model, or with --read-first the run that adapted it."""
         return str(self.reading.folder) if self.reading else self.settings.model
 
     @property
     def readable(self) -> ReadableTask:
-        """The part of the task that --read-first reads."""
+        """The texts of the task, for --read-first."""
         raise NotImplementedError
 
     @property
@@ -139,7 +139,7 @@ class TaskJob:
         raise NotImplementedError
 
     def after(self, reading: Reading, model: str) -> Self:
-        """The job of the model that `model` became by reading, under the name that the user gave."""
+        """The job with the results of a reading, and with the model named `model`, as the user named it."""
         self.model.name = model
         return dataclasses.replace(
             self,
@@ -200,7 +200,7 @@ class TaskVerb(Generic[S, J, OutcomeT, R]):
         check: refuses options that do not go together.
         output_folder: chooses the run folder.
         set_up: reads the task, loads the model, and resolves the settings.
-        choose_model: replaces the model, if another one serves the task better. It may read all training examples.
+        choose_model: replaces the model if another one suits the task better. It may read all training examples.
         run_trials: trains and tests every trial.
         report: builds the report from (job, run folder, outcomes, kept outcome, provenance, start time, display).
         save: writes the kept model, and task.json for `predict`.
@@ -267,9 +267,9 @@ def plan_task(verb: TaskVerb[S, J, OutcomeT, R], settings: S) -> dict[str, Any]:
 def _set_up(
     verb: TaskVerb[S, J, OutcomeT, R], settings: S, folder: RunFolder, machine: Machine, display: ProgressDisplay
 ) -> J:
-    """Set the run up; with --read-first, the model reads in between.
+    """Set the run up, after a reading if there is --read-first.
 
-    The run is set up twice, so that whatever is wrong with the task is found before the model has read for long.
+    The run is also set up before the reading, so that faults of the task are found before it takes long.
     """
     if not settings.reads_first:
         return verb.set_up(settings, machine, display)
@@ -343,7 +343,7 @@ def check_options(settings: TaskSettings) -> None:
 
 
 def adapted_to(model: str, display: ProgressDisplay) -> list[PreparedCorpus]:
-    """The corpora that `model` was adapted to, with a note for each that cannot be read now."""
+    """The corpora that `model` was adapted to; prints a note for each that cannot be read now."""
     corpora, unknown = training_corpora(model, display)
     for name in unknown:
         display.say(
@@ -397,7 +397,7 @@ def plan_trials(
 
 
 def warn_of_leaks(leaks: Leaks, settings: TaskSettings, display: ProgressDisplay) -> None:
-    """Print a line for each kind of leak, and what the user can do."""
+    """Print a line for each kind of leak that was found, and what the user can do."""
     for kind, count in leaks.counts.items():
         if count:
             display.warn(f"{KIND_WORDS[kind]}: {count:,} (listed in leaks.jsonl)")
@@ -417,7 +417,7 @@ def cut_fraction(rows: Mapping[str, SplitRows]) -> float:
 
 
 def largest(outcomes: Sequence[OutcomeT]) -> list[OutcomeT]:
-    """The outcomes of the largest training size, one for each seed."""
+    """The outcomes of the largest training size, one for each seed. The last outcome has that size."""
     return [outcome for outcome in outcomes if outcome.trial.size == outcomes[-1].trial.size]
 
 
@@ -440,7 +440,7 @@ def learning_curve(
 
 
 def common_result(job: TaskJob, outcomes: Sequence[Outcome], trained: Iterable[Tensor], began: float) -> dict[str, Any]:
-    """The keys of result.json that both verbs have: model, data, and what the run cost.
+    """The keys of result.json that both verbs have: verb, model, data, method, and costs.
 
     Args:
         trained: the parameters that were trained.
@@ -456,5 +456,5 @@ def common_result(job: TaskJob, outcomes: Sequence[Outcome], trained: Iterable[T
 
 
 def kept_metrics(job: TaskJob, kept: Outcome, folder: RunFolder) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl of the trial that is kept; none for a probe."""
+    """The lines of metrics.jsonl of the kept trial; none for a probe."""
     return job.trials.folder(kept.trial, folder).read_metrics() if job.trials else []

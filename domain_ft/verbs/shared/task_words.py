@@ -17,7 +17,7 @@ from domain_ft.verbs.shared.task_facts import TaskSummary
 from domain_ft.wording import counted
 
 Difference = Mapping[str, Any]
-"""A score's difference, as `evaluation.counts.counts_difference` gives it."""
+"""The difference of one metric, from `evaluation.counts.counts_difference`."""
 
 
 METRIC_WORDS = {
@@ -30,7 +30,7 @@ METRIC_WORDS = {
     "precision": "precision",
     "recall": "recall",
 }
-"""The names of scores, in the order in which they are shown."""
+"""The names of metrics in reports."""
 
 
 FEW = 10
@@ -38,7 +38,7 @@ FEW = 10
 
 
 def verdict(difference: Difference, metric: str) -> str:
-    """A difference in words.
+    """A difference of `metric` in words.
 
     >>> verdict({"verdict": "better", "difference": 0.021, "interval": [0.004, 0.039]}, "macro_f1")
     'better by 2.1 points of macro F1 (0.4 to 3.9)'
@@ -55,7 +55,7 @@ def verdict(difference: Difference, metric: str) -> str:
 
 
 def p_value(difference: Difference) -> str:
-    """`p = 0.031`, or `p < 0.001`; `adjusted` if it is one of several comparisons.
+    """`p = 0.031`, or `p < 0.001`; preceded by `adjusted` if several runs are compared with the first.
 
     >>> p_value({"p_value": 0.031}), p_value({"p_value": 0.0005, "p_holm": 0.0005})
     ('p = 0.031', 'adjusted p < 0.001')
@@ -73,7 +73,7 @@ def few_units(units: int, what: str) -> str:
 
 
 def reading(result: Mapping[str, Any]) -> list[str]:
-    """What the model read before the task, and what it gained, in a sentence or two; none if it read nothing."""
+    """What the model read before the task, and how its loss changed; empty without --read-first."""
     found = result.get("read_first")
     if not found:
         return []
@@ -89,8 +89,8 @@ def reading(result: Mapping[str, Any]) -> list[str]:
     )
     if left_out:
         sentence += (
-            f" {counted(left_out, 'unlabelled text was', 'unlabelled texts were')} left out, because test examples "
-            "have the same text."
+            f" {counted(left_out, 'unlabelled text that holds', 'unlabelled texts that hold')} the text of a test "
+            f"example {'was' if left_out == 1 else 'were'} left out."
         )
     return [sentence]
 

@@ -1,4 +1,4 @@
-"""The run of `adapt` and `instruct`: a language model trained on text, and scored before, during and after training."""
+"""The run of `adapt` and `instruct`: train a language model on text, and score it before, during and after."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from domain_ft.verbs.shared.training import (
 )
 
 CURVE_POINTS = 8  # evaluations during training, unless --evaluate-every is given
-CURVE_SHARE = 4  # each of them is on 1/4 of --evaluation-tokens
+CURVE_SHARE = 4  # each of these evaluations is on 1/4 of --evaluation-tokens
 
 Samples = TypeVar("Samples")
 
@@ -43,12 +43,12 @@ class TextJob:
     """Everything that a run needs before its first step.
 
     Attributes:
-        settings: with every default resolved.
+        settings: the settings, with every default resolved.
         machine: device, precision and processes.
         base: the model; LoRA is added by `add_trainable`.
         objective: the training loss.
-        train_rows: the rows of training tokens.
-        held_out: by role, the text that is scored before and after; the first role is like the training text.
+        train_rows: the training text.
+        held_out: by role, the text that is scored before and after; that of the first role is like the training text.
         loop: the training loop's settings.
         micro_batches: the size of a micro-batch, and why.
     """
@@ -154,7 +154,7 @@ def plan_loop(
 def resolve_settings(
     settings: AdaptSettings | InstructSettings, machine: Machine, max_length: int, loop: LoopSettings
 ) -> dict[str, Any]:
-    """The settings that depend on machine, model or text. The length of the training is stated in steps only."""
+    """The settings that depend on machine, model or text; the length of training becomes a number of steps."""
     return resolved(settings, machine, max_length, loop) | {
         "max_tokens": None,
         "epochs": None,
@@ -190,7 +190,7 @@ def curve_tokens(settings: AdaptSettings | InstructSettings) -> int:
 
 
 def add_trainable(job: TextJob) -> None:
-    """Make the base model trainable: add LoRA, or let every weight train."""
+    """Make the base model trainable: see `make_trainable`."""
     make_trainable(job.base.model, job.settings, job.machine.kernels, seed=job.settings.seed)
 
 
@@ -233,7 +233,7 @@ def measure(
 
 
 def train_with_curve(job: TextJob, folder: RunFolder, display: ProgressDisplay) -> TrainingState:
-    """Train the model, and score it on part of the held-out text every --evaluate-every steps."""
+    """Train the model, and score it on part of `in_domain` every --evaluate-every steps."""
     held_out = job.in_domain
     curve = dataclasses.replace(held_out, selected=held_out.rows.select_documents(curve_tokens(job.settings)))
 

@@ -42,6 +42,7 @@ TrainSettings: TypeAlias = AdaptSettings | InstructSettings | ClassifySettings |
 S = TypeVar("S", AdaptSettings, InstructSettings, ClassifySettings, TagSettings)
 
 LEARNING_RATES = {"lora": 2e-3, "dora": 2e-3, "full": 5e-5}
+"""The default of --learning-rate in `adapt`, by --method."""
 
 
 def alpha_of(settings: TrainSettings) -> float:
@@ -58,13 +59,13 @@ def make_trainable(
     heads: Sequence[str] = (),
     without: Sequence[str] = (),
 ) -> None:
-    """Add LoRA to `model`, or with --method full let every weight train.
+    """Add LoRA or DoRA to `model`, or with --method full let every weight train.
 
     Args:
-        kernels: the backend of the LoRA op.
+        kernels: the backend of the adapters' op.
         seed: seeds the adapters' initial values.
-        heads: new modules that are trained in full, besides the adapters.
-        without: modules that get no adapters, since the loss does not depend on them.
+        heads: new modules that are trained in full, besides --train-modules.
+        without: modules that get no adapters, because the loss does not depend on them.
     """
     if settings.method == "full":
         model.requires_grad_(True)
@@ -88,10 +89,10 @@ def make_trainable(
 
 
 def refuse_unusable_rank(model: PreTrainedModel, settings: TrainSettings) -> None:
-    """Refuse a --rank that is too high for every layer, before text is tokenised.
+    """Refuse a --rank that is too high for every target layer. Called before text is tokenised, to fail early.
 
     Raises:
-        ModelError: with the highest useful rank.
+        ModelError: the rank is too high; the message gives the highest possible rank.
     """
     if settings.method == "lora" or settings.method == "dora":
         trained = targeting.resolve_modules(model, settings.train_modules)

@@ -47,21 +47,23 @@ TaskSettings: TypeAlias = ClassifySettings | TagSettings
 
 
 BATCH_SIZE = 16
+"""The default of --batch-size: examples in a step."""
 
 CONTRASTIVE_BATCH_SIZE = 32
-"""The default for --method contrastive, which compares each example with the others in its step."""
+"""The same default for --method contrastive, which compares each example with the others in its step."""
 
 EPOCHS = 5.0
 
 FEWEST_STEPS = 200
-"""The default budget is `EPOCHS`, but at least this many steps: small data sets need many more epochs than large ones
-(Mosbach et al. 2021, "On the Stability of Fine-tuning BERT")."""
+"""By default a trial trains for `EPOCHS`, but at least this many steps: small data sets need many more epochs (Mosbach
+et al. 2021, "On the Stability of Fine-tuning BERT")."""
 
 FEWEST_CONTRASTIVE_STEPS = 100
 """The same minimum for --method contrastive, whose steps have twice as many examples."""
 
 LEARNING_RATES = {"lora": 1e-3, "dora": 1e-3, "full": 1e-4, "contrastive": 1e-3}
-"""With adapters, the rate is lower than in `adapt`: at 2e-3, short runs sometimes collapse to the majority class."""
+"""By --method. With adapters, the rate is lower than in `adapt`: at 2e-3, short runs sometimes collapse to the majority
+class."""
 
 POINTS_PER_RUN = 10
 """By default a trial is evaluated once an epoch, but at most this many times."""
@@ -72,7 +74,7 @@ class TaskRows(Rows, Protocol):
 
     @property
     def targets(self) -> npt.NDArray[Any]:
-        """(rows, ...) the labels."""
+        """(rows, ...) the labels of each row."""
 
     def take(self, indices: npt.ArrayLike) -> TaskRows:
         """The rows with these indices, in that order; indices may repeat."""
@@ -92,7 +94,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """The name of its folder."""
+        """The name of the trial's folder."""
         return f"{self.size or 'all'}-seed-{self.seed}"
 
     def describe(self) -> str:
@@ -100,7 +102,7 @@ class Trial:
         return f"{'all' if self.size is None else f'{self.size:,}'} examples, seed {self.seed}"
 
     def indices(self, targets: npt.NDArray[Any], balance: str) -> npt.NDArray[np.int64]:
-        """(rows,) the indices of the examples it trains on, given all `targets` (examples, ...)."""
+        """(rows,) the indices of the examples to train on, given the `targets` (examples, ...) of all."""
         chosen = np.arange(len(targets)) if self.size is None else subset(targets, self.size, self.seed)
         return chosen[balanced(targets[chosen], self.seed)] if balance == "sampling" else chosen
 
@@ -132,7 +134,7 @@ class TrialSetup:
     """What the trials of a run share.
 
     Attributes:
-        settings: with every default resolved.
+        settings: the settings, with every default resolved.
         machine: device, precision and processes.
         model: the task's model, without LoRA unless an existing adapter is trained further.
         objective: the training loss.
@@ -151,7 +153,7 @@ class TrialSetup:
 
     @property
     def contrastive(self) -> bool:
-        """Whether the steps train vectors on pairs of examples, and the model's own head is not used."""
+        """Whether training compares the vectors of examples, and does not use the model's head."""
         return self.settings.method == "contrastive"
 
     @property
@@ -175,7 +177,7 @@ class TrialSetup:
         return BalancedSteps(self.rows(trial).targets, batch_size(self.settings) or 0, trial.seed)
 
     def loop(self, trial: Trial) -> LoopSettings:
-        """A trial's loop settings: its budget, and how often it is evaluated."""
+        """A trial's loop settings, with its number of steps and the interval between evaluations."""
         settings, lengths = self.settings, self.rows(trial).lengths
         others: dict[str, Any] = {
             "learning_rate": settings.learning_rate or LEARNING_RATES[settings.method],
@@ -246,7 +248,10 @@ def batch_size(settings: TaskSettings) -> int | None:
 
 
 def reset_model(setup: TrialSetup, seed: int) -> None:
-    """Restore the initial weights, make a new head from `seed`, and add a new adapter unless one is trained further."""
+    """Restore the initial weights, make a new head from `seed`, and make the model trainable for a new trial.
+
+    That adds a new adapter, except with --method full, or if an existing adapter is trained further.
+    """
     model = setup.model.model
     continued = any(".lora_A" in name for name in setup.start)
     if has_lora(model) and not continued:
@@ -312,7 +317,7 @@ def train_trials(
 
 
 def restore(setup: TrialSetup, trial: Trial, folder: RunFolder) -> None:
-    """Load the best weights of a finished trial; `folder` is the run folder."""
+    """Load the best weights of a finished trial of the run in `folder`."""
     reset_model(setup, trial.seed)
     trained = {name: p for name, p in setup.model.model.named_parameters() if p.requires_grad}
     load_best(setup.folder(trial, folder).checkpoints, trained)

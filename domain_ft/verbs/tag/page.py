@@ -75,7 +75,7 @@ def card_data(report: TagReport) -> ModelCardData:
 
 
 def _facts(report: TagReport) -> list[tuple[str, str]]:
-    """(name, value) of the task's sizes, types and tagging scheme."""
+    """(name, value) of the task's sizes, types, tagging scheme and method of splitting."""
     sizes = [(f"{split} texts", f"{amount:,}") for split, amount in report.task.examples.items()]
     splits = [(f"{split} split", how) for split, how in report.task.facts.get("split", {}).items()]
     scheme = report.result["scheme"] or "none: character spans"

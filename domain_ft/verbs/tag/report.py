@@ -18,7 +18,7 @@ _SHOWN = 600  # characters of a text that a report shows
 
 @dataclass(frozen=True)
 class Segment:
-    """Part of a text: if it has a label, an entity, which is right or wrong; otherwise the text between entities."""
+    """Part of a text: an entity with its label, right or wrong, or without a label the text between entities."""
 
     text: str
     label: str = ""
@@ -33,11 +33,10 @@ class TagReport:
         result: the run's result.json.
         base: the base model.
         task: the task; its labels are the types of entities.
-        settings: with every default resolved.
+        settings: the settings, with every default resolved.
         provenance: versions, device, hashes.
         metrics: the lines of metrics.jsonl; a held-out point has `evaluation` with `macro_f1`.
-        errors: the test texts with the most mistakes: `id`, and the text as `Segment`s in `truth` and `predicted`;
-            empty if no example may be shown.
+        errors: the test texts with the most mistakes, from `worst_texts`; empty if no example may be shown.
     """
 
     result: Mapping[str, Any]
@@ -74,13 +73,17 @@ class TagReport:
 
     @property
     def test(self) -> Mapping[str, Any]:
-        """The kept model's scores on the test texts."""
+        """The kept model's scores on the test texts; `per_class` is another name of `per_type`, for `task_plots`."""
         scores: Mapping[str, Any] = self.result["test"]
         return {**scores, "per_class": scores["per_type"]}
 
 
 def worst_texts(texts: Sequence[TaggedText], predicted: Sequence[Sequence[Span]]) -> list[dict[str, Any]]:
-    """The texts with the most wrong and missed entities, as `Segment`s; long texts are shortened as in `marked`."""
+    """At most `WORST` texts with the most wrong and missed entities.
+
+    Returns:
+        For each text its `id`, and in `truth` and `predicted` its `Segment`s from `marked`.
+    """
     wrong = [set(text.spans) ^ set(spans) for text, spans in zip(texts, predicted, strict=True)]
     order = sorted(range(len(texts)), key=lambda index: -len(wrong[index]))[:WORST]
     return [

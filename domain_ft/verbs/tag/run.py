@@ -203,7 +203,7 @@ def _run_trials(job: TagJob, folder: RunFolder, display: ProgressDisplay) -> lis
 def _find_entities(
     job: TagJob, split: str, display: ProgressDisplay | None = None
 ) -> tuple[EntityCounts, list[tuple[Span, ...]], float]:
-    """Predict the entities of a split. Returns their counts, their spans by text, and the mean loss per word."""
+    """Predict the entities of a split. Returns their counts, the spans of each text, and the mean loss per word."""
     rows = job.rows[split]
     with job.machine.accelerator.autocast():
         classes, _, loss = predict_tags(
@@ -265,7 +265,7 @@ def _scores(counts: EntityCounts, settings: TagSettings) -> dict[str, Any]:
 
 
 def _baselines(job: TagJob, tests: Sequence[EntityCounts]) -> dict[str, Any]:
-    """The scores of looking up the entities of the training texts, and the model's difference from this baseline."""
+    """The scores of looking up the entities of the training texts, and the model's difference from them."""
     texts = job.data.splits["test"]
     gazetteer = Gazetteer(job.data.splits["train"])
     counts = EntityCounts.of(texts, [list(gazetteer.spans(text)) for text in texts])

@@ -20,7 +20,7 @@ MOST_TYPES = 30
 
 
 def print_tag(report: TagReport, console: Console | None = None) -> None:
-    """Print scores by type and overall, the baseline and the findings; to standard output without `console`."""
+    """Print scores by type and overall, the baseline and the findings; without `console`, to standard output."""
     console = console or Console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     table.add_column("entities", overflow="fold")

@@ -22,7 +22,7 @@ def wide_weights(class_weight: Tensor | None) -> tuple[Tensor | None, Tensor | N
 
 @triton.jit
 def row_weight(label, known, class_weight_ptr):
-    """The weight w_t of each row's label, (rows,): 0 where the label is not a class (`known`), 1 without class weights.
+    """(rows,) the weight w_t of each row's label; 0 where the label is not a `known` class, 1 without class weights.
 
     class_weight_ptr: (classes,), float32, or None.
     """
@@ -40,7 +40,7 @@ def lse_slope(weight, mean_weight_ptr, label_smoothing):
     mean_weight_ptr: (1,), float32, the mean of the class weights, or None.
     """
     slope = weight
-    if mean_weight_ptr is not None:  # noqa: SIM102 (Triton compiles an `if` of None away, and no `and`)
+    if mean_weight_ptr is not None:  # noqa: SIM102 (Triton removes an `if` on None, but not an `and`)
         if label_smoothing is not None:
             slope = (1 - label_smoothing) * weight + label_smoothing * tl.load(mean_weight_ptr)
     return slope

@@ -3,17 +3,19 @@
     _forward     logits -> losses, and each row's maximum m and sum S; reads the logits once
     _backward    logits, m, S -> the gradient, which may overwrite the logits; reads them once
 
-Both read a row in aligned 16-byte vectors, whatever the number of classes. If that is odd (GPT-2's 50,257), rows begin
-`shift` elements into a vector. Offsets count from the start of the vector that a row begins in:
+Both read a row in aligned 16-byte vectors, whatever the number of classes. If a row is not a whole number of vectors
+(GPT-2's 50,257 classes), most rows begin `shift` elements into a vector. Offsets count from the start of the vector
+that a row begins in:
 
     | . . . x x x x x | x x x x x x x x | ... | x x x x x x x x | x x . . . . . . |
       shift             first                                     last  shift + classes
 
 The whole vectors first..last are loaded and stored 16 bytes at a time, since no mask splits them. The edges, each less
-than a vector, are handled element by element. With few classes, a program takes as many rows as fit its tile.
+than a vector, are handled element by element. With few classes, a program handles as many rows as fit its tile.
 
 The sum of exponentials is online: each lane keeps its running maximum and the sum of exponentials relative to it, with
-one exponential per element. Lanes are combined at the end, in a fixed order, so two runs are bit-identical.
+one exponential per element. Lanes are combined at the end, in a fixed order, so two runs with the same config are
+bit-identical.
 """
 
 from __future__ import annotations
@@ -155,10 +157,10 @@ def _forward(
 
 @triton.jit
 def _gradient(u, column, read, label, row_max, factor, at_target, share, class_weight_ptr, softcap):
-    """The gradient of logits u, a tile (rows, columns).
+    """The gradient with respect to the logits u, a tile (rows, columns).
 
     read (rows, columns) marks the logits that were read; factor (rows,) multiplies the exponentials; at_target (rows,)
-    is subtracted in the target's column; share (rows,) or None in every column, times the class weight.
+    is subtracted in the target's column; share (rows,), unless None, in every column, times the class weight.
     class_weight_ptr: (classes,), float32, or None.
     """
     z = _capped(u, softcap)
@@ -195,15 +197,15 @@ def _backward(
     WIDTH: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Write the gradient of the logits in a block's rows; 0 where the target is ignored.
+    """Write the gradient with respect to the logits of a block's rows; 0 where the target is ignored.
 
     Pointers:
         logits_ptr: (n, classes), rows `stride` elements apart.
         gradient_ptr: likewise, written; it may be the logits' memory.
         target_ptr: (n,), int64.
         class_weight_ptr: (classes,), float32, or None.
-        grad_ptr: (n,), the gradient of each row's loss, elements grad_stride apart.
-        lse_grad_ptr: (n,), the gradient of each row's log-sum-exp, elements lse_grad_stride apart, or None.
+        grad_ptr: (n,), the gradient with respect to each row's loss, elements grad_stride apart.
+        lse_grad_ptr: (n,), likewise with respect to its log-sum-exp, elements lse_grad_stride apart; or None.
         row_max_ptr, sum_exp_ptr: (n,), float32, what `_forward` wrote.
         mean_weight_ptr: (1,), float32, the mean of the class weights, or None.
     """
@@ -299,10 +301,10 @@ def fill_gradient(
     z_loss: float,
     softcap: float | None,
 ) -> None:
-    """Write the gradient of the logits (n, V) into `gradient`, which may be the logits themselves.
+    """Write the gradient with respect to the logits (n, V) into `gradient`, which may be the logits themselves.
 
-    grad and lse_grad (n,) are the gradients of the losses and of the log-sum-exps. The rows of `gradient` are
-    contiguous, with the row stride of the logits if theirs are contiguous and disjoint.
+    grad and lse_grad (n,) are the gradients with respect to the losses and the log-sum-exps. The rows of `gradient` are
+    contiguous; its row stride is that of the logits if their rows are contiguous and disjoint.
     """
     if logits.stride() != gradient.stride():
         logits = torch.empty_strided(logits.shape, gradient.stride(), dtype=logits.dtype, device=logits.device).copy_(

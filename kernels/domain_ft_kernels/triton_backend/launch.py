@@ -1,8 +1,8 @@
 """Launching of Triton kernels: tile sizes, targets, recording.
 
-Every kernel of this package goes through `launch`. It picks a `Config` (tile sizes, warps, stages) for the chip and the
-shape, and runs the kernel. Inside `recording(target)` it records the launch instead; the benchmark uses this to compile
-kernels for chips that this machine does not have, and to list the launches of an op.
+`launch` runs every kernel of this package, with a `Config` (tile sizes, warps, stages) that suits the chip and the
+shape. Inside `recording(target)` it records the launch instead; the benchmark uses this to compile kernels for chips
+that this machine does not have, and to list the launches of an op.
 
 Under Triton's interpreter (TRITON_INTERPRET=1, set before triton is imported) kernels run on CPU tensors, for tests.
 """
@@ -31,10 +31,10 @@ _PROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "gfx942": 304, INTERPR
 
 @dataclass(frozen=True)
 class Config:
-    """Tile sizes by the kernel's names for them, and the number of warps and pipeline stages.
+    """Tile sizes by the names of the kernel's parameters, and the numbers of warps and pipeline stages.
 
-    `targets` and `itemsizes` (bytes of an operand's element) say where it may be used: only where it compiles without
-    spilling registers, which `domain-ft bench kernels --compile` checks.
+    `targets` and `itemsizes` (bytes of an operand's element) say where a config may be used: only where it compiles
+    without spilling registers, which `domain-ft bench kernels --compile` checks.
     """
 
     blocks: dict[str, int]
@@ -55,8 +55,8 @@ class Launch:
     Attributes:
         kernel: the jitted function.
         grid: number of programs in each dimension.
-        arguments: its tensors and numbers, in the order of its parameters.
-        constants: its constexpr parameters by name, the config's blocks among them.
+        arguments: the kernel's tensors and numbers, in the order of its parameters.
+        constants: the kernel's constexpr parameters by name, including the config's blocks.
         config: the chosen config.
         configs: all configs that it was chosen from.
     """
@@ -110,9 +110,9 @@ def processors(device: torch.device) -> int:
 def dot_precision(dtype: torch.dtype, device: torch.device) -> str:
     """tl.dot's `input_precision` for operands of `dtype`: how float32 is multiplied on tensor cores.
 
-    AMD's tensor cores multiply float32 directly. On others, three TF32 products are within a few roundings of a float32
-    product. A single TF32 product is used if torch.set_float32_matmul_precision allows it. Two-byte types have no
-    choice.
+    AMD's tensor cores multiply float32 directly. On other chips, three TF32 products are within a few roundings of a
+    float32 product. A single TF32 product is used if torch.set_float32_matmul_precision allows it. For two-byte types
+    there is no choice.
     """
     target = target_of(device)
     if dtype.itemsize == 2 or target == INTERPRETER:
@@ -123,14 +123,14 @@ def dot_precision(dtype: torch.dtype, device: torch.device) -> str:
 
 
 def candidates(configs: Sequence[Config], device: torch.device, dtype: torch.dtype) -> tuple[Config, ...]:
-    """Those of `configs` that may run on `device` for operands of `dtype`, the best guess first."""
+    """Those of `configs` that may run on `device` for operands of `dtype`, in the same order."""
     target = target_of(device)
     return tuple(c for c in configs if target in c.targets and dtype.itemsize in c.itemsizes)
 
 
 @contextlib.contextmanager
 def recording(target: str) -> Iterator[list[Launch]]:
-    """Inside the block, launches are added to the list, as for a chip of family `target`, and not run."""
+    """Inside the block, launches are not run, but added to the list as for a chip of the family `target`."""
     recorder = _Recorder(target)
     token = _recorder.set(recorder)
     try:
@@ -153,11 +153,12 @@ def launch(
     """Run `kernel` on `device`.
 
     Args:
-        grid: from the chosen tile sizes to the number of programs per dimension; if one is 0, nothing is launched.
+        grid: computes the number of programs per dimension from the tile sizes; if one is 0, nothing is launched.
         arguments: the kernel's parameters before its constexpr ones, in order.
-        configs: what to choose from, the best guess first.
-        dtype: of the matrix operands; the choice of config depends on it.
-        shape: sizes that the best config depends on, such as (N, K): tuned once for each, rounded up to powers of two.
+        configs: the configs to choose from, the best guess first.
+        dtype: the type of the operands; the choice of config depends on it.
+        shape: sizes that the best config depends on, such as (N, K). They are rounded up to powers of two; the config
+            is chosen once for each result.
         repeatable: whether a second run gives the same result, so that configs may be timed. False for a kernel that
             overwrites its input.
         constants: the kernel's other constexpr parameters.

@@ -1,26 +1,26 @@
 """Triton kernels of `domain_ft_kernels.linear_cross_entropy`, which has the maths.
 
-The pipeline. The m labelled rows are numbered by slots 0..m and processed in chunks whose logits fit the stash; kernels
-with * read or write the stash:
+The m labelled rows are numbered by slots 0..m and processed in chunks whose logits fit the stash. Kernels marked * read
+or write the stash:
 
     _compact        target -> rows[slot], slots[row], labels[slot], and m, which only the device knows
     for each chunk of rows:
-      _logits*      u = x Wᵀ + b, rows of x gathered; of each row and panel (PANEL columns) the maximum, the sum of
-                    exponentials and Σ w z; z_t; and z minus the panel's maximum into the stash
+      _logits*      gathered rows of x -> z (u = x Wᵀ + b, capped): z_t; for each row and panel (PANEL columns) the
+                    maximum, the sum of exponentials and Σ w z; into the stash, z minus the panel's maximum
       _losses       the panels' maxima and sums, in order -> each row's maximum, sum of exponentials and loss
-      _gradient*    stash -> G = ∂loss/∂u, in place unless the stash is kept for another backward; db
+      _gradient*    stash -> G = g · ∂loss/∂u (g = 1 if _finish applies it), in place unless forward kept it; db
       _grad_hidden* dx = G W, in slots; with few tiles, V is split into slices, which _add_slices adds in order
       _grad_weight* dW = Gᵀ x, or adds to it
     _finish         dx of all rows (0 where ignored) and dW, times the loss's gradient, in the types of x and W
 
 The host never waits for the device: it launches for all n rows, and programs beyond m return at once. Each number is
-written by one program and each sum has a fixed order, so two runs are bit-identical.
+written by one program and each sum has a fixed order, so two runs with the same configs are bit-identical.
 
 Numerics. Products are accumulated in float32, and so are all sums, dx, dW and db, for any operand type. With two-byte
 operands, the stash has two bytes per logit. A logit of 10 in bfloat16 is off by up to 0.03, which is 3 % of its
-probability. So the stash holds the distance to the panel's maximum in float16. Its relative error is at most 2^-11, so
-its error is small near 0, where probabilities are large; distances beyond float16's range have probability 0. The same
-bytes then hold G in the operands' type.
+probability. So the stash holds the distance to the panel's maximum in float16. The relative error of a distance is at
+most 2^-11, so its error is small near 0, where probabilities are large; at distances beyond float16's range, the
+probability is 0. The same bytes then hold G in the operands' type.
 Probabilities are exp(z - panel_max) · exp(panel_max - row_max) / S: no large numbers cancel.
 """
 
@@ -110,7 +110,7 @@ def _logits(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """Logits z of a chunk's rows, a tile of (BLOCK_M rows, one or two panels) at a time, and their sums by panel.
+    """Logits z of a chunk's rows, a tile of BLOCK_M rows and one or two panels at a time, and their sums by panel.
 
     Pointers:
         x_ptr: (n, size), rows x_stride elements apart.
@@ -130,7 +130,7 @@ def _logits(
     for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0)):
         tile_m, tile_n = tile_of(tile, tiles_m, tiles_n, GROUP_M)
         place = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
-        slot = first + tl.minimum(place, mine - 1)  # beyond the end, repeats the last row or class: no mask
+        slot = first + tl.minimum(place, mine - 1)  # beyond the end, the last row or class repeats: no mask
         class_ = tl.minimum(tile_n * PANEL * PANELS + tl.arange(0, PANEL * PANELS), classes - 1)
         k = tl.arange(0, BLOCK_K)
         x_tile = x_ptr + tl.load(rows_ptr + slot).to(tl.int64)[:, None] * x_stride + k[None, :]
@@ -203,7 +203,7 @@ def _losses(
     BLOCK_M: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """Each row's maximum, sum of exponentials and loss, from those of its panels.
+    """Each row's maximum, sum of exponentials and loss, from the maxima and sums of its panels.
 
     Pointers:
         panel_max_ptr, panel_sum_ptr, panel_total_ptr, picked_ptr: what `_logits` wrote.
@@ -285,10 +285,10 @@ def _gradient(
     ADD: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """G = ∂loss/∂u of a chunk from its stash; 0 in the columns beyond the classes.
+    """G = g · ∂loss/∂u of a chunk from its stash; 0 in the columns beyond the classes.
 
-    A program has PANEL columns and `depth` rows, which it takes in order, a square at a time. If db is required,
-    `depth` is all rows, and the program writes its part of db, or with ADD adds to it.
+    A program handles PANEL columns and `depth` rows, in order, a square at a time. If db is required, `depth` is all
+    rows, and the program writes its part of db, or with ADD adds to it.
 
     Pointers:
         stash_ptr: (chunk, stride), what `_logits` wrote.
@@ -296,8 +296,8 @@ def _gradient(
         panel_max_ptr: (panels, chunk), what `_logits` wrote.
         row_max_ptr, sum_exp_ptr: (n,), by slot, what `_losses` wrote.
         rows_ptr, labels_ptr, count_ptr: what `_compact` wrote.
-        grad_ptr: (n,), float32, the gradient of each row's loss, or None for 1.
-        lse_grad_ptr: (n,), float32, the gradient of each row's log-sum-exp, or None; only beside grad_ptr.
+        grad_ptr: (n,), float32, g, the gradient with respect to each row's loss; or None for 1.
+        lse_grad_ptr: (n,), float32, likewise with respect to each row's log-sum-exp, if grad_ptr is given; or None.
         class_weight_ptr: (classes,), float32, or None; mean_weight_ptr: (1,), their mean, or None.
         bias_gradient_ptr: (classes,), float32, written or added to: db; or None.
         largest_ptr: (squares of rows, panels), float32, written: the largest |∂loss/∂u| of a square, not multiplied by
@@ -387,17 +387,17 @@ def _grad_hidden(
 ):
     """dx = G W of a chunk, by slot.
 
-    If there are fewer tiles than programs, each tile's sum over the classes is split into slices, which `_add_slices`
-    adds.
+    If there are at least two programs per tile, each tile's sum over the classes is split into slices, which
+    `_add_slices` adds.
 
     Pointers:
         gradient_ptr: (chunk, stride), G.
         weight_ptr: (classes, size), rows weight_stride elements apart.
         count_ptr: (1,), what `_compact` wrote.
         out_ptr: (n, size), float32, written by slot if there is one slice.
-        slices_ptr: (slices, labelled rows of the chunk, size), float32, written if there are more.
+        slices_ptr: (slices, labelled rows of the chunk, size), float32, written if there are several slices.
         slice_count_ptr: (1,), int32, written: the number of slices.
-        largest_ptr: what `_gradient` wrote, or None: squares of at most filter_eps are skipped.
+        largest_ptr: what `_gradient` wrote, or None: squares with a value of at most filter_eps are skipped.
     """
     mine = _rows_of(count_ptr, first, chunk)
     tiles_m = tl.cdiv(mine, BLOCK_M)
@@ -485,7 +485,7 @@ def _grad_weight(
         x_ptr: (n, size), rows x_stride elements apart.
         rows_ptr, count_ptr: what `_compact` wrote.
         out_ptr: (classes, size), float32, written or added to.
-        largest_ptr: what `_gradient` wrote, or None: squares of at most filter_eps are skipped.
+        largest_ptr: what `_gradient` wrote, or None: squares with a value of at most filter_eps are skipped.
     """
     mine = _rows_of(count_ptr, first, chunk)
     if ADD and mine == 0:
@@ -528,11 +528,11 @@ def _finish(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """A gradient in its tensor's type, times the gradient of the loss.
+    """A gradient in its tensor's type, times the gradient with respect to the loss.
 
     Pointers:
         source_ptr: (rows, size), float32, by slot if there are slots.
-        slots_ptr: (n,), int32, what `_compact` wrote: -1 gives 0; or None.
+        slots_ptr: (n,), int32, what `_compact` wrote, or None; where it is -1, 0 is written.
         grad_ptr: (1,), or (n,) with BY_ROW, float32; None for 1.
         out_ptr: (n, size), written.
     """
@@ -604,10 +604,10 @@ _GRAD_WEIGHT = [
 ]
 
 LARGEST_TILE = 128 * 256
-"""Elements of _grad_hidden's largest tile, which bounds the size of its slices."""
+"""Elements of _grad_hidden's largest tile. This bounds the size of its slices."""
 
 GRADIENT_ROWS = 4 * PANEL
-"""Rows per program of _gradient if db is not required; otherwise one program takes all rows of its columns."""
+"""Rows per program of _gradient if db is not required; otherwise one program handles all rows of its columns."""
 
 
 # Host side
@@ -642,7 +642,7 @@ class _Head:
         self.panels = cdiv(self.classes, PANEL)
         step = chunk_rows(self.n, self.classes, compute.itemsize)
         self.chunk = min(step, self.n)
-        self.firsts = range(0, max(self.n, 1), step)  # zero rows are a chunk too, so that dW is zeroed
+        self.firsts = range(0, max(self.n, 1), step)  # even zero rows are one chunk, so that dW is zeroed
 
         self.rows, self.labels, self.slots = (self.make_empty(self.n, dtype=torch.int32) for _ in range(3))
         self.count = self.make_empty(1, dtype=torch.int32)
@@ -676,7 +676,7 @@ class _Head:
 
     def make_logits(self, first: int, stash: Tensor | None) -> None:
         """A chunk's sums by panel, and its stash if one is given."""
-        most = 2 * processors(self.device)  # of two programs on a processor, one multiplies while one exponentiates
+        most = 2 * processors(self.device)  # so that one program can multiply while the other exponentiates
         self._launch(
             _logits,
             lambda blocks: (min(most, cdiv(self.chunk, blocks["BLOCK_M"]) * cdiv(self.panels, blocks["PANELS"])),),
@@ -737,7 +737,7 @@ class _Head:
             PANEL=PANEL,
             PRECISION=dot_precision(self.compute, self.device),
         )
-        elements = min(self.chunk * self.size, len(slices) // 2)  # of two or more slices, each has at most half of it
+        elements = min(self.chunk * self.size, len(slices) // 2)  # each of several slices has at most half
         self._launch(
             _add_slices,
             lambda blocks: (cdiv(elements, blocks["BLOCK"]),),
@@ -787,7 +787,8 @@ class _Gradients:
 def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Losses and log-sum-exps (if `with_lse`) by row, maxima and sums by slot, and (if `keep`) stash and panel maxima.
 
-    Implements the op linear_cross_entropy_triton, whose schema has the arguments. `keep` needs all rows in one chunk.
+    Implements the op linear_cross_entropy_triton, whose schema lists the arguments. With `keep`, all rows must be in
+    one chunk.
     """
     *operands, with_lse, keep = arguments
     head = _Head(*operands)
@@ -811,10 +812,10 @@ def backward(
     panel_maxes: Tensor,
     *arguments: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of hidden, weight and bias (empty if not required).
+    """The gradients with respect to hidden, weight and bias (empty if not required).
 
-    grad and lse_grad (n,) are the gradients of the losses and of the log-sum-exps. G is computed from the stash that
-    forward kept, which is not changed, or from recomputed logits.
+    grad and lse_grad (n,) are the gradients with respect to the losses and the log-sum-exps. G is computed from
+    recomputed logits, or from the stash that forward kept, which is not changed.
     """
     hidden, weight, target, bias, *options, _with_lse, keep, needs = arguments
     head = _Head(hidden, weight, target, bias, *options)
@@ -835,7 +836,7 @@ def backward(
 def forward_with_gradients(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Losses (n,), or their sum if `summed`; float32 gradients for `finish`; and each row's slot.
 
-    Implements the op linear_cross_entropy_with_gradients_triton, whose schema has the arguments.
+    Implements the op linear_cross_entropy_with_gradients_triton, whose schema lists the arguments.
     """
     *operands, summed, needs = arguments
     head = _Head(*operands)
@@ -859,7 +860,7 @@ def finish(
     bias_type: torch.dtype,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of all rows, W and b in their types, times grad: one number, one per row, or None for 1."""
+    """The gradients of hidden, weight and bias in their types, times `grad`: one number, one per row, or None for 1."""
     if grad is not None:
         grad = grad.contiguous()
     hidden = torch.empty(d_hidden.shape, dtype=hidden_type, device=slots.device)

@@ -1,8 +1,8 @@
-"""Triton kernels of the LoRA linear. A group of layers takes as many launches as one layer, typically:
+"""Triton kernels of the LoRA linear. A group of layers usually needs as many launches as one layer:
 
     forward   `_down`       t                          reads x; its mask is computed in registers
               `_linear`     y = x Wᵀ + t Bᵀ + b        every layer's tiles in one grid
-    backward  `_linear_dx`  dx = Σ g W + (dt A) ∘ M    and dt, in the same loop
+    backward  `_linear_dx`  dx = Σ (g W + (dt A) ∘ M)  and dt, in the same loop
               `_outer`      dA = dtᵀ (x ∘ M)           one read of x for all layers; partial sums by chunk
               `_outer`      dB = gᵀ t, db = Σ g        one read of each g (and one more for dW = gᵀ x)
               `_add_up`     dA, dB, db, dW             the partial sums in order, rounded once
@@ -13,10 +13,11 @@ and A as they are loaded, and into the sums dA and dB: in float16 a large s coul
 hold the layers side by side, each layer's R columns padded with zeros to a multiple of 16, a tensor core's minimum.
 
 Without dropout, `_linear` computes t itself, in the loop that multiplies x by W; each layer's first column of tiles
-stores it. `_linear_dx` does so with dt, dropout or not. Above FUSED_RANK (or, for dt, with too many layers) that would
-take too many registers, so `_down` computes t or dt first. It also computes dt if dx is not required. Sums are float32;
-A and B are rounded to the type of x as they are loaded. Each element of an output is written by one program, so two
-runs are bit-identical.
+stores t. `_linear_dx` computes dt likewise, with or without dropout. Above FUSED_RANK (or, for dt, with too many
+layers) this would need too many registers. Then, and for t with dropout, `_down` computes t or dt first. `_down` also
+computes dt if dx is not required. Sums are float32; A and B are rounded to the type of x as they are loaded. Each
+element of an output is written by one program and each sum has a fixed order, so two runs with the same configs are
+bit-identical.
 """
 
 from __future__ import annotations
@@ -43,10 +44,11 @@ FUSED_LAYERS = 2
 """The number of layers of rank FUSED_RANK whose t or dt fits a tile's registers; more layers if ranks are smaller."""
 
 PROGRAMS = 96
-"""Tiles times chunks of rows that `_outer` aims at, to saturate a chip's memory. More chunks need more partial sums."""
+"""The number of programs, tiles times chunks of rows, that saturates a chip's memory in `_outer`. More chunks need more
+partial sums."""
 
 CHUNK_ROWS = 512
-"""Chunks have about this many rows, or more."""
+"""The least number of rows in a chunk of `_outer`, roughly."""
 
 LARGEST_BLOCK = 128
 """A multiple of every BLOCK_K, and of every BLOCK_M of `_outer`."""
@@ -208,7 +210,7 @@ def _linear_dx(
     MAKE_DOWN: tl.constexpr, DROPOUT: tl.constexpr, DIVISOR: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """dx = Σ g W + (dt A) ∘ M, summed over the layers, for a tile of dx.
+    """dx = Σ (g W + (dt A) ∘ M) over the layers, for a tile of dx.
 
     BLOCK_N counts columns of dx, BLOCK_K the features summed over. The rest is as in `_linear`.
 
@@ -312,7 +314,8 @@ def _outer(
 ):  # fmt: skip
     """partial[c, r] = Σ (left ∘ M)[row, c] · right[row, r] over a chunk of rows, for a tile of one layer's partial.
 
-    A layer takes `reads` columns of right from `starts` on; those beyond the first `widths` are zeros.
+    A layer multiplies `reads` columns of right from `starts` on; those beyond the first `widths` are zeros and give no
+    output.
 
     Pointers:
         left_ptrs: (m, sizes), rows left_strides elements apart.
@@ -443,7 +446,7 @@ ADD_UP_CONFIGS = (Config({"BLOCK": 1024}, num_warps=4, num_stages=1),)
 
 @dataclass(frozen=True)
 class _Group:
-    """Layers that read the same x, in the kernels' layout: a tuple has one entry per layer."""
+    """Layers that read the same x, in the kernels' layout; each tuple has one entry per layer."""
 
     weights: tuple[Tensor, ...]
     lora_as: tuple[Tensor, ...]
@@ -464,7 +467,7 @@ class _Group:
         dropout_p: float,
         seed: Tensor | None,
     ) -> _Group:
-        """From the op's arguments."""
+        """The group of an op's arguments."""
         factors = [split_scale(scaling / (1 - dropout_p)) for scaling in scalings]
         return cls(
             tuple(weights),
@@ -507,7 +510,7 @@ class _Group:
 
     @property
     def fused_columns(self) -> int:
-        """Columns of all layers' t or dt that a tile may hold in registers."""
+        """The maximum number of columns, over all layers, of t or dt that a tile holds in registers."""
         return FUSED_LAYERS * FUSED_RANK[self.weights[0].dtype.itemsize]
 
     def only(self, layer: int) -> _Group:
@@ -575,7 +578,7 @@ def backward(
     seed: Tensor | None,
     needs: Sequence[bool],
 ) -> list[Tensor]:
-    """The gradients of the tensors (x, *weights, *biases, *lora_as, *lora_bs) that `needs` marks, in this order."""
+    """The gradients with respect to those of (x, *weights, *biases, *lora_as, *lora_bs) that `needs` marks."""
     group = _Group.of(weights, lora_as, lora_bs, scalings, dropout_p, seed)
     x, grads = _with_rows(x), [_with_rows(grad) for grad in grads]
     tensors = (x, *weights, *biases, *lora_as, *lora_bs)
@@ -595,7 +598,7 @@ def backward(
         for layer, d_a in d_as.items():
             first = group.starts[layer]
             sums.append((stacked[0][:, first : first + len(d_a)], d_a, group.up_scales[layer]))
-    passes = (  # over the rows of g; the first that reads every g whose db is required also sums them
+    passes = (  # over the rows of g; the first pass that reads every g whose db is required also computes db
         (d_bs, down, group.starts, group.ranks),
         (d_weights, x, (0,) * len(grads), (x.shape[1],) * len(grads)),
     )
@@ -633,7 +636,7 @@ def _launch_down(
     *,
     masked: bool,
 ) -> None:
-    """Write down (m, Σ R) = s₁ (left ∘ M) small, for left (m, k) and smalls (k, R); M only if `masked`."""
+    """Write s₁ (left ∘ M) small to `down` (m, Σ R), for left (m, k) and smalls (k, R); M only if `masked`."""
     m, k = left.shape
     most = group.fused_columns // len(smalls)
     rank_block = max(RANK_STEP, min(group.rank_block, triton.next_power_of_2(most + 1) // 2))
@@ -652,7 +655,7 @@ def _launch_down(
 
 
 def _launch_d_down(group: _Group, grads: Sequence[Tensor], d_down: Tensor) -> None:
-    """Write each layer's columns of dt, if the loop for dx does not."""
+    """Write dt, one layer at a time, if the loop for dx does not compute it."""
     for layer, (grad, start) in enumerate(zip(grads, group.starts, strict=True)):
         single = group.only(layer)
         columns = d_down[:, start : start + down_columns(single.ranks)]
@@ -693,14 +696,17 @@ def _launch_outer(
     masked: bool = False,
     biased: bool = False,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Sums of left[row, c] · right[row, start + r] over chunks of rows, (chunks, C, R) for each of the lefts (m, C).
+    """Sums of left[row, c] · right[row, start + r] over chunks of rows.
 
     Args:
-        starts, widths: the columns of `right` for each left.
-        padded: whether these are zero-padded to a multiple of RANK_STEP, as in t and dt.
-        transposed: make (chunks, R, C) instead.
+        starts, widths: the columns of `right` for each left (m, C): R = width columns from `start` on.
+        padded: whether these columns are zero-padded to a multiple of RANK_STEP, as in t and dt.
+        transposed: return (chunks, R, C) instead of (chunks, C, R).
         masked: use left ∘ M.
-        biased: return the sums of the lefts' columns too, (chunks, C).
+        biased: also sum the columns of the lefts.
+
+    Returns:
+        For each left the sums (chunks, C, R); and if `biased`, for each left the sums of its columns (chunks, C).
     """
     m, sizes = len(right), tuple(left.shape[1] for left in lefts)
     rank_block, configs = (
@@ -732,7 +738,7 @@ def _launch_outer(
 
 
 def _launch_add_up(sums: Sequence[tuple[Tensor, Tensor, float]]) -> None:
-    """Write to each output the scaled sum of its partials (chunks, ...), one launch for each type of output."""
+    """Write to each output the scaled sum of its partials (chunks, ...), with one launch for each type of output."""
     for dtype in {output.dtype: None for _, output, _ in sums}:
         of_type = [entry for entry in sums if entry[1].dtype == dtype]
         partials, outputs, scales = zip(*of_type, strict=True)
@@ -775,5 +781,5 @@ def _how(operand: Tensor) -> dict[str, Any]:
 
 
 def _rank_block(width: int, dtype: torch.dtype) -> int:
-    """Columns of t or dt in a tile."""
+    """Columns of t or dt in a tile, for a layer with `width` of them."""
     return max(RANK_STEP, min(FUSED_RANK[dtype.itemsize], triton.next_power_of_2(width)))

@@ -21,7 +21,7 @@ def tile_of(index, tiles_m, tiles_n, GROUP_M: tl.constexpr):
 
 @triton.jit
 def tanh(y):
-    """tanh of float32 y, within a few ulps; Triton has none that all targets and its interpreter support."""
+    """tanh of float32 y, within a few ulps. Triton has no tanh that all targets and its interpreter support."""
     t = tl.exp(-2 * tl.abs(y))
     far = (1 - t) / (1 + t)
     square = y * y
@@ -47,7 +47,7 @@ def row_keys(seed, rows):
 
 @triton.jit
 def column_keys(seed, columns):
-    """The odd int32 keys of the columns numbered `columns`."""
+    """The odd int32 keys of the columns numbered `columns`, for the int64 seed."""
     key = _mixed(seed.to(tl.uint64))
     z = _mixed(key + (2 * columns.to(tl.uint64) + 2) * 0x9E3779B97F4A7C15)
     return (z >> 32).to(tl.uint32).to(tl.int32, bitcast=True) | 1
@@ -57,7 +57,7 @@ def column_keys(seed, columns):
 def hashed_once(keys, SIZE: tl.constexpr):
     """`keys` (SIZE,), unchanged. The gather makes the threads share the work of hashing them.
 
-    Without it, every thread hashes all the keys that its part of a tile needs, which are dozens.
+    Without the gather, every thread would hash the dozens of keys that its part of a tile needs.
     """
     return tl.gather(keys, tl.arange(0, SIZE), 0)
 

@@ -1,9 +1,9 @@
-"""Picks the fastest of a few configs: timed once, remembered on disk by kernel, device, shape class and type.
+"""Choice of the fastest of a few configs: timed once, then remembered on disk for each `Key`.
 
 To limit the delay of a first run, configs are timed only while this process has spent less than BUDGET_SECONDS on it.
-After that, and for kernels that must not run twice, the first config that fits the chip is used. Configs may sum in
-different orders, so two runs are bit-identical only if both use the same configs: on one machine once all choices are
-remembered, or with DOMAIN_FT_TUNE=0, which disables timing.
+After that, and for kernels that must not run twice, the remembered config is used, or without one the first that fits
+the chip. Configs may sum in different orders, so two runs are bit-identical only if both use the same configs. They do
+on one machine once all choices are remembered, or with DOMAIN_FT_TUNE=0, which disables timing.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import torch
 import triton
 
 BUDGET_SECONDS = 30.0
-"""Seconds that a process may spend on compiling and timing configs, for all kernels and shapes."""
+"""Seconds after which a process times no further config, for all kernels and shapes together."""
 
 REPEATS = 5
-"""Timed runs of a config; the median is compared."""
+"""Timed runs of a config; the median counts."""
 
 
 class Candidate(Protocol):
-    """A config; its text identifies it in the file of choices."""
+    """A config; `str` of it identifies it in the file of choices."""
 
     def __str__(self) -> str: ...
 
@@ -43,9 +43,9 @@ class Key:
     """What a choice depends on.
 
     Attributes:
-        kernel: its module and name.
-        device: where it runs.
-        dtype: of the operands.
+        kernel: the kernel's module and name.
+        device: the device that runs the kernel.
+        dtype: the type of the operands.
         shape: the relevant sizes, rounded up by `classes`.
         constants: names and values of the kernel's constexpr parameters other than tile sizes.
     """
@@ -57,7 +57,7 @@ class Key:
     constants: tuple[tuple[str, Any], ...]
 
     def text(self) -> str:
-        """The key in the file: the same on all machines with this device and version of triton."""
+        """The key in the file: the same on all machines with this kind of device and version of triton."""
         constants = ", ".join(f"{name}={value}" for name, value in sorted(self.constants))
         name = torch.cuda.get_device_name(self.device)
         return " | ".join(map(str, (name, triton.__version__, self.kernel, self.dtype, self.shape, constants)))
@@ -80,7 +80,7 @@ def run_best(
     repeatable: bool,
     too_large: type[Exception],
 ) -> None:
-    """Call `run` with the remembered config for `key`, else the fastest, else the first that fits.
+    """Call `run` with the remembered config for `key`, else the fastest if it may be timed, else the first that fits.
 
     Raises:
         Exception: `too_large`, if no config fits the chip's shared memory.
@@ -113,7 +113,7 @@ def cache_file() -> Path:
 
 
 def forget() -> None:
-    """Forget this process's choices and the time it spent; the file stays."""
+    """Forget this process's choices and the time that it spent on timing; the file stays."""
     global _spent
     _chosen.clear()
     _stored.cache_clear()

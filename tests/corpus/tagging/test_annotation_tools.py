@@ -1,4 +1,4 @@
-"""What annotation tools write: read by `tag` and by `data check` alike, or refused by name."""
+"""Files of annotation tools: `tag` and `data check` read the same ones, and refuse others with the cause."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ def read(path: Path, fields: TagFields | None = None) -> tuple[list[TaggedText],
 
 
 def check(path: Path) -> tuple[str, list[tuple[str, bool]]]:
-    """What data check takes the file for, and the kinds of its findings, each with whether it is an error."""
+    """The kind of file that `data check` recognises, and (kind, whether it is an error) of each finding."""
     file, rejections = CheckedFile.open(str(path), "auto", Fields()), Rejections()
     result = Checker().check(file.items(rejections.bad), rejections)
     return file.kind, [(finding.kind, finding.error) for finding in result.findings]
 
 
-@pytest.mark.parametrize("packed", ["", ".gz", ".xz", ".bz2", ".zst"])
+@pytest.mark.parametrize("compression", ["", ".gz", ".xz", ".bz2", ".zst"])
 @pytest.mark.parametrize("form", ["lines", "list", "pretty", "pairs", "documents", "sentences", "columns"])
-def test_packed_files_of_any_form_are_read(tmp_path: Path, packed: str, form: str) -> None:
+def test_compressed_files_of_every_form_are_read(tmp_path: Path, compression: str, form: str) -> None:
     records: list[dict[str, Any]] = [{"text": TEXT, "entities": [[5, 12, "Drug"]]}, {"text": TEXT, "entities": []}]
     pairs = [[TEXT, {"entities": record["entities"]}] for record in records]
     words = [
@@ -76,13 +76,13 @@ def test_packed_files_of_any_form_are_read(tmp_path: Path, packed: str, form: st
         "sentences": ("a.json", json.dumps(words)),
         "columns": ("a.conll", "\n\n".join("\n".join(" ".join(pair) for pair in sentence) for sentence in words)),
     }[form]
-    path = tmp_path / f"{name}{packed}"
-    if packed == ".zst":
+    path = tmp_path / f"{name}{compression}"
+    if compression == ".zst":
         with pa.CompressedOutputStream(str(path), "zstd") as file:
             file.write(content.encode())
     else:
-        packers: dict[str, Any] = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
-        path.write_bytes(packers[packed](content.encode()))
+        compressors: dict[str, Any] = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
+        path.write_bytes(compressors[compression](content.encode()))
     texts, rejects, _ = read(path)
     assert [text.spans for text in texts] == [DRUG, ()]
     assert len({text.id for text in texts}) == 2
@@ -200,7 +200,7 @@ FILES: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", list(FILES))
-def test_each_form_is_read_by_tag_and_known_to_data_check(tmp_path: Path, name: str) -> None:
+def test_each_form_is_read_by_tag_and_recognised_by_data_check(tmp_path: Path, name: str) -> None:
     file, content = FILES[name]
     path = write(tmp_path / file, content if isinstance(content, str) else json.dumps(content))
     texts, rejects, _ = read(path)
@@ -214,7 +214,7 @@ def test_each_form_is_read_by_tag_and_known_to_data_check(tmp_path: Path, name: 
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if "words" not in name and name != "pubtator"])
-def test_a_cleaned_copy_of_each_form_is_plain_json_lines_with_the_same_entities(tmp_path: Path, name: str) -> None:
+def test_a_cleaned_copy_is_plain_json_lines_with_the_same_entities(tmp_path: Path, name: str) -> None:
     file, content = FILES[name]
     path = write(tmp_path / file, content if isinstance(content, str) else json.dumps(content))
     checked, rejections = CheckedFile.open(str(path), "auto", Fields()), Rejections()
@@ -267,7 +267,7 @@ def test_a_copy_leaves_out_what_contradicts_itself_or_was_rejected(tmp_path: Pat
     assert [(change["line"], change["kind"]) for change in changes] == [(2, "left-out"), (3, "contradicting-span")]
 
 
-def test_what_an_annotator_rejects_is_left_out_and_listed(tmp_path: Path) -> None:
+def test_what_an_annotator_rejects_or_ignores_is_left_out_and_listed(tmp_path: Path) -> None:
     span = {"start": 5, "end": 12, "label": "Drug"}
     path = json_lines(
         tmp_path / "a.jsonl",
@@ -288,7 +288,7 @@ def test_what_an_annotator_rejects_is_left_out_and_listed(tmp_path: Path) -> Non
     assert [finding for finding in findings if finding[0] == "left-out"] == [("left-out", False)] * 2
 
 
-def test_fields_that_nothing_reads_are_counted(tmp_path: Path) -> None:
+def test_unread_fields_are_counted(tmp_path: Path) -> None:
     record = {"text": TEXT, "label": [[5, 12, "Drug"]], "id": 3, "meta": {"a": 1}}
     _, _, left = read(json_lines(tmp_path / "a.jsonl", record, {**record, "note": ""}), TagFields(id="id"))
     assert left.fields == {"meta": 2, "note": 1}
@@ -296,7 +296,7 @@ def test_fields_that_nothing_reads_are_counted(tmp_path: Path) -> None:
     assert left.fields == {"data.source": 1, "result of type relation": 1}
 
 
-def test_tasks_of_label_studio_that_were_skipped_or_differ(tmp_path: Path) -> None:
+def test_label_studio_tasks_that_were_skipped_or_annotated_differently(tmp_path: Path) -> None:
     cancelled = studio([label(0, 4)])
     cancelled["annotations"][0]["was_cancelled"] = True
     tasks = [studio([label(5, 12)], [label(5, 12)]), cancelled, studio()]
@@ -311,10 +311,12 @@ def test_tasks_of_label_studio_that_were_skipped_or_differ(tmp_path: Path) -> No
     assert read(write(tmp_path / "b.json", json.dumps([differing])))[0][0].spans == DRUG
 
 
-def test_the_text_of_label_studio_is_named_or_found(tmp_path: Path) -> None:
+def test_the_text_field_of_label_studio_is_found_or_named(tmp_path: Path) -> None:
     task = studio([label(5, 12)])
     task["data"] = {"note": TEXT, "title": "Other"}
-    assert read(write(tmp_path / "a.json", json.dumps([task])))[0][0].text == TEXT  # where the entities' texts are
+    assert (
+        read(write(tmp_path / "a.json", json.dumps([task])))[0][0].text == TEXT
+    )  # the field that contains the entities' text
     task["annotations"][0]["result"] = []
     with pytest.raises(RecordError, match="which field of 'data' holds the text"):
         read(write(tmp_path / "a.json", json.dumps([task])))
@@ -332,11 +334,13 @@ def test_entities_of_label_studio_are_in_the_text_that_their_object_shows(tmp_pa
         return [text.text[span.start : span.end] for text in texts for span in text.spans]
 
     assert texts_of(task("body", 1), task("body", 2)) == ["aspirin", "aspirin"]
-    assert texts_of(task("t", 1, copied=True)) == ["aspirin"]  # the object has another name, but a copy of the text
-    assert texts_of(task("text", 1, copied=True)) == ["aspirin"]  # ... even the name of another field
+    assert texts_of(task("t", 1, copied=True)) == [
+        "aspirin"
+    ]  # no field has the object's name, but the span repeats the marked text
+    assert texts_of(task("text", 1, copied=True)) == ["aspirin"]  # ... which counts more than the object's name
     short = task("t", 1)
     short["data"]["text"] = "Short"
-    assert texts_of(short) == ["aspirin"]  # the other text is too short
+    assert texts_of(short) == ["aspirin"]  # the other field is too short for the offsets
     unmarked = {**task("body", 2), "annotations": [{"result": []}]}
     assert [t.text for t in read(write(tmp_path / "b.json", json.dumps([task("body", 1), unmarked])))[0]] == [
         "Give aspirin now, 1",
@@ -352,7 +356,7 @@ def test_entities_of_label_studio_are_in_the_text_that_their_object_shows(tmp_pa
     assert texts_of(both, fields=TagFields(text="text")) == ["marked"]
 
 
-def test_a_folder_of_brat(tmp_path: Path) -> None:
+def test_a_brat_folder_is_read(tmp_path: Path) -> None:
     folder = tmp_path / "notes"
     folder.mkdir()
     write(folder / "a.txt", "Left and right lung cancer.\nGive 😀 aspirin.")
@@ -382,7 +386,7 @@ def test_a_folder_of_brat(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("paired", [True, False])
-def test_one_stray_ann_file_makes_no_brat_and_is_named(tmp_path: Path, paired: bool) -> None:
+def test_one_ann_file_among_many_texts_makes_no_brat_folder_and_is_named(tmp_path: Path, paired: bool) -> None:
     folder = tmp_path / "notes"
     folder.mkdir()
     for number in range(5):
@@ -409,13 +413,13 @@ def test_one_stray_ann_file_makes_no_brat_and_is_named(tmp_path: Path, paired: b
     assert [finding for finding in check(folder)[1] if finding[0] == "unread-file"] == [("unread-file", False)] * 3
 
 
-def test_offsets_of_brat_that_were_counted_otherwise_are_named(tmp_path: Path) -> None:
+def test_brat_offsets_that_were_counted_in_another_way_are_explained(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", "😀 aspirin")
     write(tmp_path / "a.ann", "T1\tDrug 3 10\taspirin\n")
     with pytest.raises(RecordError, match="UTF-16 units") as caught:
         read(tmp_path / "a.ann")
     assert 'a.ann, field "entities[0]"' in str(caught.value)
-    assert "counted from 1; or offsets count UTF-16 units" in str(caught.value)  # a single span does not tell
+    assert "counted from 1; or offsets count UTF-16 units" in str(caught.value)  # a single span fits both causes
 
 
 def test_passages_of_a_document_are_texts_of_one_group(tmp_path: Path) -> None:
@@ -432,12 +436,15 @@ def test_passages_of_a_document_are_texts_of_one_group(tmp_path: Path) -> None:
         ("a.xml", "<!DOCTYPE c [<!ENTITY a 'b'>]><collection/>", "declares entities"),
         ("a.xml", "<html><body/></html>", "is not BioC"),
         ("a.xml", "<collection>", "broken XML"),
+        ("a.xml", "<c><document><passage><text>a</text></passage></document></c>", "no text or no offset"),
         ("a.json", '[{"id": 0, "paragraphs": []}]', "spaCy 2's training format"),
         ("a.json", '[["a", "b"]]', "neither a text with entities nor words with tags"),
         ("a.json", '[{"text": "a", "entities": [}]', "broken JSON"),
     ],
 )
-def test_what_is_not_read_is_refused_by_name(tmp_path: Path, name: str, content: str, words: str) -> None:
+def test_files_that_cannot_be_read_are_refused_with_the_cause(
+    tmp_path: Path, name: str, content: str, words: str
+) -> None:
     with pytest.raises(UserError, match=words):
         read(write(tmp_path / name, content))
 
@@ -472,7 +479,7 @@ def test_a_field_that_is_given_twice_makes_a_bad_record(
     assert "is given twice" in reason
 
 
-def test_an_empty_list_is_a_file_without_records_or_a_bad_line(tmp_path: Path) -> None:
+def test_an_empty_list_is_a_json_file_without_records_but_a_bad_json_line(tmp_path: Path) -> None:
     assert read(write(tmp_path / "a.json", "[]\n"))[:2] == ([], [])
     with pytest.raises(RecordError, match="the record is a list"):
         read(write(tmp_path / "b.jsonl", f"[]\n{SOUND}\n"))
@@ -484,7 +491,7 @@ def test_entities_marked_in_html_are_refused(tmp_path: Path) -> None:
         read(write(tmp_path / "a.json", json.dumps([task])))
 
 
-def test_types_that_differ_in_case_or_blanks_stop(tmp_path: Path) -> None:
+def test_types_that_differ_only_in_case_or_spaces_are_refused(tmp_path: Path) -> None:
     records = [{"text": f"flu {n}", "entities": [[0, 3, name]]} for n, name in enumerate(["Drug", "drug", "DRUG "] * 9)]
     path = json_lines(tmp_path / "a.jsonl", *records)
     with pytest.raises(CorpusError, match=r"'DRUG ' \(9\), 'Drug' \(9\), 'drug' \(9\)"):
@@ -498,7 +505,7 @@ def marked(number: int, *spans: list[Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["O", "-", "NA", "null", "N/A"])
-def test_a_span_without_a_label_is_no_entity(tmp_path: Path, name: str) -> None:
+def test_a_span_whose_label_means_none_is_no_entity(tmp_path: Path, name: str) -> None:
     records = [marked(n, [5, 12, "Drug"], [0, 20, name]) for n in range(0, 140, 7)]
     path = json_lines(tmp_path / "a.jsonl", *records)
     data = open_tagging(TaggingSource(train=str(path)))
@@ -508,7 +515,7 @@ def test_a_span_without_a_label_is_no_entity(tmp_path: Path, name: str) -> None:
     assert ("unlabelled-spans", False) in check(path)[1]
 
 
-def test_types_that_look_like_tags_or_like_no_label_are_said(tmp_path: Path) -> None:
+def test_types_that_look_like_tags_or_like_no_label_are_noted(tmp_path: Path) -> None:
     path = json_lines(tmp_path / "a.jsonl", *(marked(n, [5, 12, "B-Drug"]) for n in range(0, 140, 7)))
     data = open_tagging(TaggingSource(train=str(path)))
     assert any("the types look like tags: B-Drug" in note for note in data.notes)
@@ -519,7 +526,7 @@ def test_types_that_look_like_tags_or_like_no_label_are_said(tmp_path: Path) -> 
     assert any("'none' is read as a type" in note for note in data.notes)
 
 
-def test_one_text_with_different_entities_is_said(tmp_path: Path) -> None:
+def test_one_text_with_different_entities_is_noted(tmp_path: Path) -> None:
     records = [marked(n, [5, 12, "Drug"]) for n in range(0, 140, 7)]
     path = json_lines(tmp_path / "a.jsonl", *records, *records[:3])
     assert not any("contradict" in note for note in open_tagging(TaggingSource(train=str(path))).notes)
@@ -544,14 +551,14 @@ def test_the_missing_part_of_a_span_is_named(tmp_path: Path, span: dict[str, Any
     assert "UTF-16" not in str(error.value)
 
 
-def test_tasks_with_only_predictions_are_said(tmp_path: Path) -> None:
+def test_tasks_with_only_predictions_are_refused(tmp_path: Path) -> None:
     tasks = [studio(predictions=[{"result": [label(5, 12)]}]) for _ in range(3)]
     path = write(tmp_path / "a.json", json.dumps(tasks))
     with pytest.raises(CorpusError, match=r"only predictions of a model, which are not read \(3\)"):
         open_tagging(TaggingSource(train=str(path)))
 
 
-def test_entities_of_argilla_are_of_one_answer(tmp_path: Path) -> None:
+def test_argilla_entities_are_read_once_unless_answers_differ(tmp_path: Path) -> None:
     def record(*values: Any, status: str = "submitted") -> dict[str, Any]:
         answers = [{"value": value, "status": status} for value in values]
         return {"fields": {"text": TEXT, "title": "T"}, "responses": {"span": answers}, "status": "completed"}
@@ -566,7 +573,7 @@ def test_entities_of_argilla_are_of_one_answer(tmp_path: Path) -> None:
         read(json_lines(tmp_path / "b.jsonl", record(drug, part)))
 
 
-def test_tables_of_words_and_tags(tmp_path: Path) -> None:
+def test_tables_of_word_lists_are_read_and_tables_of_single_words_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "id,tokens,ner_tags\n1,\"['Give', 'aspirin']\",\"['O', 'B-Drug']\"\n")
     assert read(path)[0][0].spans == DRUG
     path = write(tmp_path / "b.csv", "Sentence #,Word,POS,Tag\n1,Give,VB,O\n,aspirin,NN,B-Drug\n")
@@ -574,7 +581,7 @@ def test_tables_of_words_and_tags(tmp_path: Path) -> None:
         read(path)
 
 
-def test_overlaps_are_said_by_data_check(tmp_path: Path) -> None:
+def test_data_check_warns_of_overlaps(tmp_path: Path) -> None:
     path = json_lines(tmp_path / "a.jsonl", {"text": TEXT, "entities": [[5, 12, "Drug"], [5, 8, "Part"]]})
     assert check(path) == ("tags", [("overlapping-spans", False)])
 
@@ -586,7 +593,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    """The value with another part at a path."""
+    """The value with the part at `path` replaced by `new`."""
     if not path:
         return new
     copy = dict(value) if isinstance(value, dict) else list(value)
@@ -595,7 +602,7 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 
 @given(st.data(), st.sampled_from([name for name, (_, content) in FILES.items() if not isinstance(content, str)]))
-def test_any_part_may_be_anything_and_no_file_breaks_the_reader(data: st.DataObject, name: str) -> None:
+def test_whatever_replaces_a_part_the_readers_raise_only_user_errors(data: st.DataObject, name: str) -> None:
     file, content = FILES[name]
     path = data.draw(st.sampled_from(places(content)))
     wrong: Any = st.sampled_from([None, True, 3, -1, 2.5, "", "x", [], [[]], [3], {}, {"a": 1}, [None], [{}]])
@@ -617,7 +624,7 @@ def test_any_part_may_be_anything_and_no_file_breaks_the_reader(data: st.DataObj
         (lambda records: {"train": dict(zip("abc", records, strict=False))}, "field train"),
     ],
 )
-def test_records_inside_an_object_are_named_by_every_reader(form: Any, fields: str, tmp_path: Path) -> None:
+def test_every_reader_names_the_field_that_holds_the_records(form: Any, fields: str, tmp_path: Path) -> None:
     records = [{"text": f"Take aspirin {n} now", "entities": [[5, 12, "Drug"]], "label": "a"} for n in range(5)]
     path = tmp_path / "all.json"
     path.write_text(json.dumps(form(records)))
@@ -633,7 +640,7 @@ def test_records_inside_an_object_are_named_by_every_reader(form: Any, fields: s
         assert "skip" not in str(raised.value)
 
 
-def test_the_spans_of_a_single_record_are_no_records(tmp_path: Path) -> None:
+def test_the_spans_of_a_single_record_are_not_taken_for_records(tmp_path: Path) -> None:
     path = tmp_path / "one.json"
     spans = [{"start": 5, "end": 12, "label": "Drug", "text": "aspirin"}]
     path.write_text(json.dumps({"note": "Take aspirin now", "entities": spans}))

@@ -1,4 +1,4 @@
-"""Columns of CoNLL files: numbers of words, comments, several columns, and tags in any of them."""
+"""CoNLL columns: word numbers, comments, separators, extra columns, and tags in any column."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FLU = [("Bad flu", ["flu Disease"]), ("No", [])]
 
 
 def read(path: Path, fields: TagFields | None = None) -> tuple[list[tuple[str, list[str]]], dict[str, int], list[str]]:
-    """Each text with its entities, the columns that nothing reads, and the notes."""
+    """Each text with its entities, how often each column was not read, and the notes."""
     left, notes = LeftOut(), list[str]()
     bad = BadRecords("stop", lambda _: None)
     texts, _ = read_tagged(path, path.name, fields or TagFields(), None, bad, left=left, notes=notes)
@@ -76,11 +76,13 @@ def test_the_columns_of_words_and_tags_are_found(tmp_path: Path, content: str, u
         ("1;Bad;O\n2;flu;B-Disease\n\n1;No;O\n", {}),
         ("Bad      O\nflu      B-Disease\n\nNo       O\n", {}),
         ("Bad\t\tO\nflu\tB-Disease\n\nNo \t O\n", {}),
-        ("7\tBad\tO\n8\tflu\tB-Disease\n\n9\tNo\tO\n", {}),  # numbers that go on
+        ("7\tBad\tO\n8\tflu\tB-Disease\n\n9\tNo\tO\n", {}),  # word numbers that do not restart
         ("1\t-DOCSTART-\tO\n\n1\tBad\tO\n2\tflu\tB-Disease\n\n1\tNo\tO\n", {}),
     ],
 )
-def test_comments_and_separators_of_other_tools(tmp_path: Path, content: str, unread: dict[str, int]) -> None:
+def test_comments_and_separators_of_other_tools_are_recognised(
+    tmp_path: Path, content: str, unread: dict[str, int]
+) -> None:
     path = tmp_path / "a.txt"
     path.write_text(content, encoding="utf-8")
     found, columns, _ = read(path)
@@ -89,7 +91,7 @@ def test_comments_and_separators_of_other_tools(tmp_path: Path, content: str, un
     assert CheckedFile.open(str(path), "auto", Fields()).kind == "tags"
 
 
-def test_a_word_may_hold_the_sign_between_columns(tmp_path: Path) -> None:
+def test_a_word_may_contain_the_separator(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("Bad;O\n;;O\nx;y;B-D\n" + "flu;B-D\n" * 30, encoding="utf-8")
     assert read(path)[0][0][0].startswith("Bad ; x;y flu")
@@ -108,14 +110,14 @@ def test_a_word_may_hold_the_sign_between_columns(tmp_path: Path) -> None:
         ("New York   B-LOC\nis         O\nbig        O\n", "the line has 3 columns, where other lines have 2"),
     ],
 )
-def test_what_is_not_certain_is_refused_with_its_cause(tmp_path: Path, content: str, words: str) -> None:
+def test_unclear_columns_are_refused_with_the_cause(tmp_path: Path, content: str, words: str) -> None:
     path = tmp_path / "a.txt"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=words):
         read(path)
 
 
-def test_a_tag_in_the_line_of_several_words_is_not_lost(tmp_path: Path) -> None:
+def test_a_tag_in_a_range_line_is_not_lost(tmp_path: Path) -> None:
     path = tmp_path / "a.conll"
     content = "1-2\tzum\t{}\n1\tzu\t{}\n2\tdem\tO\n3\tArzt\tO\n\n1\tflu\tB-D\n2\tis\tO\n"
     path.write_text(content.format("B-D", "O"), encoding="utf-8")
@@ -140,7 +142,7 @@ def test_a_fixed_copy_keeps_the_separators(tmp_path: Path, separator: str) -> No
     assert (tmp_path / "out.txt").read_text() == content.replace("a.b@example.com", "[EMAIL]")
 
 
-def test_tags_in_conllu_are_read_from_misc_or_refused(tmp_path: Path) -> None:
+def test_conllu_tags_are_read_from_misc_and_files_without_them_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.conllu"
     rows = [("1-2", "Badflu", "_"), ("1", "Bad", "_"), ("2", "flu", "SpaceAfter=No|NER=B-Disease"), ("2.1", "x", "_")]
     lines = [CONLLU.format(n=n, w=w, misc=misc) for n, w, misc in rows]
@@ -180,7 +182,7 @@ def test_a_column_of_positions_is_not_taken_for_the_words(tmp_path: Path, positi
     assert read(path, TagFields(tags=str(skipped + 2)))[0] == found
 
 
-def test_positions_without_certain_words_are_refused(tmp_path: Path) -> None:
+def test_positions_are_refused_if_the_column_of_words_is_unclear(tmp_path: Path) -> None:
     path = tmp_path / "a.conll"
     path.write_text("1\tNN\tO\n1\tVB\tB-Drug\n\n2\tNN\tO\n2\tDT\tO\n\n")
     with pytest.raises(CorpusError, match=r"column 1 holds ids of sentences or words.*\n.*\n.*--tokens-field 2"):
@@ -198,7 +200,9 @@ def test_positions_without_certain_words_are_refused(tmp_path: Path) -> None:
         (["Bad * *", "flu (DISEASE) -"], "brackets, as in CoNLL-2012, are not read"),
     ],
 )
-def test_tags_of_no_scheme_are_explained_without_a_scheme(tmp_path: Path, lines: list[str], fix: str) -> None:
+def test_tags_of_no_scheme_are_explained_without_suggesting_an_option(
+    tmp_path: Path, lines: list[str], fix: str
+) -> None:
     path = tmp_path / "a.conll"
     path.write_text("\n".join([*lines, "", *(f"Some{' O' * lines[-1].count(' ')}" for _ in range(20))]))
     with pytest.raises(UserError) as error:
@@ -207,7 +211,7 @@ def test_tags_of_no_scheme_are_explained_without_a_scheme(tmp_path: Path, lines:
     assert "--scheme" not in str(error.value)
 
 
-def test_several_columns_of_entities_stop_and_one_can_be_named(tmp_path: Path) -> None:
+def test_several_columns_of_entities_are_refused_unless_one_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("1\tUni\tB-ORG\tO\n2\tBonn\tI-ORG\tB-LOC\n\n1\tNo\tO\tO\n", encoding="utf-8")
     with pytest.raises(CorpusError, match="columns 3 and 4 hold entity tags, as for nested entities") as caught:
@@ -228,7 +232,7 @@ def test_several_columns_of_entities_stop_and_one_can_be_named(tmp_path: Path) -
         (("O", "B-Sign", "NN"), "holds tags in fewer than 90% of its lines"),
     ],
 )
-def test_a_last_column_without_the_tags_is_not_passed_over_in_silence(
+def test_a_note_says_why_tags_are_not_read_from_the_last_column(
     tmp_path: Path, last: tuple[str, str, str], why: str
 ) -> None:
     path = tmp_path / "a.txt"
@@ -238,7 +242,7 @@ def test_a_last_column_without_the_tags_is_not_passed_over_in_silence(
     assert notes == [f"the tags are read from column 2: column 3 {why} (--tags-field N names another)"]
 
 
-def test_a_last_column_of_words_is_called_so(tmp_path: Path) -> None:
+def test_a_note_says_that_the_last_column_holds_the_words(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("O JJ Bad\nB-Disease NN flu\n\nO DT No\n", encoding="utf-8")
     found, _, notes = read(path, TagFields(tokens="3"))
@@ -259,7 +263,7 @@ def test_a_word_may_begin_with_a_hash_or_look_like_a_tag(tmp_path: Path) -> None
     assert [text for text, _ in read(path)[0]] == ["# flu", "#flu B-12", "B"]
 
 
-def test_a_file_without_a_blank_line_says_so(tmp_path: Path) -> None:
+def test_the_error_says_that_a_file_has_no_blank_line(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("Bad O\nflu B-Disease\n" * 20, encoding="utf-8")
     with pytest.raises(
@@ -269,7 +273,7 @@ def test_a_file_without_a_blank_line_says_so(tmp_path: Path) -> None:
     assert "the file has no blank line between sentences, so its 40 words are one text" in str(caught.value)
 
 
-def test_texts_that_belong_together_cannot_be_split(tmp_path: Path) -> None:
+def test_texts_that_differ_only_in_case_cannot_be_split(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("flu B-D\n\nFlu B-D\n\n" * 5, encoding="utf-8")
     with pytest.raises(CorpusError, match="all 10 texts are equal except for case and white space"):
@@ -284,8 +288,8 @@ def test_texts_without_entities_cannot_be_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [3, 4, 10, 29])
-def test_every_split_gets_a_text_with_an_entity_where_there_are_three(tmp_path: Path, count: int) -> None:
-    """By chance alone none of so few texts would have a hash within a tenth."""
+def test_every_split_gets_a_text_with_an_entity_if_there_are_three(tmp_path: Path, count: int) -> None:
+    """With fractions of 0.1%, a random draw would most likely hold out none of so few texts."""
     path = tmp_path / "a.txt"
     path.write_text("\n".join(f"flu{n} B-D\nn{n} O\n" for n in range(count)), encoding="utf-8")
     data = open_tagging(TaggingSource(train=str(path), validation_fraction=0.001, test_fraction=0.001))
@@ -308,7 +312,7 @@ def test_data_check_reads_the_same_columns_and_its_copy_keeps_all_but_the_words(
     assert (tmp_path / f"out{path.suffix}").read_text() == f"{head}\n{rest.replace('a.b@example.com', '[EMAIL]')}"
 
 
-def test_data_split_refuses_columns_by_name(tmp_path: Path) -> None:
+def test_data_split_refuses_columns(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("Bad\tO\nflu\tB-D\n\nNo\tO\n" * 5, encoding="utf-8")
     with pytest.raises(CorpusError, match="words and tags in columns"):

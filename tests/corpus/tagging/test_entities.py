@@ -1,4 +1,4 @@
-"""Entities: schemes of tags, files of three kinds, splits, and the tokens that are asked for tags."""
+"""Entities: tagging schemes, files, splits, and the labels of tokens."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ SIGNS = "ab. 🤒👩\u200d⚕️é\u0301が点\u3000\n"
 # ------------------------------------------------------------------------------------------------------------ schemes
 
 
-def written(spans: Sequence[Span], words: int, scheme: Scheme) -> list[str]:
-    """The tags of spans of words under a scheme."""
+def tags_of(spans: Sequence[Span], words: int, scheme: Scheme) -> list[str]:
+    """The tags that encode spans of words in a scheme."""
     tags = ["O"] * words
     last, single = {"bioes": ("E", "S"), "bilou": ("L", "U")}.get(scheme, ("I", "B"))
     for number, span in enumerate(spans):
@@ -67,7 +67,7 @@ def written(spans: Sequence[Span], words: int, scheme: Scheme) -> list[str]:
 
 @st.composite
 def chunked(draw: st.DrawFn) -> tuple[list[Span], int]:
-    """Entities of a sentence, as spans of words, and how many words it has."""
+    """The entities of a sentence as spans of words, and its number of words."""
     spans, place = [], 0
     for gap, length, label in draw(
         st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3), st.sampled_from(["PER", "LOC"])), max_size=5)
@@ -79,11 +79,9 @@ def chunked(draw: st.DrawFn) -> tuple[list[Span], int]:
 
 @pytest.mark.parametrize("scheme", list(SCHEMES))
 @given(chunked())
-def test_tags_of_every_scheme_give_the_spans_that_were_written(
-    scheme: Scheme, sentence: tuple[list[Span], int]
-) -> None:
+def test_tags_of_every_scheme_decode_to_their_spans(scheme: Scheme, sentence: tuple[list[Span], int]) -> None:
     spans, words = sentence
-    tags = written(spans, words, scheme)
+    tags = tags_of(spans, words, scheme)
     assert chunks(tags, scheme) == spans
     by_seqeval = Entities([tags], SCHEMES[scheme]).entities[0]
     assert [(entity.start, entity.end, entity.tag) for entity in by_seqeval] == [
@@ -128,7 +126,7 @@ def test_iob2_is_refused_exactly_where_an_entity_begins_with_i(tags: list[str]) 
         ("O B-", "iob2", 1, "'B-' is not a tag"),
     ],
 )
-def test_a_tag_that_cannot_stand_there_is_named(tags: str, scheme: Scheme, index: int, words: str) -> None:
+def test_a_tag_that_is_not_allowed_is_named(tags: str, scheme: Scheme, index: int, words: str) -> None:
     with pytest.raises(TagError, match=words) as caught:
         chunks(tags.split(), scheme)
     assert caught.value.index == index
@@ -142,7 +140,7 @@ def test_a_tag_that_cannot_stand_there_is_named(tags: str, scheme: Scheme, index
         (["S-A O", "B-A E-A"], "bioes"),
         (["U-A O", "B-A L-A"], "bilou"),
         (["B-A I-A", "O O"], "iob2"),
-        (["B-A I-A", "B-B O B-A", "O I-A"], "iob2"),  # one mistake makes no IOB1
+        (["B-A I-A", "B-B O B-A", "O I-A"], "iob2"),  # one mistake does not make it IOB1
         (["O O"], "iob2"),
     ],
 )
@@ -160,13 +158,13 @@ def test_the_offsets_of_joined_words_are_exact(words: list[str]) -> None:
 
 
 @given(st.text(max_size=30))
-def test_the_words_of_a_text_are_all_of_it_but_white_space(text: str) -> None:
+def test_the_words_of_a_text_cover_all_but_white_space(text: str) -> None:
     bounds = find_words(text)
     assert all(one[1] <= other[0] for one, other in itertools.pairwise(bounds))
     assert "".join(text[start:end] for start, end in bounds) == "".join(text.split())
 
 
-def test_words_of_many_scripts() -> None:
+def test_words_of_many_scripts_are_found_and_joined() -> None:
     def words(text: str) -> list[str]:
         return [text[start:end] for start, end in find_words(text)]
 
@@ -201,7 +199,7 @@ def json_lines(path: Path, *records: dict[str, Any]) -> Path:
 
 @pytest.mark.parametrize("row", ["{word}\t{tag}", "{word} {tag}", "{word} NN {tag}", "{word}\tNN\tO\t{tag}"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_conll_columns(tmp_path: Path, row: str, newline: str) -> None:
+def test_conll_columns_are_read(tmp_path: Path, row: str, newline: str) -> None:
     tagged = [("Breast", "B-D"), ("cancer", "I-D"), ("", ""), ("No", "O"), ("", ""), ("", ""), ("Flu", "B-D")]
     lines = [row.format(word=word, tag=tag) if word else "" for word, tag in tagged]
     path = tmp_path / "train.conll"
@@ -225,12 +223,12 @@ def test_a_docstart_line_begins_a_document(tmp_path: Path) -> None:
     ]
 
 
-def test_a_single_docstart_says_nothing_of_documents(tmp_path: Path) -> None:
+def test_a_single_docstart_line_makes_no_document(tmp_path: Path) -> None:
     found = read(write(tmp_path / "a.txt", "-DOCSTART- O\n\nA O\n\nB B-P\n"))
     assert [t.group for t in found] == ["a.txt:3", "a.txt:5"]
 
 
-def test_only_blanks_and_tabs_part_columns(tmp_path: Path) -> None:
+def test_only_spaces_and_tabs_separate_columns(tmp_path: Path) -> None:
     found = read(write(tmp_path / "a.txt", "10\u00a0mg O\n\u2028x B-P\n"))
     assert found[0].text == "10\u00a0mg \u2028x"
 
@@ -259,7 +257,7 @@ def test_a_gzip_file_is_read(tmp_path: Path) -> None:
         ("A O\n\nB Disease\n", 3, "'Disease' is not a tag"),
     ],
 )
-def test_a_bad_line_stops_with_its_place_or_its_sentence_is_left_out(
+def test_a_bad_line_stops_the_reader_or_its_sentence_is_left_out(
     tmp_path: Path, text: str, line: int, reason: str
 ) -> None:
     path = write(tmp_path / "a.txt", text)
@@ -274,7 +272,7 @@ def test_a_bad_line_stops_with_its_place_or_its_sentence_is_left_out(
     assert all(line not in range(t.line or 0, (t.line or 0) + len(t.words or ())) for t in kept)
 
 
-def test_words_with_tags_in_json_lines(tmp_path: Path) -> None:
+def test_words_with_tags_in_json_lines_are_read(tmp_path: Path) -> None:
     path = json_lines(
         tmp_path / "a.jsonl",
         {"tokens": ["Flu", "kills"], "ner_tags": ["S-D", "O"]},
@@ -305,7 +303,7 @@ def test_words_with_tags_in_json_lines(tmp_path: Path) -> None:
         ({"texts": "flu"}, "the field is missing"),
     ],
 )
-def test_a_bad_record_stops_with_its_line_or_is_left_out(tmp_path: Path, record: dict[str, Any], reason: str) -> None:
+def test_a_bad_record_stops_the_reader_or_is_left_out(tmp_path: Path, record: dict[str, Any], reason: str) -> None:
     good = {"tokens": ["Flu"], "tags": ["B-D"]} if "tokens" in record else {"text": "Flu", "entities": [[0, 3, "D"]]}
     path = json_lines(tmp_path / "a.jsonl", good, record)
     with pytest.raises(RecordError, match=reason) as caught:
@@ -316,7 +314,7 @@ def test_a_bad_record_stops_with_its_line_or_is_left_out(tmp_path: Path, record:
     assert [reject.line for reject in rejects] == [2]
 
 
-def test_of_spans_that_overlap_the_longest_stays(tmp_path: Path) -> None:
+def test_the_longest_of_overlapping_spans_is_kept(tmp_path: Path) -> None:
     spans = [[0, 10, "D"], [0, 4, "P"], [5, 15, "D"], {"start": 8, "end": 12, "label": "D"}, [16, 19, "P"]]
     (found,) = read(json_lines(tmp_path / "a.jsonl", {"text": "lung cancer and flu", "entities": [*spans, spans[-1]]}))
     assert found.spans == (Span(0, 10, "D"), Span(16, 19, "P"))
@@ -333,7 +331,7 @@ def test_spans_count_unicode_characters(tmp_path: Path) -> None:
     ]
 
 
-def test_words_and_spans_do_not_mix_in_a_file(tmp_path: Path) -> None:
+def test_words_and_spans_in_one_file_are_refused(tmp_path: Path) -> None:
     path = json_lines(tmp_path / "a.jsonl", {"tokens": ["a"], "tags": ["O"]}, {"text": "a", "entities": []})
     with pytest.raises(CorpusError, match="others have text with spans"):
         read(path)
@@ -351,7 +349,7 @@ def conll(path: Path, *sentences: str) -> str:
     return str(write(path, "\n".join(rows)))
 
 
-def test_splits_as_given_with_what_a_person_should_know(tmp_path: Path) -> None:
+def test_given_splits_have_types_tags_and_notes(tmp_path: Path) -> None:
     data = open_tagging(
         TaggingSource(
             train=conll(tmp_path / "train.txt", "flu/B-D", "cold/B-D", "Bob/B-P", "same text"),
@@ -370,7 +368,7 @@ def test_splits_as_given_with_what_a_person_should_know(tmp_path: Path) -> None:
 
 
 def tagged_parquet(folder: Path, *splits: str, tags: Sequence[int] = (1, 2, 0)) -> None:
-    """Words with tags as numbers that have names, as data sets of the hub hold them."""
+    """Files of words with numeric tags whose names are in the schema, like data sets on the hub."""
     features = datasets.Features(
         {
             "id": datasets.Value("string"),
@@ -384,8 +382,8 @@ def tagged_parquet(folder: Path, *splits: str, tags: Sequence[int] = (1, 2, 0)) 
         datasets.Dataset.from_list(rows, features=features).to_parquet(folder / f"{split}.parquet")
 
 
-def test_a_data_set_of_a_hub_has_its_splits_and_the_names_of_its_tags(tmp_path: Path) -> None:
-    """A folder stands where an id would: `datasets` reads it by the same call."""
+def test_a_hub_data_set_keeps_its_splits_and_tag_names(tmp_path: Path) -> None:
+    """A folder is given instead of an id: `datasets` reads it with the same call."""
     tagged_parquet(tmp_path / "disease", "train", "validation", "test")
     data = open_tagging(TaggingSource(train=f"hf:{tmp_path}/disease"))
     assert (data.types, data.scheme, data.name) == (("Disease",), "IOB2", "disease")
@@ -403,16 +401,16 @@ def test_a_data_set_of_a_hub_has_its_splits_and_the_names_of_its_tags(tmp_path: 
     assert f"hf:{tmp_path}/hidden train, line 1" in str(refused.value)
 
 
-def test_tags_without_a_type_are_of_the_only_one(tmp_path: Path) -> None:
+def test_tags_without_a_type_get_the_type_entity(tmp_path: Path) -> None:
     found = read(write(tmp_path / "a.txt", "breast B\ncancer I\nand O\nflu B\ngout B\n"))
     assert [span.label for span in found[0].spans] == ["entity"] * 3
     assert found[0].spans[0] == Span(0, 13, "entity")
 
 
-def test_a_data_set_with_a_program_is_read_from_the_hubs_own_copy(
+def test_a_data_set_with_a_script_is_read_from_the_hubs_parquet_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder stands for the hub's branch of Parquet files, and `datasets` refuses the program as it does."""
+    """A folder replaces the hub's branch of Parquet files, and other branches raise the error of `datasets`."""
     tagged_parquet(tmp_path / "flat", "train", "test")
     for config, split in itertools.product(("disease", "gene"), ("train", "test")):
         (tmp_path / "hub" / config / split).mkdir(parents=True)
@@ -433,7 +431,7 @@ def test_a_data_set_with_a_program_is_read_from_the_hubs_own_copy(
     assert "hf:bigbio/blurb:disease, hf:bigbio/blurb:gene" in str(refused.value)
 
 
-def test_words_with_tags_in_a_parquet_file(tmp_path: Path) -> None:
+def test_words_with_tags_in_a_parquet_file_are_read(tmp_path: Path) -> None:
     rows = [{"tokens": ["flu", "が", str(i)], "tags": ["B-D", "O", "O"]} for i in range(8)]
     datasets.Dataset.from_list(rows).to_parquet(tmp_path / "train.parquet")
     found, scheme = read_tagged(
@@ -444,7 +442,7 @@ def test_words_with_tags_in_a_parquet_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("nested", [list, datasets.Sequence])
-def test_numbers_in_a_parquet_file_are_the_names_in_its_schema(tmp_path: Path, nested: Any) -> None:
+def test_numeric_tags_in_a_parquet_file_get_the_names_in_its_schema(tmp_path: Path, nested: Any) -> None:
     names = datasets.ClassLabel(names=["O", "B-Drug", "I-Drug"])
     tags = [names] if nested is list else datasets.Sequence(names)
     features = datasets.Features({"tokens": datasets.Sequence(datasets.Value("string")), "ner_tags": tags})
@@ -458,7 +456,7 @@ def test_numbers_in_a_parquet_file_are_the_names_in_its_schema(tmp_path: Path, n
         read(tmp_path / "train.parquet")
 
 
-def test_spans_of_japanese_within_a_token_are_counted_and_a_zero_length_one_stops(tmp_path: Path) -> None:
+def test_a_japanese_span_within_a_token_is_inexact_and_an_empty_one_is_refused(tmp_path: Path) -> None:
     text = "乳がんが見られた"
     path = json_lines(tmp_path / "a.jsonl", {"text": text, "entities": [[0, 3, "D"]]})
     backend = Tokenizer(models.WordLevel({"x": 0, "乳がん": 1, "が見られた": 2}, unk_token="x"))
@@ -500,7 +498,7 @@ def test_splits_are_made_of_whole_documents(tmp_path: Path) -> None:
     assert set.union(*groups.values()) == {f"notes.conll: document {number + 1}" for number in range(60)}
     assert sum(map(len, groups.values())) == 60
     assert [len(groups[split]) for split in ("train", "validation", "test")] == [43, 5, 12]
-    assert any("only near copies of whole documents" in note for note in data.notes)  # all share a sentence
+    assert any("only near copies of whole documents" in note for note in data.notes)  # all documents share a sentence
 
 
 def test_splits_do_not_depend_on_the_order_and_keep_repetitions_together(tmp_path: Path) -> None:
@@ -517,7 +515,7 @@ DRUGS = ("aspirin", "heparin", "insulin", "warfarin")
 
 
 def near_copies(count: int) -> list[dict[str, Any]]:
-    """Texts of which every four are alike but for a number at the end."""
+    """`count` families of four texts that differ only in the number at the end."""
     draw = random.Random(0)
     records = []
     for number in range(count):
@@ -540,11 +538,12 @@ def test_near_copies_are_in_one_split(tmp_path: Path) -> None:
     assert {kind: count for kind, count in counts.items() if "label" not in kind and count} == {}
 
 
-def test_documents_with_near_copies_go_together(tmp_path: Path) -> None:
+def test_documents_that_share_near_copies_are_in_one_split(tmp_path: Path) -> None:
     records = near_copies(40)
     for number, record in enumerate(records):
         family = record["family"]
-        record["doc"] = f"d{family + (number % 4 == 3 and family % 2 == 0)}"  # of two documents, one has a copy
+        moved = number % 4 == 3 and family % 2 == 0  # the last text of every even family is in the next document
+        record["doc"] = f"d{family + moved}"
     path = json_lines(tmp_path / "a.jsonl", *records)
     data = open_tagging(TaggingSource(train=str(path), fields=TagFields(group="doc")))
     documents = [{int(text.group[1:]) // 2 for text in data.splits[split]} for split in ("train", "validation", "test")]
@@ -553,7 +552,7 @@ def test_documents_with_near_copies_go_together(tmp_path: Path) -> None:
     assert "near copies" in data.facts["split"]["test"]
 
 
-def test_where_all_texts_are_alike_only_copies_are_kept_together_which_is_said(tmp_path: Path) -> None:
+def test_if_all_texts_are_alike_a_note_says_that_only_copies_are_kept_together(tmp_path: Path) -> None:
     template = "Patient {} took aspirin {} mg daily for chronic pain of the lower back, without relief or side effects"
     texts = [template.format(number, number) for number in range(30)]
     records = [{"text": text, "entities": [[text.index("aspirin"), text.index("aspirin") + 7, "D"]]} for text in texts]
@@ -562,13 +561,19 @@ def test_where_all_texts_are_alike_only_copies_are_kept_together_which_is_said(t
     assert any("for the test split only" in note for note in data.notes)
 
 
-def test_test_ids_name_the_test(tmp_path: Path) -> None:
+def test_test_ids_choose_the_test_texts(tmp_path: Path) -> None:
     records = [{"id": f"r{n}", "text": f"flu{n}", "entities": [[0, 3, "D"]]} for n in range(40)]
     path = json_lines(tmp_path / "a.jsonl", *records)
     ids = write(tmp_path / "ids.json", json.dumps({"r3": "yes", "r5": "no"}))
     data = open_tagging(TaggingSource(train=str(path), test_ids=ids, fields=TagFields(id="id")))
     assert [text.id for text in data.splits["test"]] == ["r3", "r5"]
     assert data.scheme is None
+
+
+def test_test_ids_beside_a_test_file_are_refused(tmp_path: Path) -> None:
+    path = str(json_lines(tmp_path / "a.jsonl", {"id": "r1", "text": "flu", "entities": [[0, 3, "D"]]}))
+    with pytest.raises(CorpusError, match="--test and --test-ids are both given"):
+        open_tagging(TaggingSource(train=path, test=path, test_ids=write(tmp_path / "ids.txt", "r1")))
 
 
 @pytest.mark.parametrize(
@@ -578,13 +583,13 @@ def test_test_ids_name_the_test(tmp_path: Path) -> None:
         (["flu/B-D"], ["flu"], "none of the 1 test texts has an entity: there is nothing to measure"),
     ],
 )
-def test_a_task_without_entities_is_refused(tmp_path: Path, train: list[str], test: list[str], words: str) -> None:
+def test_a_split_without_entities_is_refused(tmp_path: Path, train: list[str], test: list[str], words: str) -> None:
     files = {"train": conll(tmp_path / "train.txt", *train), "test": conll(tmp_path / "test.txt", *test)}
     with pytest.raises(CorpusError, match=words):
         open_tagging(TaggingSource(**files, validation=conll(tmp_path / "dev.txt", "flu/B-D")))
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_a_folder_or_a_missing_file_is_refused(tmp_path: Path) -> None:
     for name, words in ((str(tmp_path), "is a folder"), ("no.txt", "does not exist")):
         with pytest.raises(CorpusError, match=words):
             open_tagging(TaggingSource(train=name))
@@ -598,7 +603,7 @@ def tagged(text: str, *spans: tuple[int, int, str]) -> TaggedText:
 
 
 def targets(rows: TaggingRows) -> np.ndarray:
-    """The labels of all tokens, as if a model had answered them; O where nothing was asked."""
+    """The labels of all tokens, as a model would predict them; O (0) for tokens without a label."""
     own = rows.pack(np.arange(len(rows))).targets
     return np.where(own == IGNORED, 0, own)
 
@@ -609,10 +614,8 @@ def targets(rows: TaggingRows) -> np.ndarray:
     max_length=st.sampled_from([5, 16, 128]),
     word=st.sampled_from(WORDS),
 )
-def test_labels_of_words_come_back_as_the_spans(
-    sentence: tuple[list[Span], int], kind: str, max_length: int, word: str
-) -> None:
-    """However the words are cut in pieces and windows; the first piece of a word speaks for it."""
+def test_labels_decode_to_the_spans(sentence: tuple[list[Span], int], kind: str, max_length: int, word: str) -> None:
+    """However the words are cut into tokens and windows: the tag of a word is that of its first token."""
     spans, words = sentence
     text, bounds = join_words([f"{word}{'s' * (place % 3)}" for place in range(words)] or ["x"])
     true = tuple(Span(bounds[s.start][0], bounds[s.end - 1][1], s.label) for s in spans)
@@ -628,8 +631,8 @@ def test_labels_of_words_come_back_as_the_spans(
     st.text(st.sampled_from(SIGNS), min_size=1, max_size=20),
     st.data(),
 )
-def test_what_a_model_says_is_always_spans_of_the_text(kind: str, text: str, data: st.DataObject) -> None:
-    """Whatever it answers and whatever the text is: in order, apart, not empty, no white space at their ends."""
+def test_any_predictions_decode_to_valid_spans(kind: str, text: str, data: st.DataObject) -> None:
+    """For any text, the spans are in order, do not overlap, are not empty, and have no white space at their ends."""
     rows = encode_tags([tagged(text)], ("O", "B-A", "I-A"), tiny_tokenizer(kind), max_length=8)
     answers = data.draw(st.lists(st.integers(0, 2), min_size=rows.tokens, max_size=rows.tokens))
     (spans,) = rows.spans(np.array(answers, dtype=np.int64))
@@ -641,7 +644,7 @@ def test_what_a_model_says_is_always_spans_of_the_text(kind: str, text: str, dat
 
 
 @pytest.mark.parametrize("kind", ["roberta", "gpt2"])
-def test_byte_level_tokens_end_where_the_words_do(kind: str) -> None:
+def test_spans_are_exact_with_byte_level_tokens(kind: str) -> None:
     text = " 🤒flu, が点滅 x"
     spans = ((1, 2, "S"), (2, 5, "D"), (7, 8, "S"), (8, 10, "D"), (11, 12, "D"))
     tags = ("O", "B-D", "I-D", "B-S", "I-S")
@@ -650,7 +653,7 @@ def test_byte_level_tokens_end_where_the_words_do(kind: str) -> None:
     assert rows.spans(targets(rows)) == [tuple(Span(*span) for span in spans)]
 
 
-def test_first_pieces_are_labelled_and_special_tokens_are_not() -> None:
+def test_first_tokens_of_words_are_labelled_and_special_tokens_are_not() -> None:
     tokenizer = tiny_tokenizer("wordpiece")
     text = tagged("the licensees [CLS]", (4, 13, "A"))
     rows = encode_tags([text], ("O", "B-A", "I-A"), tokenizer, max_length=64)
@@ -668,7 +671,7 @@ def test_first_pieces_are_labelled_and_special_tokens_are_not() -> None:
 
 
 def test_labels_of_words_agree_with_the_tokenizers_own_alignment() -> None:
-    """Words of letters alone: what `word_ids` of transformers' tokenizer gives, as its examples label them."""
+    """For words of letters only, the labels are those that transformers' examples derive from `word_ids`."""
     tokenizer = tiny_tokenizer("wordpiece")
     words = ["the", "licensees", "shall", "notify", "copyrights"]
     text, bounds = join_words(words)
@@ -685,13 +688,13 @@ def test_labels_of_words_agree_with_the_tokenizers_own_alignment() -> None:
     assert batch.targets.tolist() == expected
 
 
-def test_a_type_that_training_never_saw_is_asked_for_as_none() -> None:
+def test_a_type_that_is_not_in_training_is_labelled_as_outside() -> None:
     rows = encode_tags([tagged("a b", (0, 1, "X"))], ("O", "B-A", "I-A"), tiny_tokenizer("wordpiece"), max_length=8)
     assert rows.spans(targets(rows)) == [()]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_long_text_is_cut_before_words_and_nothing_is_dropped(kind: str) -> None:
+def test_a_long_text_is_cut_between_words_and_nothing_is_dropped(kind: str) -> None:
     text = "the licensee shall not sublicense the work, " * 20
     encoder = TextEncoder(tiny_tokenizer(kind), 32)
     (encoded,) = encoder.encode([(text, None)])
@@ -710,7 +713,7 @@ def test_a_long_text_is_cut_before_words_and_nothing_is_dropped(kind: str) -> No
     assert batch.position_ids.tolist() == [*range(rows.lengths[1]), *range(rows.lengths[-1])]
 
 
-def test_a_part_of_the_rows_packs_as_the_rows_do() -> None:
+def test_a_view_of_the_rows_packs_like_the_rows() -> None:
     texts = [tagged("the work " * 20, (0, 3, "A")), tagged("bones")]
     rows = encode_tags(texts, ("O", "B-A", "I-A"), tiny_tokenizer("wordpiece"), max_length=16)
     assert rows.targets.tolist() == [1] + [0] * (len(rows) - 1)
@@ -722,13 +725,13 @@ def test_a_part_of_the_rows_packs_as_the_rows_do() -> None:
     assert batch.sequences.tolist() == whole.sequences.tolist() == [0, 1]
 
 
-def test_a_word_longer_than_the_model_reads_is_cut() -> None:
+def test_a_word_longer_than_a_window_is_cut() -> None:
     rows = encode_tags([tagged("q" * 100, (0, 100, "A"))], ("O", "B-A", "I-A"), tiny_tokenizer("gpt2"), max_length=16)
     assert len(rows.token_targets) == 1
     assert rows.spans(targets(rows)) == [(Span(0, 100, "A"),)]
 
 
-def test_a_span_within_a_token_is_counted_as_inexact() -> None:
+def test_a_span_within_a_word_is_counted_as_inexact() -> None:
     rows = encode_tags(
         [tagged("chromogranin", (6, 12, "A"))], ("O", "B-A", "I-A"), tiny_tokenizer("gpt2"), max_length=64
     )
@@ -736,8 +739,8 @@ def test_a_span_within_a_token_is_counted_as_inexact() -> None:
     assert rows.spans(targets(rows)) == [(Span(0, 12, "A"),)]
 
 
-def test_tokens_without_characters_are_passed_over() -> None:
-    """Some tokenizers emit a token that stands for no character, such as a lone word-begin mark."""
+def test_tokens_without_characters_are_skipped() -> None:
+    """Some tokenizers emit a token without characters, such as a lone mark of the beginning of a word."""
     backend = Tokenizer(models.WordLevel({"▁": 0, "a": 1, "b": 2, "x": 3}, unk_token="x"))
     backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     backend.post_processor = None
@@ -746,7 +749,7 @@ def test_tokens_without_characters_are_passed_over() -> None:
     assert rows.spans(targets(rows)) == [(Span(1, 2, "A"),)]
 
 
-def test_a_text_of_no_tokens_has_no_row() -> None:
+def test_a_text_without_tokens_has_no_row() -> None:
     rows = encode_tags([tagged("\u200b"), tagged("a")], ("O",), tiny_tokenizer("wordpiece"), max_length=8)
     assert rows.documents.tolist() == [1]
     assert rows.spans(targets(rows)) == [(), ()]

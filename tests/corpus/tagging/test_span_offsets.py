@@ -1,4 +1,4 @@
-"""Spans that contradict their own text: the cause is found, and each way to count is read exactly."""
+"""Spans whose text differs from the text at their offsets: the cause is found, and every way to count can be read."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read(path: Path, offsets: Counting = "characters") -> list[TaggedText]:
 
 
 def counted(text: str, start: int, end: int, counting: str) -> tuple[int, int]:
-    """Characters as a tool counts them."""
+    """The offsets of the characters [start, end) as a tool counts them."""
     units = {"utf16": lambda part: len(part.encode("utf-16-le")) // 2, "bytes": lambda part: len(part.encode())}
     if counting in units:
         return units[counting](text[:start]), units[counting](text[:end])
@@ -85,7 +85,9 @@ def test_the_cause_is_named_and_its_option_reads_the_file(tmp_path: Path, counti
         ("  \n Aspirin", "Aspirin", "without the white space at the beginning"),
     ],
 )
-def test_offsets_in_another_form_of_the_text_are_named(tmp_path: Path, text: str, counted_in: str, words: str) -> None:
+def test_offsets_in_another_form_of_the_text_are_explained(
+    tmp_path: Path, text: str, counted_in: str, words: str
+) -> None:
     start = counted_in.index("Aspirin")
     span = {"start": start, "end": start + 7, "label": "Drug", "text": "Aspirin"}
     with pytest.raises(RecordError) as caught:
@@ -93,8 +95,8 @@ def test_offsets_in_another_form_of_the_text_are_named(tmp_path: Path, text: str
     assert words in str(caught.value)
 
 
-def test_one_cause_for_all_records_and_each_is_listed(tmp_path: Path) -> None:
-    """Of the first alone the cause could be another; all but one agree."""
+def test_the_cause_that_explains_most_spans_is_named_for_each(tmp_path: Path) -> None:
+    """No cause explains the fourth of the wrong spans."""
     odd = {"text": "no such word", "spans": [{"start": 0, "end": 2, "label": "Drug", "text": "Heparin"}]}
     path = write(tmp_path / "a.jsonl", *records("inclusive"), odd, {"text": "Heparin", "entities": [[0, 7, "Drug"]]})
     rejects: list[Reject] = []
@@ -128,7 +130,7 @@ def border_notes_of(path: Path, counting: str, text: str = "Gib {} jetzt", drug:
         ("one-based-inclusive", "counted from 1, and the end is inclusive"),
     ],
 )
-def test_offsets_without_texts_that_cut_words_are_said(tmp_path: Path, counting: str, cause: str) -> None:
+def test_a_note_explains_offsets_that_cut_words(tmp_path: Path, counting: str, cause: str) -> None:
     (note,) = border_notes_of(tmp_path / "a.jsonl", counting)
     assert "most entities begin or end inside a word (8 of 8)" in note
     assert f"likely cause: {'offsets are ' * cause.startswith('counted')}{cause}" in note
@@ -136,18 +138,18 @@ def test_offsets_without_texts_that_cut_words_are_said(tmp_path: Path, counting:
     assert border_notes_of(tmp_path / "b.jsonl", "characters") == []
 
 
-def test_words_of_scripts_without_spaces_are_not_cut(tmp_path: Path) -> None:
+def test_no_words_are_cut_in_japanese_and_korean(tmp_path: Path) -> None:
     assert border_notes_of(tmp_path / "a.jsonl", "characters", "患者は{}を服用", "アスピリン") == []
     assert border_notes_of(tmp_path / "b.jsonl", "characters", "환자가 {}을 먹었다", "아스피린") == []
 
 
-def test_without_a_cause_the_right_place_is_said(tmp_path: Path) -> None:
+def test_without_a_cause_the_right_place_is_named(tmp_path: Path) -> None:
     span = {"start": 0, "end": 4, "label": "Drug", "text": "Aspirin"}
     with pytest.raises(RecordError, match=r"it is at \[9, 16\)"):
         read(write(tmp_path / "a.jsonl", {"text": "Give the Aspirin", "entities": [span]}))
 
 
-def test_case_white_space_and_accents_do_not_contradict(tmp_path: Path) -> None:
+def test_differences_in_case_white_space_and_unicode_form_are_no_contradiction(tmp_path: Path) -> None:
     text = "Lung\ncancer, cafe\u0301"
     spans = [
         {"start": 0, "end": 11, "label": "D", "text": "lung cancer"},
@@ -157,14 +159,20 @@ def test_case_white_space_and_accents_do_not_contradict(tmp_path: Path) -> None:
     assert found.spans == (Span(0, 11, "D"), Span(13, 18, "D"))
 
 
-@given(st.text(max_size=12), st.data(), st.sampled_from(["characters", "utf16", "bytes", "one-based", "inclusive"]))
-def test_every_way_to_count_comes_back_as_characters(text: str, data: st.DataObject, counting: Counting) -> None:
+@given(
+    st.text(max_size=12),
+    st.data(),
+    st.sampled_from(["characters", "utf16", "bytes", "one-based", "inclusive", "one-based-inclusive"]),
+)
+def test_offsets_counted_in_every_way_are_converted_to_characters(
+    text: str, data: st.DataObject, counting: Counting
+) -> None:
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, len(text)))
     assert to_characters(text, *counted(text, start, end, counting), counting) == (start, end)
 
 
-def test_a_place_within_a_character_is_refused() -> None:
+def test_an_offset_inside_a_character_or_outside_the_text_is_refused() -> None:
     with pytest.raises(ValueError, match="inside a character"):
         to_characters("😀a", 1, 2, "utf16")
     with pytest.raises(ValueError, match="is outside the text"):
@@ -172,7 +180,7 @@ def test_a_place_within_a_character_is_refused() -> None:
 
 
 def spans_under(key: str, shift: int = 0, count: int = 4) -> list[dict[str, Any]]:
-    """Records whose span repeats its text under a key, with its end `shift` characters too early."""
+    """Records whose span repeats its text under `key`, and ends `shift` characters too early."""
     made = []
     for number in range(count):
         text = f"Patient {'x' * number} takes Aspirin daily"
@@ -184,12 +192,12 @@ def spans_under(key: str, shift: int = 0, count: int = 4) -> list[dict[str, Any]
 
 
 @pytest.mark.parametrize("key", ["surface", "value", "content", "string", "word", "entity_text", "anything"])
-def test_a_spans_own_text_is_known_by_what_it_holds(tmp_path: Path, key: str) -> None:
+def test_a_spans_text_is_recognised_under_any_key(tmp_path: Path, key: str) -> None:
     left = LeftOut()
     path = write(tmp_path / "a.jsonl", *spans_under(key))
     found, _ = read_tagged(path, path.name, TagFields(), None, BadRecords("stop", print), left=left)
     assert [text.text[s.start : s.end] for text in found for s in text.spans] == ["Aspirin"] * 4
-    assert left.fields == {}  # it is compared
+    assert left.fields == {}  # the key is read, for the comparison
     with pytest.raises(RecordError, match="the end is inclusive"):
         read(write(tmp_path / "a.jsonl", *spans_under(key, shift=1)))
     with pytest.raises(RecordError, match=r"the text of a span is 'Aspirin', but the text at \[15, 21\)") as caught:
@@ -197,7 +205,7 @@ def test_a_spans_own_text_is_known_by_what_it_holds(tmp_path: Path, key: str) ->
     assert "a.jsonl, line 5" in str(caught.value)
 
 
-def test_own_text_is_known_where_all_offsets_are_shifted(tmp_path: Path) -> None:
+def test_a_spans_text_is_recognised_if_all_offsets_are_shifted(tmp_path: Path) -> None:
     records = spans_under("value")
     for record in records:
         record["text"] = "Some lines that were added later. " + record["text"]
@@ -205,12 +213,12 @@ def test_own_text_is_known_where_all_offsets_are_shifted(tmp_path: Path) -> None
         read(write(tmp_path / "a.jsonl", *records))
 
 
-def test_own_text_is_compared_however_the_file_is_said_to_count(tmp_path: Path) -> None:
+def test_a_spans_text_is_compared_with_span_offsets_too(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="the text of a span is 'Aspirin'"):
         read(write(tmp_path / "a.jsonl", *spans_under("value")), "one-based")
 
 
-def test_other_keys_of_spans_are_listed_and_do_not_contradict(tmp_path: Path) -> None:
+def test_other_keys_of_spans_are_counted_as_unread_and_not_compared(tmp_path: Path) -> None:
     more = {"norm": "acetylsalicylic acid", "form": "tablet", "confidence": 0.5, "source": None}
     records = [{**one, "entities": [{**one["entities"][0], **more}]} for one in spans_under("value")]
     path, left = write(tmp_path / "a.jsonl", *records), LeftOut()
@@ -233,7 +241,7 @@ def test_other_keys_of_spans_are_listed_and_do_not_contradict(tmp_path: Path) ->
         ([{"gold": [[0, 3, "A"]], "label": []}, {"gold": [], "label": []}], "A", "label"),
     ],
 )
-def test_of_several_span_lists_one_is_read_in_the_whole_file(
+def test_one_of_several_span_lists_is_read_in_the_whole_file(
     tmp_path: Path, records: list[dict[str, Any]], chosen: str, unread: str
 ) -> None:
     path = write(tmp_path / "a.jsonl", *({"text": "one two", **record} for record in records))
@@ -247,7 +255,7 @@ def test_of_several_span_lists_one_is_read_in_the_whole_file(
         assert f"read from '{two_lists[0]}'; other lists of spans are not read: '{two_lists[1]}'" in notes[0]
 
 
-def test_tags_of_words_go_before_lists_of_spans(tmp_path: Path) -> None:
+def test_tags_of_words_are_preferred_to_lists_of_spans(tmp_path: Path) -> None:
     record = {"tokens": ["one", "two"], "tags": ["B-A", "O"], "entities": [[4, 7, "B"]], "text": "one two"}
     path, left, notes = write(tmp_path / "a.jsonl", record), LeftOut(), list[str]()
     found, _ = read_tagged(path, path.name, TagFields(), None, BadRecords("stop", print), left=left, notes=notes)
@@ -256,7 +264,7 @@ def test_tags_of_words_go_before_lists_of_spans(tmp_path: Path) -> None:
     assert notes == ["the entities are read from the tags of the words, not from the lists of spans: 'entities' (1)"]
 
 
-def test_other_keys_of_entities_in_knowledge_bases_are_listed(tmp_path: Path) -> None:
+def test_other_keys_of_entities_in_knowledge_bases_are_counted_as_unread(tmp_path: Path) -> None:
     passage = {"id": "p", "type": "title", "text": ["Aspirin helps"], "offsets": [[0, 13]]}
     entity = {"id": "e", "type": "Drug", "text": ["Aspirin"], "offsets": [[0, 7]], "normalized": []}
     path, left = write(tmp_path / "a.jsonl", {"id": "1", "passages": [passage], "entities": [entity]}), LeftOut()

@@ -1,4 +1,4 @@
-"""Cleaned copies of files of entities: tags and spans stand by what they stood by, and all else is as it was."""
+"""Cleaned copies of files with entities: tags and spans stay with their words, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STRICT = BadRecords("stop", lambda _: None)
 
 
 def checked(path: Path, test: Path | None = None) -> CheckResult:
-    """What is found in a file of entities."""
+    """The result of checking a file with entities."""
     rejections = Rejections()
     copies = CheckedFile.open(str(test), "tags", Fields()).copies() if test else None
     file = CheckedFile.open(str(path), "tags", Fields())
@@ -41,7 +41,7 @@ def checked(path: Path, test: Path | None = None) -> CheckResult:
 
 
 def repaired(path: Path, output: Path, test: Path | None = None) -> list[dict[str, Any]]:
-    """Write a copy, which has no errors; gives the list of changes."""
+    """Write a copy, assert that it has no errors, and return the list of changes."""
     repair(CheckedFile.open(str(path), "tags", Fields()), checked(path, test), output, PrivateData(), "en")
     assert [finding for finding in checked(output, test).errors if finding.kind != "empty-file"] == []
     assert {file.name for file in output.parent.iterdir() if file.name.endswith(".part")} == set()
@@ -60,13 +60,13 @@ def write_lines(path: Path, *records: Any) -> Path:
 
 
 def entities(path: Path) -> list[list[tuple[str, str]]]:
-    """The entities of each text of a file, as (what it says, type)."""
+    """The entities of each text of a file, as (text, type)."""
     texts, _ = read_tagged(path, path.name, TagFields(), None, STRICT)
     return [[(text.text[span.start : span.end], span.label) for span in text.spans] for text in texts]
 
 
 class TestColumns:
-    def test_all_but_the_words_stays_to_the_byte(self, tmp_path: Path) -> None:
+    def test_all_but_the_words_stays_byte_for_byte(self, tmp_path: Path) -> None:
         path, clean = tmp_path / "train.conll", tmp_path / "clean.conll"
         path.write_bytes(
             "-DOCSTART- -X- O O\n\n"
@@ -89,7 +89,7 @@ class TestColumns:
         ]
         assert entities(clean)[2] == [("東京", "LOC"), ("([PHONE] [PHONE])", "TEL")]
 
-    def test_a_sentence_is_left_out_whole_and_listed_once_where_it_begins(self, tmp_path: Path) -> None:
+    def test_a_whole_sentence_is_left_out_and_listed_once_with_its_first_line(self, tmp_path: Path) -> None:
         path, clean = tmp_path / "train.txt", tmp_path / "clean.txt"
         path.write_bytes(
             b"\xef\xbb\xbfAda B-PER\nwrites O\n\n"
@@ -99,7 +99,7 @@ class TestColumns:
             b"six too many O\nseven\n\n\n"  # 14: columns
             b"-DOCSTART- O\n"
             b"Ada B-PER\nwrites O\n\n"  # 19: a copy
-            b"Ada B-PER\nwrites B-WORK\n\n"  # with other entities: only a person can tell
+            b"Ada B-PER\nwrites B-WORK\n\n"  # with other entities: which are right is not known
             b"Bob B-PER\nreads O"
         )
         changes = repaired(path, clean)
@@ -115,7 +115,7 @@ class TestColumns:
         ]
         assert all(change["change"].startswith("left out") for change in changes)
 
-    def test_near_copies_with_the_same_types_and_rows_of_the_test_file_go(self, tmp_path: Path) -> None:
+    def test_near_copies_with_the_same_types_and_rows_of_the_test_file_are_left_out(self, tmp_path: Path) -> None:
         words = [f"word{number}" for number in range(40)]
 
         def sentence(*tagged: str) -> str:
@@ -135,7 +135,7 @@ class TestColumns:
             (124, "leaked-test-row"),
         ]
 
-    def test_open_tagging_reads_the_copy_of_a_packed_file(self, tmp_path: Path) -> None:
+    def test_open_tagging_reads_the_copy_of_a_compressed_file(self, tmp_path: Path) -> None:
         path, clean = tmp_path / "train.conll.gz", tmp_path / "clean.conll"
         rows = [f"Name{number} B-PER\nlives O\nin O\nTown{number} B-LOC\n\n" for number in range(20)]
         rows.insert(5, "broken I-PER\n\n")
@@ -146,7 +146,7 @@ class TestColumns:
         assert sum(map(len, data.splits.values())) == 20
         assert entities(clean) == [[(f"Name{number}", "PER"), (f"Town{number}", "LOC")] for number in range(20)]
 
-    def test_the_name_ends_as_that_of_the_file(self, tmp_path: Path) -> None:
+    def test_the_copy_must_have_the_ending_of_the_file(self, tmp_path: Path) -> None:
         for name, wrong, ending in (("a.conll", "b.jsonl", ".conll"), ("a.txt.gz", "b.gz", ".txt")):
             data = b"Ada B-PER\n"
             (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
@@ -158,15 +158,15 @@ class TestColumns:
         assert repaired(tmp_path / "train", tmp_path / "clean") == []
         assert (tmp_path / "clean").read_bytes() == b"Ada B-PER\n"
 
-    def test_what_is_left_is_of_one_scheme(self, tmp_path: Path) -> None:
+    def test_the_scheme_is_detected_again_without_left_out_sentences(self, tmp_path: Path) -> None:
         path, clean = tmp_path / "train.conll", tmp_path / "clean.conll"
-        # IOB1 by two entities of three, and IOB2 without the copy.
+        # Two of the three entities make it IOB1. Without the duplicate, it is IOB2.
         path.write_text("Ada I-PER\nsings O\n\nAda I-PER\nsings O\n\nBob B-PER\n")
         changes = repaired(path, clean)
         assert clean.read_text() == "Bob B-PER\n"
         assert [(change["line"], change["kind"]) for change in changes] == [(1, "bad-tag"), (4, "duplicate")]
 
-    def test_nothing_half_written_stays(self, tmp_path: Path) -> None:
+    def test_an_error_leaves_no_partial_file(self, tmp_path: Path) -> None:
         class Broken(PrivateData):
             def find(self, text: str, language: str | None = None) -> list[Hit]:
                 if "Bob" in text:
@@ -179,7 +179,7 @@ class TestColumns:
             repair(CheckedFile.open(str(path), "tags", Fields()), checked(path), tmp_path / "clean.txt", Broken(), None)
         assert [file.name for file in tmp_path.iterdir()] == ["train.txt"]
 
-    def test_a_word_that_would_become_none_stays(self, tmp_path: Path) -> None:
+    def test_a_word_that_would_become_blank_stays(self, tmp_path: Path) -> None:
         path = tmp_path / "train.txt"
         path.write_text("Ã\u00a0 O\nÂ\u00a0 O\nLyon B-LOC\n", encoding="utf-8")
         repaired(path, tmp_path / "clean.txt")
@@ -188,7 +188,7 @@ class TestColumns:
 
 class TestRecords:
     @pytest.mark.parametrize("name", ["train.jsonl", "train.ndjson", "train.json", "train.jsonl.gz", "train.parquet"])
-    def test_words_are_mended_and_tags_stay(self, tmp_path: Path, name: str) -> None:
+    def test_words_are_fixed_and_tags_stay(self, tmp_path: Path, name: str) -> None:
         rows = [
             {"id": 7, "tokens": ["Mail", "jane@example.org", "à", "東京"], "ner_tags": ["O", "B-M", "O", "B-L"]},
             {"id": 8, "tokens": ["in", "cafÃ©", "😀"], "ner_tags": ["O", "B-L", "O"]},
@@ -241,7 +241,7 @@ class TestRecords:
             (1, "text", "masked: [EMAIL]"),
         ]
 
-    def test_half_a_character_does_not_move_a_span_off_its_text(self, tmp_path: Path) -> None:
+    def test_a_lone_surrogate_does_not_move_a_span_off_its_text(self, tmp_path: Path) -> None:
         row = {"text": "A\ud83d word, \ud83d", "entities": [[3, 7, "X"], [9, 10, "Y"]]}
         path = tmp_path / "train.jsonl"
         path.write_text(json.dumps(row) + "\n")
@@ -266,7 +266,7 @@ def marked_texts(draw: st.DrawFn) -> tuple[str, list[tuple[int, int]], list[Hit]
 
 
 def masked_text(text: str, start: int, end: int, hits: Sequence[Hit]) -> str:
-    """Characters of a text with a mark in place of each run of them that is of one hit, white space around it left."""
+    """`text[start:end]` with each part of a hit replaced by a mark, except white space at the ends of the part."""
     found = ""
     of = [
         next((number for number, hit in enumerate(hits) if hit.start <= place < hit.end), None)
@@ -279,7 +279,7 @@ def masked_text(text: str, start: int, end: int, hits: Sequence[Hit]) -> str:
 
 
 @given(marked_texts())
-def test_the_text_under_a_span_is_its_own_text_masked(marked: tuple[str, list[tuple[int, int]], list[Hit]]) -> None:
+def test_a_span_covers_its_own_masked_text(marked: tuple[str, list[tuple[int, int]], list[Hit]]) -> None:
     text, spans, hits = marked
     record = {"text": text, "spans": [[start, end, f"L{number}"] for number, (start, end) in enumerate(spans)]}
 
@@ -293,7 +293,7 @@ def test_the_text_under_a_span_is_its_own_text_masked(marked: tuple[str, list[tu
     ]
     assert [label for *_, label in fields["spans"]] == [f"L{number}" for number in range(len(spans))]
     ends = [0, *itertools.chain(*((start, end) for start, end, _ in fields["spans"])), len(fields["text"])]
-    assert ends == sorted(ends)  # none overlap
+    assert ends == sorted(ends)  # no spans overlap
     cuts = [0, *itertools.chain(*spans), len(text)]
     assert fields["text"] == "".join(masked_text(text, *pair, hits) for pair in itertools.pairwise(cuts))
 
@@ -312,7 +312,7 @@ WORDS = st.text("ab.東の😀É-", min_size=1, max_size=4)
 @given(
     WORDS, st.lists(WORDS, max_size=2), st.sampled_from(["O", "B-X"]), st.sampled_from([" ", "  ", "\t", " \t"]), WORDS
 )
-def test_with_another_word_a_line_is_else_the_same(
+def test_with_word_changes_only_the_word_of_a_line(
     word: str, others: list[str], tag: str, blank: str, new: str
 ) -> None:
     line = blank.strip("\t") + blank.join([word, *others, tag]) + "\r\n"
@@ -326,7 +326,7 @@ def test_with_another_word_a_line_is_else_the_same(
     st.lists(st.sampled_from(["a O", "b\tB-X", "", " ", "\r", "-DOCSTART- O", "\ufeff", "é"]), max_size=12),
     st.booleans(),
 )
-def test_the_blocks_of_a_file_are_all_of_it(lines: list[str], ends: bool) -> None:
+def test_the_blocks_of_a_file_contain_all_its_lines(lines: list[str], ends: bool) -> None:
     text = "\n".join(["first O", *lines]) + "\n" * ends
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.conll"
@@ -363,7 +363,7 @@ def test_the_copy_of_any_file_has_no_errors(parts: list[bytes]) -> None:
         repaired(path, path.with_name("clean.conll"))
 
 
-def test_passages_are_recognised_checked_and_not_mended(tmp_path: Path) -> None:
+def test_passages_are_recognised_and_checked_but_not_fixed(tmp_path: Path) -> None:
     passage = {"id": "p", "type": "abstract", "text": ["mail jane@example.org"], "offsets": [[0, 21]]}
     entity = {"id": "e", "type": "Who", "text": ["jane"], "offsets": [[5, 9]]}
     path = write_lines(tmp_path / "one.jsonl", {"id": "1", "passages": [passage], "entities": [entity]})
@@ -376,7 +376,7 @@ def test_passages_are_recognised_checked_and_not_mended(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_passages_beside_a_text_are_not_left_unmasked(tmp_path: Path) -> None:
+def test_a_record_with_passages_beside_its_text_is_not_fixed(tmp_path: Path) -> None:
     passage = {"id": "p", "type": "abstract", "text": ["mail jane@example.org"], "offsets": [[0, 21]]}
     row = {"text": "mail jane@example.org", "spans": [[5, 9, "Who"]], "passages": [passage], "entities": []}
     path = write_lines(tmp_path / "one.jsonl", row)
