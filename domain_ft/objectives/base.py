@@ -198,8 +198,12 @@ class LanguageModelHead:
 
     def losses(self, base: BaseModel, inputs: Inputs) -> Tensor:
         """(T,) float32, the loss at each position in nats; 0 where there is no label."""
-        labelled = self._cross_entropy(base, inputs, "none")  # (n,)
+        labelled = self.labelled_losses(base, inputs)  # (n,)
         return labelled.new_zeros(len(inputs.labels)).index_copy(0, inputs.labelled, labelled)  # (T,)
+
+    def labelled_losses(self, base: BaseModel, inputs: Inputs) -> Tensor:
+        """(n,) float32, the loss at each labelled position in nats."""
+        return self._cross_entropy(base, inputs, "none")
 
     def loss(self, base: BaseModel, inputs: Inputs) -> Tensor:
         """0-d float32, the sum of the losses of the labelled positions in nats."""
