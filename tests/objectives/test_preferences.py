@@ -176,6 +176,7 @@ def kto_reference(sequences: list[Answer]) -> np.ndarray:
 def plain_kto(base: BaseModel, sequences: list[Answer], objective: KTO) -> Tensor:
     """The mean loss of all answers, from plain forward passes."""
     ratios, mismatched, likelihoods = [], [], []
+    assert objective.reference is not None
     for row, (prompt, answer) in enumerate(sequences):
         logs = token_log_probs(base, (prompt, answer))
         ratios.append(logs.sum() - objective.reference[row, 0, 0])

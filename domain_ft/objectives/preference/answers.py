@@ -111,6 +111,11 @@ class AnswerInputs(Inputs):
         )
 
 
+def reference_of(reference: Reference | None, rows: npt.NDArray[np.int64]) -> Reference:
+    """The log-probabilities of these rows; zeros if there is no reference."""
+    return np.zeros((len(rows), 2, 2)) if reference is None else reference[rows]
+
+
 def answer_sums(base: BaseModel, inputs: AnswerInputs, kernels: str) -> Tensor:
     """(S, 2) float64, log π(y|x) of each sequence: over all tokens of its answer, and over the shared ones.
 

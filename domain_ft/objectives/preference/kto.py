@@ -12,7 +12,7 @@ from torch import Tensor
 
 from domain_ft.corpus.conversations.rows import ConversationBatch
 from domain_ft.models.base import BaseModel
-from domain_ft.objectives.preference.answers import AnswerInputs, LogProbs, Reference, answer_sums
+from domain_ft.objectives.preference.answers import AnswerInputs, LogProbs, Reference, answer_sums, reference_of
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ class KTO:
         undesirable_weight: λ_U. The paper advises λ_D n_D / (λ_U n_U) between 1 and 4/3 for n_D and n_U examples.
         beta: β.
         sft_weight: w.
-        reference: log-probabilities under the reference of the answer and the mismatched answer, by row.
+        reference: log-probabilities under the reference of the answer and the mismatched answer, by row; None for
+            zeros.
         kernels: the backend of the ops, as in `--kernels`.
 
     Example::
@@ -109,9 +110,8 @@ class KTO:
         half = len(batch.lengths) // 2
         rows = batch.rows[:half]
         keys = torch.from_numpy(self.desirable[rows].astype(np.int64))
-        inputs: RatedInputs = RatedInputs.of_rows(
-            batch, np.roll(np.arange(2 * half), half), self.reference[rows], keys=keys
-        )
+        partner = np.roll(np.arange(2 * half), half)  # (S,)
+        inputs: RatedInputs = RatedInputs.of_rows(batch, partner, reference_of(self.reference, rows), keys=keys)
         return inputs
 
     def answers(self, base: BaseModel, inputs: RatedInputs) -> Tensor:

@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from domain_ft.corpus.conversations.rows import ConversationBatch
 from domain_ft.models.base import BaseModel
-from domain_ft.objectives.preference.answers import AnswerInputs, LogProbs, PairLoss, Reference, answer_sums, tempered
+from domain_ft.objectives.preference.answers import (
+    AnswerInputs,
+    LogProbs,
+    PairLoss,
+    Reference,
+    answer_sums,
+    reference_of,
+    tempered,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +73,7 @@ class PairedPreferences:
     def prepare(self, batch: ConversationBatch, epoch: int) -> AnswerInputs:  # noqa: ARG002  (always the same labels)
         """The micro-batch, with labels on the answers' tokens."""
         partner = np.arange(len(batch.lengths)) ^ 1  # (S,) 1, 0, 3, 2, …
-        return AnswerInputs.of_rows(batch, partner, self._reference_of(batch.rows[::2]))
+        return AnswerInputs.of_rows(batch, partner, reference_of(self.reference, batch.rows[::2]))
 
     def answers(self, base: BaseModel, inputs: AnswerInputs) -> Tensor:
         """(pairs, 2, 2) float64, log-probabilities as in `Reference`."""
@@ -87,6 +94,3 @@ class PairedPreferences:
         if not self.sft_weight:
             return losses
         return losses - self.sft_weight * LogProbs(sums[..., 0], lengths).means[:, 0]
-
-    def _reference_of(self, rows: npt.NDArray[np.int64]) -> Reference:
-        return np.zeros((len(rows), 2, 2)) if self.reference is None else self.reference[rows]
