@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from domain_ft.verbs.instruct.settings import InstructSettings
     from domain_ft.verbs.predict.run import predict
     from domain_ft.verbs.predict.settings import PredictSettings
+    from domain_ft.verbs.prefer.run import prefer
+    from domain_ft.verbs.prefer.settings import PreferSettings
     from domain_ft.verbs.tag.run import tag
     from domain_ft.verbs.tag.settings import TagSettings
 
@@ -52,6 +54,7 @@ __all__ = [
     "GenerateSettings",
     "InstructSettings",
     "PredictSettings",
+    "PreferSettings",
     "SettingsError",
     "TagSettings",
     "UserError",
@@ -66,6 +69,7 @@ __all__ = [
     "load",
     "open_corpus",
     "predict",
+    "prefer",
     "resolve",
     "tag",
 ]
@@ -81,6 +85,7 @@ _MODULES = {
     "GenerateSettings": "verbs.generate.settings",
     "InstructSettings": "verbs.instruct.settings",
     "PredictSettings": "verbs.predict.settings",
+    "PreferSettings": "verbs.prefer.settings",
     "SettingsError": "errors",
     "TagSettings": "verbs.tag.settings",
     "UserError": "errors",
@@ -95,6 +100,7 @@ _MODULES = {
     "load": "embedded.loading",
     "open_corpus": "corpus.corpus",
     "predict": "verbs.predict.run",
+    "prefer": "verbs.prefer.run",
     "resolve": "embedded.making",
     "tag": "verbs.tag.run",
 }

@@ -57,6 +57,7 @@ from domain_ft.verbs.export.settings import ExportSettings
 from domain_ft.verbs.generate.settings import GenerateSettings
 from domain_ft.verbs.instruct.settings import InstructSettings
 from domain_ft.verbs.predict.settings import PredictSettings
+from domain_ft.verbs.prefer.settings import PreferSettings
 from domain_ft.verbs.tag.settings import TagSettings
 
 HELP = """Adapt a small language model to a field, and measure what it gained and forgot.
@@ -82,6 +83,7 @@ VERBS = (
     Verb(("classify",), ClassifySettings, "classify.run"),
     Verb(("tag",), TagSettings, "tag.run"),
     Verb(("instruct",), InstructSettings, "instruct.run"),
+    Verb(("prefer",), PreferSettings, "prefer.run"),
     Verb(("predict",), PredictSettings, "predict.run"),
     Verb(("embed",), EmbedSettings, "embed.run"),
     Verb(("generate",), GenerateSettings, "generate.run"),

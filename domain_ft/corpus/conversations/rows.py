@@ -136,6 +136,10 @@ class ConversationRows(SequenceRows):
         """The id of the conversation with index `document`. Repeated ids get a number: `a`, `a#2`."""
         return self._names[document]
 
+    def tokens_of(self, row: int) -> npt.NDArray[np.void]:
+        """(tokens,) the TOKEN records of a row."""
+        return self._read([row])[0]
+
     def take(self, indices: npt.ArrayLike) -> ConversationRows:
         """A view of the rows with these indices, in that order. Indices may repeat."""
         return self._view(indices)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from domain_ft.corpus.corpus import open_corpus
@@ -14,15 +14,22 @@ from domain_ft.storage import user_path
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.adapt.settings import AdaptSettings
 from domain_ft.verbs.instruct.settings import InstructSettings
+from domain_ft.verbs.prefer.settings import PreferSettings
 
 READ_FIRST_TEXTS = "read-first-texts.jsonl"
 """In the folder of a run of `classify` or `tag`, the file of the texts that --read-first read."""
+
+_LATER: Mapping[str, type[InstructSettings] | type[PreferSettings]] = {
+    "instruct": InstructSettings,
+    "prefer": PreferSettings,
+}
+"""The settings of verbs that train a model further, after `adapt`."""
 
 
 def adapted_runs(model: str) -> Iterator[AdaptSettings]:
     """The settings of the `adapt` runs that `model` comes from, newest first.
 
-    A run of `adapt` comes first itself. A run of `instruct` comes from the runs behind the model that it was trained
+    A run of `adapt` comes first itself. A run of `instruct` or `prefer` comes from the runs behind the model that it was trained
     from. Any other model comes from none.
     """
     folder = user_path(model)
@@ -36,8 +43,8 @@ def adapted_runs(model: str) -> Iterator[AdaptSettings]:
             settings = dataclasses.replace(settings, corpus=str(beside))
         yield settings
         yield from adapted_runs(settings.model)
-    elif command == "instruct":
-        yield from adapted_runs(InstructSettings.from_toml(folder / "config.toml").model)
+    elif command in _LATER:
+        yield from adapted_runs(_LATER[command].from_toml(folder / "config.toml").model)
 
 
 def training_corpora(model: str, display: ProgressDisplay) -> tuple[list[PreparedCorpus], list[str]]:

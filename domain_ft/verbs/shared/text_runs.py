@@ -1,4 +1,4 @@
-"""The run of `adapt` and `instruct`: train a language model on text, and score it before, during and after."""
+"""The run of `adapt`, `instruct` and `prefer`: train a language model, and score it before, during and after."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from domain_ft.corpus.packing import StepPlan
 from domain_ft.corpus.rows import CountedRows
@@ -20,6 +20,7 @@ from domain_ft.training.memory import MicroBatchPlan
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.adapt.settings import AdaptSettings
 from domain_ft.verbs.instruct.settings import InstructSettings
+from domain_ft.verbs.prefer.settings import PreferSettings
 from domain_ft.verbs.shared.language_model import HeldOut, score_held_out
 from domain_ft.verbs.shared.machine import Machine
 from domain_ft.verbs.shared.runs import costs, resolved
@@ -37,6 +38,9 @@ CURVE_SHARE = 4  # each of these evaluations is on 1/4 of --evaluation-tokens
 
 Samples = TypeVar("Samples")
 
+TextSettings: TypeAlias = AdaptSettings | InstructSettings | PreferSettings
+"""The settings of a verb that trains a language model."""
+
 
 @dataclass(frozen=True)
 class TextJob:
@@ -53,7 +57,7 @@ class TextJob:
         micro_batches: the size of a micro-batch, and why.
     """
 
-    settings: AdaptSettings | InstructSettings
+    settings: TextSettings
     machine: Machine
     base: BaseModel
     objective: Objective
@@ -111,14 +115,14 @@ class Measured(Generic[Samples]):
     state: TrainingState
 
 
-def step_tokens(settings: AdaptSettings | InstructSettings) -> int:
+def step_tokens(settings: TextSettings) -> int:
     """--tokens-per-step, which `adapt` resolves first."""
     assert settings.tokens_per_step is not None
     return settings.tokens_per_step
 
 
 def plan_loop(
-    settings: AdaptSettings | InstructSettings,
+    settings: TextSettings,
     machine: Machine,
     base: BaseModel,
     objective: Objective,
@@ -152,7 +156,7 @@ def plan_loop(
 
 
 def resolve_settings(
-    settings: AdaptSettings | InstructSettings, machine: Machine, max_length: int, loop: LoopSettings
+    settings: TextSettings, machine: Machine, max_length: int, loop: LoopSettings
 ) -> dict[str, Any]:
     """The settings that depend on machine, model or text; the length of training becomes a number of steps."""
     return resolved(settings, machine, max_length, loop) | {
@@ -183,7 +187,7 @@ def measure_and_train(
     return Measured(before, after, samples_before, samples_after, state)
 
 
-def curve_tokens(settings: AdaptSettings | InstructSettings) -> int:
+def curve_tokens(settings: TextSettings) -> int:
     """The maximum number of held-out tokens in an evaluation during training."""
     assert settings.evaluation_tokens is not None
     return settings.evaluation_tokens // CURVE_SHARE

@@ -33,13 +33,14 @@ from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.adapt.settings import AdaptSettings
 from domain_ft.verbs.classify.settings import ClassifySettings
 from domain_ft.verbs.instruct.settings import InstructSettings
+from domain_ft.verbs.prefer.settings import PreferSettings
 from domain_ft.verbs.shared.machine import Machine
 from domain_ft.verbs.tag.settings import TagSettings
 
-TrainSettings: TypeAlias = AdaptSettings | InstructSettings | ClassifySettings | TagSettings
+TrainSettings: TypeAlias = AdaptSettings | InstructSettings | PreferSettings | ClassifySettings | TagSettings
 """The settings of a verb that trains."""
 
-S = TypeVar("S", AdaptSettings, InstructSettings, ClassifySettings, TagSettings)
+S = TypeVar("S", AdaptSettings, InstructSettings, PreferSettings, ClassifySettings, TagSettings)
 
 LEARNING_RATES = {"lora": 2e-3, "dora": 2e-3, "full": 5e-5}
 """The default of --learning-rate in `adapt`, by --method."""

@@ -1,0 +1,106 @@
+"""The settings of `prefer`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from domain_ft.checking import REQUIRED, Range
+from domain_ft.verbs.groups import (
+    AnswerOptions,
+    EncodingOptions,
+    HeldOutShare,
+    Length,
+    MachineOptions,
+    MethodOptions,
+    ModelOptions,
+    PositiveFloat,
+    PositiveInt,
+    RunOptions,
+    ScreenOptions,
+    TrainingOptions,
+)
+
+LossName = Literal["dpo", "robust", "ipo", "hinge", "kto", "orpo", "simpo", "cpo"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferSettings(
+    EncodingOptions,
+    ModelOptions,
+    MethodOptions,
+    TrainingOptions,
+    AnswerOptions,
+    MachineOptions,
+    RunOptions,
+    ScreenOptions,
+    group="Preferences",
+):
+    """Teach a decoder which of two answers people prefer, and measure whether its answers got better or only longer.
+
+    The reference is the model that you name, with its adapters merged. The run folder holds the adapter in PEFT's
+    format, the scores before and after, and a page of prompts with both models' answers.
+    """
+
+    data: str = REQUIRED
+    """The preferences: a JSONL, JSON, CSV, TSV or Parquet file. A record has a prompt, a chosen and a rejected answer;
+    or, for --loss kto, a prompt, a completion and a label."""
+
+    test: str | None = None
+    """The preferences to measure before and after training. By default a part of --data."""
+
+    test_fraction: HeldOutShare = 0.1
+    """The fraction of the prompts to hold out if --test is not given. Near copies stay together."""
+
+    id_field: str | None = None
+    """The field that names a record. By default a record is named by its position in the file."""
+
+    group_field: str | None = None
+    """The field that names the source of a record. Records with the same source are all trained on, or all held out."""
+
+    on_bad_record: Literal["stop", "skip"] = "stop"
+    """What to do with a record that cannot be read: stop and name its line, or skip it and list it in rejects.jsonl."""
+
+    template_date: str | None = None
+    """The date (YYYY-MM-DD) for a chat template that writes today's date. By default the day on which the run
+    started."""
+
+    model: str = "smollm2"
+    """The model, usually a run folder of `instruct`; or an embedded name (smollm2), a folder, or a Hub id."""
+
+    loss: LossName = "dpo"
+    """The loss. dpo is the usual one; robust is for labels that are wrong at a known rate; ipo and hinge stop at a
+    margin; simpo, cpo and orpo need no reference; kto learns from single answers that are good or bad."""
+
+    beta: PositiveFloat | None = None
+    """How strongly the loss reacts to a margin. By default 0.1, and 2 for simpo."""
+
+    label_smoothing: Annotated[float, Range(at_least=0), Range(below=0.5)] | None = None
+    """For dpo and robust: the share of pairs whose answers are assumed to be in the wrong order. By default 0 for dpo,
+    and 0.1 for robust."""
+
+    gamma: Annotated[float, Range(at_least=0), Range(at_most=1e6)] | None = None
+    """For simpo: the margin by which the better answer should win, by default 1."""
+
+    sft_weight: Annotated[float, Range(at_least=0), Range(at_most=1e6)] | None = None
+    """The weight of the likelihood of the better answer, per token. By default 1 for orpo and cpo, whose papers have
+    this term, and 0 for the others."""
+
+    length_weight: Annotated[float, Range(at_least=0), Range(at_most=1)] | None = None
+    """For dpo, robust and hinge: the weight of the tokens by which one answer is longer than the other (LD-DPO). By
+    default 1; less keeps the model from learning that longer is better."""
+
+    max_length: Length = 512
+    """The maximum number of tokens in a prompt with an answer; the end of a longer answer is cut. A pair that loses a
+    whole answer is left out and reported."""
+
+    tokens_per_step: PositiveInt = 4096
+    """Tokens in an optimiser step, over all micro-batches and processes. Both answers of a pair count with their
+    prompt."""
+
+    control: str | None = None
+    """A corpus of another field, to measure forgetting. By default medical for a model that was adapted to the corpus
+    legal, and legal for all others; none turns this measurement off."""
+
+    evaluation_tokens: PositiveInt = 20_000
+    """The maximum number of held-out tokens to score in the test pairs, and again in the control corpus."""
