@@ -192,4 +192,5 @@ def _only(measures: Mapping[str, Array]) -> dict[str, float | None]:
 
 def _bounds(drawn: Array, units: int, level: float) -> list[float] | None:
     """The interval of the draws that have a value."""
-    return interval(drawn[~np.isnan(drawn)], units, level)
+    found = drawn[~np.isnan(drawn)]
+    return interval(found, units, level) if len(found) else None

@@ -9,8 +9,8 @@ from fake_run import difference, losses, metrics
 
 from domain_ft.corpus.conversations.conversation import Conversation, Turn
 from domain_ft.evaluation.answers import AnswerScores, answer_differences
-from domain_ft.verbs.instruct.report import AnswerPair, ConversationFacts, InstructReport
-from domain_ft.verbs.shared.facts import BaseFacts, CorpusFacts
+from domain_ft.verbs.instruct.report import ConversationFacts, InstructReport
+from domain_ft.verbs.shared.facts import AnswerPair, BaseFacts, CorpusFacts
 
 RESAMPLES = 200
 LONG = (

@@ -25,9 +25,9 @@ from domain_ft.verbs.instruct import page as instruct_page
 from domain_ft.verbs.instruct import plots as instruct_plots
 from domain_ft.verbs.instruct import terminal as instruct_terminal
 from domain_ft.verbs.instruct import words as instruct_words
-from domain_ft.verbs.instruct.report import AnswerPair, ConversationFacts, InstructReport
+from domain_ft.verbs.instruct.report import ConversationFacts, InstructReport
 from domain_ft.verbs.shared import loss_plots
-from domain_ft.verbs.shared.facts import BaseFacts, CorpusFacts
+from domain_ft.verbs.shared.facts import AnswerPair, BaseFacts, CorpusFacts
 
 
 def evil_report() -> InstructReport:

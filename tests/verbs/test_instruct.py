@@ -22,10 +22,10 @@ from domain_ft.models.base import load
 from domain_ft.verbs.adapt.run import adapt
 from domain_ft.verbs.export.run import export
 from domain_ft.verbs.export.settings import ExportSettings
-from domain_ft.verbs.instruct import prepare as instruct_job
-from domain_ft.verbs.instruct.prepare import control_of
 from domain_ft.verbs.instruct.run import instruct, output_folder, run
 from domain_ft.verbs.instruct.settings import InstructSettings
+from domain_ft.verbs.shared import answering
+from domain_ft.verbs.shared.answering import control_of
 from domain_ft.verbs.shared.lineage import adapted_runs
 
 ANSWER_KEYS = {"exact_match", "token_f1", "rouge_l", "chrf", "end_of_turn_rate", "distinct_1", "distinct_2"}
@@ -150,7 +150,7 @@ def test_a_run_is_resumed_with_the_date_on_which_it_began(tmp_path: Path, monkey
     whole = instruct(settings(tmp_path, output=tmp_path / "whole", template_date="2026-11-23"))
     with power_cut(monkeypatch):
         instruct(settings(tmp_path, template_date="2026-11-23"))
-    monkeypatch.setattr(instruct_job, "date", Tomorrow)
+    monkeypatch.setattr(answering, "date", Tomorrow)
     resumed = instruct(settings(tmp_path, resume=True))
     assert resumed.result["after"] == whole.result["after"]
     assert InstructSettings.from_toml(resumed.folder / "config.toml").template_date == "2026-11-23"

@@ -114,7 +114,7 @@ class KTO:
         inputs: RatedInputs = RatedInputs.of_rows(batch, partner, reference_of(self.reference, rows), keys=keys)
         return inputs
 
-    def answers(self, base: BaseModel, inputs: RatedInputs) -> Tensor:
+    def answers(self, base: BaseModel, inputs: AnswerInputs) -> Tensor:
         """(rows, 2, 2) float64, log-probabilities as in `Reference`."""
         return answer_sums(base, inputs, self.kernels).view(2, -1, 2).transpose(0, 1)[: inputs.items]
 

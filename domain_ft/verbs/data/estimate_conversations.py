@@ -120,7 +120,7 @@ def warnings_of(job: InstructJob) -> Iterator[str]:
 def answering_minutes(job: InstructJob) -> float:
     """Minutes to answer the test prompts before and after training, if every answer has the maximum length."""
     from domain_ft.models.generation import Sampling, generate
-    from domain_ft.verbs.instruct.prepare import ANSWERED_AT_ONCE
+    from domain_ft.verbs.shared.answering import ANSWERED_AT_ONCE
 
     if not job.questions:
         return 0.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 
 import numpy as np
 
@@ -18,17 +17,15 @@ from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.prepared import PreparedCorpus, prepare
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.embedded.loading import load
-from domain_ft.errors import SettingsError
 from domain_ft.models.base import BaseModel
 from domain_ft.models.generation import refuse_encoder
 from domain_ft.objectives.base import LanguageModelObjective
 from domain_ft.objectives.causal_lm import CausalLM
 from domain_ft.objectives.instructions import Instructions
-from domain_ft.randomness import derive
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.instruct.settings import InstructSettings
+from domain_ft.verbs.shared.answering import Candidate, Question, control_of, day_of, draw_questions
 from domain_ft.verbs.shared.language_model import NO_CONTROL, HeldOut, hold_out, sequence_length
-from domain_ft.verbs.shared.lineage import adapted_runs
 from domain_ft.verbs.shared.machine import Machine
 from domain_ft.verbs.shared.text_runs import TextJob, plan_loop, resolve_settings
 
@@ -37,27 +34,6 @@ EPOCHS = 3.0
 LEARNING_RATES = {"lora": 1e-3, "dora": 1e-3, "full": 5e-5}
 
 CONTROL_FRACTION = 0.05  # the share of the control corpus that is held out, as by default in `adapt`
-
-ANSWERED_AT_ONCE = 8
-
-
-@dataclass(frozen=True)
-class Question:
-    """A test prompt that both models answer.
-
-    Attributes:
-        id: the conversation's.
-        asked: the text of the last turn before the answer.
-        prompt: the rendered text that the model reads.
-        reference: the answer in the data.
-        reference_tokens: the length of `reference` in tokens, plus one for the end of the turn.
-    """
-
-    id: str
-    asked: str
-    prompt: str
-    reference: str
-    reference_tokens: int
 
 
 @dataclass(frozen=True)
@@ -198,53 +174,20 @@ def set_up(settings: InstructSettings, machine: Machine, display: ProgressDispla
     )
 
 
-def day_of(settings: InstructSettings) -> date:
-    """--template-date, or today.
-
-    Raises:
-        SettingsError: it is not a date.
-    """
-    if settings.template_date is None:
-        return date.today()
-    try:
-        return date.fromisoformat(settings.template_date)
-    except ValueError as error:
-        raise SettingsError(
-            f"--template-date {settings.template_date}: {error}", fix="write the date as YYYY-MM-DD, such as 2026-01-31"
-        ) from error
-
-
-def control_of(settings: InstructSettings) -> str | None:
-    """The control corpus: --control, or an embedded corpus of another field; None for --control none."""
-    if settings.control:
-        return None if settings.control == NO_CONTROL else settings.control
-    return "medical" if any(run.corpus == "legal" for run in adapted_runs(settings.model)) else "legal"
-
-
 def questions_of(
     test: Sequence[Conversation], template: ChatTemplate, base: BaseModel, settings: InstructSettings
 ) -> list[Question]:
-    """The prompts before the last answers of some test conversations, drawn by seed and id.
+    """The prompts before the last answers of some test conversations: see `draw_questions`.
 
-    Conversations that begin with their last answer, or whose prompt leaves no room for one, are skipped.
+    Conversations that begin with their last answer are skipped.
 
     Args:
         test: conversations that the template can render.
     """
-    questions: list[Question] = []
-    room = base.max_length - settings.max_new_tokens
-    for conversation in sorted(test, key=lambda one: derive(settings.seed, "question", one.id)):
-        if len(questions) == settings.generate_examples:
-            break
+    candidates = []
+    for conversation in test:
         answers = [place for place, turn in enumerate(conversation.turns) if turn.trained and turn.content.strip()]
-        if not answers or answers[-1] == 0:
-            continue
-        before, answer = conversation.turns[: answers[-1]], conversation.turns[answers[-1]]
-        prompt = template.prompt(before, conversation.tools)
-        prompt_tokens, answer_tokens = (
-            len(base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-            for text in (prompt, answer.content)
-        )
-        if prompt_tokens <= room:
-            questions.append(Question(conversation.id, before[-1].content, prompt, answer.content, answer_tokens + 1))
-    return questions
+        if answers and answers[-1] > 0:
+            before, answer = conversation.turns[: answers[-1]], conversation.turns[answers[-1]].content
+            candidates.append(Candidate(conversation.id, before, answer, conversation.tools))
+    return draw_questions(candidates, template, base, settings)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from domain_ft.verbs.shared.facts import BaseFacts, CorpusFacts
+from domain_ft.verbs.shared.facts import AnswerPair, BaseFacts, CorpusFacts
 
 if TYPE_CHECKING:
     from domain_ft.corpus.conversations.reading import ConversationData
@@ -32,27 +32,6 @@ class ConversationFacts:
     def of(cls, data: ConversationData) -> ConversationFacts:
         """The facts of examples that were read."""
         return cls(name=data.name, format=data.format, facts=data.facts, notes=tuple(data.notes))
-
-
-@dataclass(frozen=True)
-class AnswerPair:
-    """A test prompt with both models' answers.
-
-    Attributes:
-        id: the conversation's.
-        prompt: the text of the last turn before the answer.
-        reference: the answer in the data.
-        before: the base model's answer.
-        after: the trained model's answer.
-        stopped: whether each answer (before, after) ended its turn; otherwise it was cut.
-    """
-
-    id: str
-    prompt: str
-    reference: str
-    before: str
-    after: str
-    stopped: tuple[bool, bool] = (True, True)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,15 @@ from domain_ft.corpus.left_out import sentences
 from domain_ft.corpus.naming import name_of
 from domain_ft.evaluation.answers import AnswerScores, answer_differences
 from domain_ft.evaluation.bootstrap import difference
-from domain_ft.models.generation import Generated, Sampling, generate
+from domain_ft.models.generation import Generated
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.training.progress import ProgressDisplay
-from domain_ft.verbs.instruct.prepare import ANSWERED_AT_ONCE, InstructJob, Question, set_up
-from domain_ft.verbs.instruct.report import AnswerPair, ConversationFacts, InstructReport
+from domain_ft.verbs.instruct.prepare import InstructJob, set_up
+from domain_ft.verbs.instruct.report import ConversationFacts, InstructReport
 from domain_ft.verbs.instruct.settings import InstructSettings
 from domain_ft.verbs.instruct.terminal import print_instruct
 from domain_ft.verbs.shared import runs
+from domain_ft.verbs.shared.answering import answer, scored, side_by_side
 from domain_ft.verbs.shared.facts import CorpusFacts
 from domain_ft.verbs.shared.text_runs import Measured, add_trainable, measure_and_train, summaries, training_facts
 from domain_ft.wording import counted
@@ -57,7 +57,12 @@ def instruct(settings: InstructSettings) -> InstructRun:
         job = set_up(runs.as_started(settings, folder), machine, display)
         runs.resolve_config(job.settings, _provenance(job), folder, machine, sources=("model", "data"))
         log_notes(job, display)
-        measured = measure_and_train(job, folder, display, lambda when: _answer(job, when, display))
+        measured = measure_and_train(
+            job,
+            folder,
+            display,
+            lambda when: answer(job.base, job.questions, job.template, job.settings, machine, when, display),
+        )
         report = _report(job, folder, measured, time.perf_counter() - began)
         if machine.is_main:
             _write(job, folder, report)
@@ -104,21 +109,6 @@ def log_notes(job: InstructJob, display: ProgressDisplay) -> None:
         )
 
 
-def _answer(job: InstructJob, when: str, display: ProgressDisplay) -> list[Generated]:
-    """The model's answers to the test prompts, by greedy decoding, so that they are reproducible."""
-    if not job.questions:
-        return []
-    with job.machine.accelerator.autocast():
-        return generate(
-            job.base,
-            [question.prompt for question in job.questions],
-            Sampling.of(job.settings),
-            stop_tokens=job.template.stop_tokens,
-            batch_size=ANSWERED_AT_ONCE,
-            progress=lambda _, done, total: display.job(f"{when}: answering", done, total),
-        )
-
-
 def _report(
     job: InstructJob,
     folder: RunFolder,
@@ -132,7 +122,7 @@ def _report(
     }
     answers: list[AnswerScores] = []
     if job.questions:
-        answers = [_scored(job.questions, one) for one in (measured.samples_before, measured.samples_after)]
+        answers = [scored(job.questions, one) for one in (measured.samples_before, measured.samples_after)]
         differences["answers"] = answer_differences(answers[0], answers[1], seed=settings.seed)
     before, after = (
         summaries(scores) | {"answers": answers[place].summary(seed=settings.seed) if answers else None}
@@ -172,31 +162,10 @@ def _report(
         settings=settings.to_dict(),
         provenance=_provenance(job),
         metrics=folder.read_metrics(),
-        answers=_pairs(job.questions, measured) if settings.examples else (),
+        answers=(
+            side_by_side(job.questions, measured.samples_before, measured.samples_after) if settings.examples else ()
+        ),
     )
-
-
-def _scored(questions: Sequence[Question], answers: Sequence[Generated]) -> AnswerScores:
-    return AnswerScores.of(
-        [answer.text for answer in answers],
-        [question.reference for question in questions],
-        tokens=[answer.tokens for answer in answers],
-        stopped=[answer.stopped for answer in answers],
-    )
-
-
-def _pairs(questions: Sequence[Question], measured: Measured[list[Generated]]) -> list[AnswerPair]:
-    return [
-        AnswerPair(
-            question.id,
-            question.asked,
-            question.reference,
-            first.text,
-            second.text,
-            stopped=(first.stopped, second.stopped),
-        )
-        for question, first, second in zip(questions, measured.samples_before, measured.samples_after, strict=True)
-    ]
 
 
 def _provenance(job: InstructJob) -> dict[str, Any]:

@@ -9,6 +9,7 @@ values of its own.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,14 @@ import numpy.typing as npt
 import torch
 
 from domain_ft.corpus.packing import micro_batches
-from domain_ft.models.base import BaseModel
+from domain_ft.corpus.preferences.rows import PreferenceRows
+from domain_ft.errors import ModelError
+from domain_ft.models.base import BaseModel, rounding
 from domain_ft.models.identity import model_digest
 from domain_ft.models.modes import evaluating
 from domain_ft.objectives.base import EVALUATION_EPOCH
 from domain_ft.objectives.preference.answers import Reference
-from domain_ft.storage import cache_folder, creation_lock
+from domain_ft.storage import cache_folder, creation_lock, write_atomic
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.prefer.losses import PreferenceObjective
 from domain_ft.verbs.shared.machine import Machine

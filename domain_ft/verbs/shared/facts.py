@@ -1,4 +1,4 @@
-"""Facts about a base model and a corpus, for the reports."""
+"""Facts about a base model, a corpus and answers, for the reports."""
 
 from __future__ import annotations
 
@@ -83,3 +83,24 @@ class BaseFacts:
     def on_hub(self) -> bool:
         """Whether `source` is a Hub id: neither embedded nor a path."""
         return not self.embedded and self.source.count("/") <= 1 and not self.source.startswith((".", "/", "~"))
+
+
+@dataclass(frozen=True)
+class AnswerPair:
+    """A test prompt with both models' answers.
+
+    Attributes:
+        id: the example's.
+        prompt: the text of the last turn before the answer.
+        reference: the answer in the data.
+        before: the base model's answer.
+        after: the trained model's answer.
+        stopped: whether each answer (before, after) ended its turn; otherwise it was cut.
+    """
+
+    id: str
+    prompt: str
+    reference: str
+    before: str
+    after: str
+    stopped: tuple[bool, bool] = (True, True)

@@ -29,8 +29,8 @@ _LATER: Mapping[str, type[InstructSettings] | type[PreferSettings]] = {
 def adapted_runs(model: str) -> Iterator[AdaptSettings]:
     """The settings of the `adapt` runs that `model` comes from, newest first.
 
-    A run of `adapt` comes first itself. A run of `instruct` or `prefer` comes from the runs behind the model that it was trained
-    from. Any other model comes from none.
+    A run of `adapt` comes first itself. A run of `instruct` or `prefer` comes from the runs behind the model that it
+    was trained from. Any other model comes from none.
     """
     folder = user_path(model)
     if not (folder / "result.json").is_file():
@@ -43,7 +43,7 @@ def adapted_runs(model: str) -> Iterator[AdaptSettings]:
             settings = dataclasses.replace(settings, corpus=str(beside))
         yield settings
         yield from adapted_runs(settings.model)
-    elif command in _LATER:
+    elif isinstance(command, str) and command in _LATER:
         yield from adapted_runs(_LATER[command].from_toml(folder / "config.toml").model)
 
 

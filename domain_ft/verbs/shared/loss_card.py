@@ -12,14 +12,14 @@ TASKS = {
     "contrastive": "sentence-similarity",
     "instructions": "text-generation",
 }
-"""The Hub's task type by objective."""
+"""The Hub's task type by objective; that of a preference loss is text-generation."""
 
 
 def loss_results(report: loss_words.LossReport) -> list[EvalResult]:
     """A result for each role and measure."""
     return [
         EvalResult(
-            task_type=TASKS[report.result["objective"]],
+            task_type=TASKS.get(report.result["objective"], "text-generation"),
             dataset_type=corpus.name,
             dataset_name=f"{corpus.name}, held out ({role})",
             metric_type=measure,

@@ -155,9 +155,7 @@ def plan_loop(
     return micro_batches, loop
 
 
-def resolve_settings(
-    settings: TextSettings, machine: Machine, max_length: int, loop: LoopSettings
-) -> dict[str, Any]:
+def resolve_settings(settings: TextSettings, machine: Machine, max_length: int, loop: LoopSettings) -> dict[str, Any]:
     """The settings that depend on machine, model or text; the length of training becomes a number of steps."""
     return resolved(settings, machine, max_length, loop) | {
         "max_tokens": None,
