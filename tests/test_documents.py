@@ -38,6 +38,7 @@ BUDGETS = {
     "--unlabelled": "--read-first-tokens 1000",
     "tag": "--max-steps 2 --max-length 48",
     "instruct": "--max-steps 2 --tokens-per-step 300 --max-length 96 --generate-examples 2 --max-new-tokens 4",
+    "prefer": "--max-steps 2 --tokens-per-step 300 --max-length 96 --generate-examples 2 --max-new-tokens 4",
     "generate": "--max-new-tokens 4",
     "evaluate": "",
     "data estimate": "--max-length 64",
@@ -100,6 +101,11 @@ def write_inputs(folder: Path) -> None:
         (folder / f"{name}.txt").write_text("\n\n".join("\n".join(lines) for lines in part) + "\n", encoding="utf-8")
     asked = [{"question": f"What is {text.split()[0]}, {n}?", "answer": text} for n, (text, _) in enumerate(labelled)]
     (folder / "questions.jsonl").write_text("\n".join(map(json.dumps, asked)), encoding="utf-8")
+    said = [(one["question"], one["answer"][:40], one["answer"][40:80]) for one in asked]
+    pairs = [{"prompt": prompt, "chosen": good, "rejected": bad} for prompt, good, bad in said]
+    rated = [{"prompt": p, "completion": (a, b)[n % 2], "label": n % 2 == 0} for n, (p, a, b) in enumerate(said)]
+    for name, records in (("pairs", pairs), ("rated", rated)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
 
 
 def write_recipes(folder: Path) -> None:

@@ -149,10 +149,14 @@ def test_no_verb_imports_another() -> None:
     assert breaches == []
 
 
-def test_conversations_do_not_import_tasks() -> None:
-    """What both need is in `corpus` itself."""
-    for path in (PACKAGE / "corpus" / "conversations").rglob("*.py"):
-        assert not any(name.startswith(TASK_PACKAGES) for name in imports_of(path)), path
+def test_conversations_and_preferences_do_not_import_tasks() -> None:
+    """What both need is in `corpus` itself. Preferences build on conversations, not the other way round."""
+    for own, forbidden in (
+        ("conversations", (*TASK_PACKAGES, "domain_ft.corpus.preferences")),
+        ("preferences", TASK_PACKAGES),
+    ):
+        for path in (PACKAGE / "corpus" / own).rglob("*.py"):
+            assert not any(name.startswith(forbidden) for name in imports_of(path)), path
     for name in (
         *("near_copies", "splitting", "hub_splits", "inputs", "words"),
         *("annotation_tools", "examples", "knowledge_bases"),

@@ -145,9 +145,7 @@ def test_a_reference_that_is_not_the_model_stops_the_run(tmp_path: Path) -> None
         entries = np.load(file)
         entries["values"] += 1
         np.save(file, entries)
-    with pytest.raises(
-        ModelError, match=r"(?s)differs by 1 nats between the model and the reference.*delete that file"
-    ):
+    with pytest.raises(ModelError, match=r"(?s)differs by 1 nats between the model and the ref.*delete that file"):
         prefer(settings(tmp_path, output=tmp_path / "two", max_steps=1))
 
 
@@ -279,6 +277,4 @@ def test_models_and_lengths_that_cannot_work_are_refused(tmp_path: Path) -> None
 
 
 def test_the_folder_is_named_by_data_and_model() -> None:
-    assert output_folder(PreferSettings(data="some/where/pairs.jsonl", model="runs/taught")) == Path(
-        "runs/pairs-taught"
-    )
+    assert output_folder(PreferSettings(data="some/pairs.jsonl", model="runs/taught")) == Path("runs/pairs-taught")

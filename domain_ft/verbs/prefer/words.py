@@ -172,10 +172,10 @@ def _likelihoods(report: PreferReport) -> str:
 
 
 def _distance(report: PreferReport) -> str:
-    reference, kl = report.result["reference"], report.result["after"]["test"]["kl_per_token"]
+    kl, largest = report.result["after"]["test"]["kl_per_token"], report.result["reference"]["largest_log_ratio_before"]
     return (
-        f"After training, the KL divergence to the reference is {number(kl, 4)} nats per token, on the held-out answers. Before the first step, no log-ratio was larger than "
-        f"{reference['largest_log_ratio_before']:.1g} nats."
+        f"After training, the KL divergence to the reference is {number(kl, 4)} nats per token, on the held-out "
+        f"answers. Before the first step, no log-ratio was larger than {largest:.1g} nats."
     )
 
 
@@ -200,8 +200,8 @@ def limits(report: PreferReport) -> list[str]:
     """What the numbers do not show."""
     prompts = counted(report.result["before"]["test"]["prompts"], "held-out prompt")
     return [
-        f"Measured on {prompts} of one data set, with one seed. The interval covers other prompts from the same source, but not another "
-        "source or another seed.",
+        f"Measured on {prompts} of one data set, with one seed. The interval covers other prompts from the same "
+        "source, but not another source or another seed.",
         "A high accuracy means that the model agrees with the people who compared the answers, on answers that it did "
         "not write. Whether its own answers are better, only people who read them can say.",
         "The model may confidently state what is false, and may repeat mistakes and bias of its data. Do not rely on "
