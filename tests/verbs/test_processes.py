@@ -16,6 +16,7 @@ import pytest
 import torch
 from classify_jobs import settings as classify_settings
 from instruct_jobs import settings as instruct_settings
+from prefer_jobs import settings as prefer_settings
 from safetensors.torch import load_file
 from verb_jobs import settings
 
@@ -132,6 +133,27 @@ def test_instruct_by_two_processes_trains_what_one_trains(sharding: str, tmp_pat
     assert weights.keys() == expected.keys()
     for name in weights:
         torch.testing.assert_close(weights[name], expected[name], rtol=0, atol=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("loss", "sharding"), [("dpo", "none"), ("dpo", "full"), ("kto", "none")])
+def test_prefer_by_two_processes_trains_what_one_trains(loss: str, sharding: str, tmp_path: Path) -> None:
+    """KTO's baseline is that of the whole step, over both processes."""
+    found = {}
+    for name, ranks in (("alone", 1), ("together", 2)):
+        asked = prefer_settings(tmp_path, output=tmp_path / name, loss=loss, sharding=sharding)
+        config = tmp_path / f"{name}.toml"
+        config.write_text(asked.to_toml(), encoding="utf-8")
+        found[name] = json.loads(domain_ft(tmp_path, ["prefer", "--config", str(config), "--json"], ranks=ranks))
+    alone, together = found["alone"], found["together"]
+    assert (alone["processes"], together["processes"]) == (1, 2)
+    assert together["before"] == alone["before"]
+    for name in ("tokens_seen", "steps", "examples"):
+        assert together[name] == alone[name]
+    for name in ("margin", "chosen_log_prob", "kl_per_token"):
+        assert together["after"]["test"][name] == pytest.approx(alone["after"]["test"][name], rel=1e-3)
+    losses = [[line["loss"] for line in lines(tmp_path / name)] for name in ("alone", "together")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 @pytest.mark.slow
