@@ -21,13 +21,20 @@ from transformers import AutoModelForCausalLM
 from verb_jobs import power_cut
 
 from domain_ft.errors import CorpusError, ModelError, RecordError, SettingsError
-from domain_ft.storage import cache_folder
 from domain_ft.verbs.instruct.run import instruct
 from domain_ft.verbs.prefer.losses import DEFAULTS, loss_options, objective_of
 from domain_ft.verbs.prefer.run import output_folder, prefer, run
 from domain_ft.verbs.prefer.settings import PreferSettings
 
+SHORT: dict[str, Any] = {"max_steps": 1, "generate_examples": 0, "control": "none"}
 MEASURED = {"accuracy", "ranking_accuracy", "matched_accuracy", "margin", "chosen_log_prob", "rejected_log_prob"}
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own, which it may damage."""
+    monkeypatch.setenv("DOMAIN_FT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 def result_of(folder: Path) -> dict[str, Any]:
@@ -125,35 +132,38 @@ def test_every_loss_learns_the_preferences(loss: str, tmp_path: Path) -> None:
     assert "The model's own answers were not measured" in (finished.folder / "README.md").read_text()
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_the_reference_is_computed_once_for_all_losses_and_seeds(tmp_path: Path) -> None:
-    first = prefer(settings(tmp_path, output=tmp_path / "one", max_steps=1))
-    assert first.result["reference"]["reused"] == 0
-    other = settings(tmp_path, output=tmp_path / "two", max_steps=1, loss="hinge", seed=5)
-    again = prefer(other).result["reference"]
-    assert again["reused"] == again["rows"] == 40
-    changed = write_pairs(tmp_path / "pairs.jsonl", 44)
-    found = prefer(settings(tmp_path, output=tmp_path / "three", data=str(changed), max_steps=1)).result["reference"]
-    assert (found["rows"], found["reused"]) == (44, 40)
+
+    def counts(name: str, **changes: Any) -> tuple[int, int]:
+        """The rows of a short run, and how many of them the cache had."""
+        short = settings(tmp_path, output=tmp_path / name, **SHORT, **changes)
+        reference = prefer(short).result["reference"]
+        return reference["rows"], reference["reused"]
+
+    assert counts("one") == (40, 0)
+    assert counts("two", loss="hinge", seed=5) == (40, 40)
+    write_pairs(tmp_path / "pairs.jsonl", 44)
+    assert counts("three") == (44, 40)
     save_chatty("gpt2", tmp_path / "other")
-    another = prefer(settings(tmp_path, output=tmp_path / "four", model=str(tmp_path / "other"), max_steps=1))
-    assert another.result["reference"]["reused"] == 0
+    assert counts("four", model=str(tmp_path / "other")) == (44, 0)
 
 
-def test_a_reference_that_is_not_the_model_stops_the_run(tmp_path: Path) -> None:
-    prefer(settings(tmp_path, output=tmp_path / "one", max_steps=1))
-    for file in cache_folder("references").glob("*.npy"):
+def test_a_reference_that_is_not_the_model_stops_the_run(tmp_path: Path, own_cache: Path) -> None:
+    prefer(settings(tmp_path, output=tmp_path / "one", **SHORT))
+    for file in (own_cache / "references").glob("*.npy"):
         entries = np.load(file)
         entries["values"] += 1
         np.save(file, entries)
     with pytest.raises(ModelError, match=r"(?s)differs by 1 nats between the model and the ref.*delete that file"):
-        prefer(settings(tmp_path, output=tmp_path / "two", max_steps=1))
+        prefer(settings(tmp_path, output=tmp_path / "two", **SHORT))
 
 
-def test_damage_in_the_cache_is_repaired(tmp_path: Path) -> None:
-    prefer(settings(tmp_path, output=tmp_path / "one", max_steps=1))
-    for file in cache_folder("references").glob("*.npy"):
+def test_damage_in_the_cache_is_repaired(tmp_path: Path, own_cache: Path) -> None:
+    prefer(settings(tmp_path, output=tmp_path / "one", **SHORT))
+    for file in (own_cache / "references").glob("*.npy"):
         file.write_bytes(file.read_bytes()[:50])
-    assert prefer(settings(tmp_path, output=tmp_path / "two", max_steps=1)).result["reference"]["reused"] == 0
+    assert prefer(settings(tmp_path, output=tmp_path / "two", **SHORT)).result["reference"]["reused"] == 0
 
 
 def test_the_reference_of_a_run_is_its_merged_model(tmp_path: Path) -> None:
@@ -248,7 +258,7 @@ def test_losses_refuse_the_other_kind_of_preferences(tmp_path: Path) -> None:
     ],
 )
 def test_records_that_cannot_be_used_are_named_or_listed(record: dict[str, Any], message: str, tmp_path: Path) -> None:
-    asked = settings(tmp_path, max_steps=1, generate_examples=0, control="none")
+    asked = settings(tmp_path, **SHORT)
     with Path(asked.data).open("a") as file:
         file.write(json.dumps(record) + "\n")
     with pytest.raises(RecordError, match=rf"(?s){message}.*pairs.jsonl, line 41, field"):
@@ -260,7 +270,7 @@ def test_records_that_cannot_be_used_are_named_or_listed(record: dict[str, Any],
 
 
 def test_a_pair_whose_prompt_leaves_no_room_is_left_out_and_listed(tmp_path: Path) -> None:
-    asked = settings(tmp_path, max_steps=1, generate_examples=0, control="none")
+    asked = settings(tmp_path, **SHORT)
     with Path(asked.data).open("a") as file:
         file.write(json.dumps({"prompt": "long " * 200, "chosen": "Yes.", "rejected": "No."}) + "\n")
     finished = prefer(asked)
