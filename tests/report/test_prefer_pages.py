@@ -96,7 +96,9 @@ def report(*, verdict: str = "better", tokens: float = 60.0, units: int = 40, **
     return PreferReport(
         result=result | changes,
         base=BaseFacts(name="runs/taught", source="smollm2"),
-        data=PreferenceFacts("comparisons", "pairs", {"split": "10% of the examples are held out", "leaks": 0}),
+        data=PreferenceFacts(
+            "comparisons", "pairs", "pairs", {"split": "10% of the examples are held out", "leaks": 0}
+        ),
         control=None,
         differences={"test": differences},
         settings={"loss": "dpo", "beta": 0.1, "sft_weight": 0.0, "method": "lora", "rank": 8, "max_length": 512},

@@ -251,10 +251,10 @@ def test_losses_refuse_the_other_kind_of_preferences(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"prompt": "Why?", "chosen": "So.", "rejected": "So. "}, "are the same"),
-        ({"prompt": "Why?", "chosen": "", "rejected": "So."}, "there is no answer"),
-        ({"prompt": "", "chosen": "Yes.", "rejected": "No."}, "there is no prompt"),
-        ({"prompt": "Why?", "chosen": 5, "rejected": "No."}, "the field holds"),
+        ({"prompt": "Why?", "chosen": "So.", "rejected": "So. "}, "the answer is the same as that in chosen"),
+        ({"prompt": "Why?", "chosen": "", "rejected": "So."}, "the answer is empty"),
+        ({"prompt": "", "chosen": "Yes.", "rejected": "No."}, "the prompt is empty"),
+        ({"prompt": "Why?", "chosen": 5, "rejected": "No."}, "where text is expected"),
     ],
 )
 def test_records_that_cannot_be_used_are_named_or_listed(record: dict[str, Any], message: str, tmp_path: Path) -> None:

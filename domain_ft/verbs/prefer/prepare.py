@@ -190,9 +190,9 @@ def refuse_other_kind(settings: PreferSettings, data: PreferenceData) -> None:
     Raises:
         SettingsError: KTO was given pairs, or another loss rated answers.
     """
-    if (settings.loss == "kto") == (data.format == "rated"):
+    if (settings.loss == "kto") == (data.kind == "rated"):
         return
-    if data.format == "rated":
+    if data.kind == "rated":
         raise SettingsError(
             f"--loss {settings.loss} learns from pairs, but the records have one answer each, with a label",
             where=settings.data,

@@ -18,12 +18,14 @@ class PreferenceFacts:
 
     Attributes:
         name: such as `pairs`.
-        format: `pairs` or `rated`.
-        facts: facts by name. The report shows `split` and `leaks`.
+        kind: `pairs` or `rated`.
+        format: of the records, such as `pairs`, `transcript` or `ranking`.
+        facts: facts by name. The report shows `split`, `ties` and `leaks`.
         notes: remarks on how the preferences were read, in sentences.
     """
 
     name: str
+    kind: str
     format: str
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -31,7 +33,7 @@ class PreferenceFacts:
     @classmethod
     def of(cls, data: PreferenceData) -> PreferenceFacts:
         """The facts of preferences that were read."""
-        return cls(name=data.name, format=data.format, facts=data.facts, notes=tuple(data.notes))
+        return cls(name=data.name, kind=data.kind, format=data.format, facts=data.facts, notes=tuple(data.notes))
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class PreferReport:
     @property
     def paired(self) -> bool:
         """Whether the preferences are pairs."""
-        return self.data.format == "pairs"
+        return self.data.kind == "pairs"
 
     @property
     def roles(self) -> tuple[tuple[str, CorpusFacts], ...]:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from domain_ft.corpus.left_out import sentences
 from domain_ft.corpus.naming import name_of
+from domain_ft.corpus.preferences.examples import PreferenceExample
 from domain_ft.evaluation.answers import answer_differences
 from domain_ft.evaluation.bootstrap import difference
 from domain_ft.evaluation.preferences import PreferenceScores, both_fell, preference_differences
@@ -86,6 +87,9 @@ def log_notes(job: PreferJob, display: ProgressDisplay) -> None:
     """Print what the user should know before training starts."""
     for note in (*job.base.notes, *job.data.notes):
         display.say(f"note: {note}")
+    margins = sum(isinstance(one, PreferenceExample) and one.margin is not None for one in job.data.train)
+    if margins:
+        display.say(f"note: {counted(margins, 'pair has', 'pairs have')} a margin, which no loss of prefer uses")
     if job.template.is_plain:
         display.say("note: the model has no chat template; a plain one is used and saved with the run")
     if job.dropped:
@@ -243,6 +247,7 @@ def _report(job: PreferJob, folder: RunFolder, measured: _Measured, wall_seconds
         "kernels": job.machine.kernels,
         "data": job.data.name,
         "format": job.data.format,
+        "kind": job.data.kind,
         "examples": {
             "train": len(job.train_rows),
             "test": len(job.test_rows),

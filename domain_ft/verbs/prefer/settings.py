@@ -43,8 +43,26 @@ class PreferSettings(
     """
 
     data: str = REQUIRED
-    """The preferences: a JSONL, JSON, CSV, TSV or Parquet file. A record has a prompt, a chosen and a rejected answer;
-    or, for --loss kto, a prompt, a completion and a label."""
+    """The preferences: a JSONL, JSON, CSV, TSV or Parquet file, or hf:ID of a data set on the Hub. A record has a
+    prompt, a chosen and a rejected answer; or, for --loss kto, a prompt, a completion and a label."""
+
+    format: Literal["auto", "pairs", "transcript", "compared", "ranking", "rated"] = "auto"
+    """The format of the records: chosen and rejected answers (pairs); dialogues as one text, as in HH-RLHF
+    (transcript); two answers and the winner (compared); several answers with scores or ranks, as in UltraFeedback
+    (ranking); or single answers with a label (rated). auto detects it from the fields of the first record."""
+
+    prompt_field: str | None = None
+    """The field with the prompt. Several, separated by commas, are joined by a blank line. By default a field with a
+    common name, such as prompt."""
+
+    chosen_field: str | None = None
+    """The field with the better answer, by default chosen."""
+
+    rejected_field: str | None = None
+    """The field with the worse answer, by default rejected."""
+
+    score_field: str | None = None
+    """For ranking: the field of an answer with its score or, if its name begins with rank, its rank."""
 
     test: str | None = None
     """The preferences to measure before and after training. By default a part of --data."""

@@ -40,7 +40,18 @@ LONGER = 1.25
 """Answers that are longer by this factor are mentioned."""
 
 _CLIPPED = 1500  # characters of a text that the page shows
-_KINDS = {"pairs": "prompt, chosen and rejected", "rated": "prompt, completion and label"}
+_FORMATS = {
+    "pairs": "a chosen and a rejected answer",
+    "transcript": "transcripts of dialogues (HH-RLHF)",
+    "compared": "two answers and the winner",
+    "ranking": "several answers with scores or ranks",
+    "rated": "prompt, completion and label",
+}
+_FACTS = {
+    "split": "how the examples were split",
+    "ties": "pairs of equally good answers, left out",
+    "leaks": "test prompts with a copy or near copy in training",
+}
 
 
 def headline(report: PreferReport) -> str:
@@ -218,12 +229,8 @@ def facts(report: PreferReport) -> list[tuple[str, str]]:
         ("left out: unusable", f"{amounts['rejected']:,}"),
         ("left out: an answer does not fit into --max-length", f"{amounts['dropped']:,}"),
         ("with an answer cut to --max-length", f"{amounts['cut']:,}"),
-        ("fields", _KINDS[report.data.format]),
-        *[
-            (label, str(report.data.facts[name]))
-            for name, label in (("split", "how the examples were split"), ("leaks", "test prompts also in training"))
-            if name in report.data.facts
-        ],
+        ("format", _FORMATS[report.data.format]),
+        *[(label, str(report.data.facts[name])) for name, label in _FACTS.items() if name in report.data.facts],
         ("log-probabilities of the reference", _reuse(report)),
     ]
 
