@@ -305,8 +305,9 @@ class TrainingOptions(Settings, group="Training"):
     exclusive: ClassVar[tuple[tuple[str, ...], ...]] = (("max_tokens", "max_steps", "epochs"),)
 
     max_tokens: PositiveInt | None = None
-    """Train on this many tokens. By default `adapt` trains on 250,000 tokens, `instruct` for three epochs, and
-    `classify` and `tag` for five epochs, but at least 200 steps (100 for `classify --method contrastive`)."""
+    """Train on this many tokens. By default `adapt` trains on 250,000 tokens, `instruct` and `prefer` for
+    three epochs, and `classify` and `tag` for five epochs, but at least 200 steps (100 for `classify --method
+    contrastive`)."""
 
     max_steps: PositiveInt | None = None
     """Train for this many optimiser steps, instead of --max-tokens."""
@@ -506,8 +507,8 @@ class RunOptions(Settings, group="Run folder"):
     """How many of the newest checkpoints to keep."""
 
     evaluate_every: PositiveInt | None = None
-    """Steps between evaluations during training. By default `adapt` and `instruct` evaluate about 8 times, `classify`
-    and `tag` once an epoch, but at most 10 times."""
+    """Steps between evaluations during training. By default `adapt`, `instruct` and `prefer` evaluate about 8 times,
+    `classify` and `tag` once an epoch, but at most 10 times."""
 
     examples: bool = True
     """Show texts from the data in the report; --no-examples keeps private text out of it."""

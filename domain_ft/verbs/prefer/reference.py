@@ -43,12 +43,14 @@ class ReferenceValues:
     """The log-probabilities of some rows under the reference.
 
     Attributes:
-        values: (rows, 2, 2), see `Reference`.
-        reused: how many rows were found in the cache.
+        values: (rows, 2, 2), see `Reference`; NaN for rows that were not asked for.
+        rows: how many rows were asked for.
+        reused: how many of them were found in the cache.
         file: the file in the cache.
     """
 
     values: Reference
+    rows: int
     reused: int
     file: Path
 
@@ -65,29 +67,32 @@ def reference_values(
     base: BaseModel,
     objective: PreferenceObjective,
     rows: PreferenceRows,
+    selected: npt.NDArray[np.int64],
     machine: Machine,
     display: ProgressDisplay,
     *,
     tokens_per_micro_batch: int,
 ) -> ReferenceValues:
-    """The log-probabilities of all rows under `base`, from the cache as far as it has them.
+    """The log-probabilities of the rows `selected` under `base`, from the cache as far as it has them.
 
     Args:
         file: from `cache_file`.
         base: without a new adapter.
         objective: of the rows; its own reference is not read.
     """
-    keys = [_row_key(rows, row) for row in range(len(rows.lengths))]
+    keys = {row: _row_key(rows, row) for row in selected.tolist()}
     with creation_lock(file, lambda: display.say("waiting for another run that computes the same reference")):
         known = _read(file)
-        missing = np.array([row for row, key in enumerate(keys) if key not in known], dtype=np.int64)
+        missing = np.array([row for row, key in keys.items() if key not in known], dtype=np.int64)
         if len(missing):
             computed = row_values(
                 base, objective, rows, missing, machine, display, tokens_per_micro_batch, label="reference"
             )
             known |= {keys[row]: values for row, values in zip(missing.tolist(), computed, strict=True)}
             _write(file, known)
-    return ReferenceValues(np.stack([known[key] for key in keys]), len(keys) - len(missing), file)
+    values = np.full((len(rows), 2, 2), np.nan)
+    values[selected] = np.stack([known[key] for key in keys.values()])
+    return ReferenceValues(values, len(keys), len(keys) - len(missing), file)
 
 
 def row_values(
@@ -119,6 +124,7 @@ def prove(
     base: BaseModel,
     objective: PreferenceObjective,
     rows: PreferenceRows,
+    selected: npt.NDArray[np.int64],
     machine: Machine,
     display: ProgressDisplay,
     *,
@@ -128,7 +134,7 @@ def prove(
     """Check that before the first step every log-ratio is 0, up to rounding, so that the DPO loss is log 2.
 
     Args:
-        reference: of all rows.
+        reference: of the rows `selected`.
         base: with its new adapter.
         file: that the reference was read from.
 
@@ -138,7 +144,8 @@ def prove(
     Raises:
         ModelError: a log-ratio is not 0: the reference is not the model that is trained.
     """
-    selected = rows.select(PROVED_TOKENS)
+    fitting = int(np.searchsorted(np.cumsum(rows.lengths[selected], dtype=np.int64), PROVED_TOKENS, side="right"))
+    selected = selected[: max(1, fitting)]
     own = row_values(base, objective, rows, selected, machine, display, tokens_per_micro_batch, label="proof")
     ratios = np.abs(own - reference[selected])[..., 0]  # (selected, 2)
     allowed = rounding(torch.bfloat16 if machine.dtype == "bfloat16" else torch.float32) * (1 + np.abs(own[..., 0]))

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from domain_ft.corpus.left_out import sentences
 from domain_ft.corpus.naming import name_of
+from domain_ft.corpus.packing import Rows
 from domain_ft.corpus.preferences.examples import PreferenceExample
+from domain_ft.corpus.preferences.rows import PreferenceRows
 from domain_ft.evaluation.answers import answer_differences
 from domain_ft.evaluation.bootstrap import difference
 from domain_ft.evaluation.preferences import PreferenceScores, both_fell, preference_differences
@@ -38,7 +41,7 @@ from domain_ft.verbs.prefer.terminal import print_prefer
 from domain_ft.verbs.shared import runs
 from domain_ft.verbs.shared.answering import answer, scored, side_by_side
 from domain_ft.verbs.shared.facts import CorpusFacts
-from domain_ft.verbs.shared.text_runs import add_trainable, measure, summaries, training_facts
+from domain_ft.verbs.shared.text_runs import CURVE_SHARE, add_trainable, measure, summaries, training_facts
 from domain_ft.verbs.shared.training import tracked, train_into
 from domain_ft.wording import counted
 
@@ -144,12 +147,13 @@ def _measure_and_train(job: PreferJob, folder: RunFolder, display: ProgressDispl
         job.base,
         job.test_objective,
         job.test_rows,
+        job.selected,
         machine,
         display,
         tokens_per_micro_batch=job.loop.tokens_per_micro_batch,
         file=test.file,
     )
-    state = _train(job, folder, train.values if train else None, reference, display)
+    state = _train(job, folder, train.values if train else None, test.values, display)
     after = scores_of(job, _test_values(job, display, "after"), reference)
     return _Measured(
         before,
@@ -157,7 +161,7 @@ def _measure_and_train(job: PreferJob, folder: RunFolder, display: ProgressDispl
         (control_before, measure(job, folder, "after", display)),
         (answers_before, _answer(job, "after", display)),
         {
-            "rows": len(test.values) + (len(train.values) if train else 0),
+            "rows": test.rows + (train.rows if train else 0),
             "reused": test.reused + (train.reused if train else 0),
             "largest_log_ratio_before": proved,
         },
@@ -167,25 +171,37 @@ def _measure_and_train(job: PreferJob, folder: RunFolder, display: ProgressDispl
 
 
 def _references(job: PreferJob, display: ProgressDisplay) -> tuple[ReferenceValues, ReferenceValues | None]:
-    """The reference's log-probabilities of the test rows, and of the training rows if the loss reads them."""
+    """The reference's log-probabilities of the selected test rows, and of the training rows if the loss reads them."""
     settings, machine = job.settings, job.machine
-    options = {"tokens_per_micro_batch": job.loop.tokens_per_micro_batch}
+    size = job.loop.tokens_per_micro_batch
+
+    def values(objective: losses.PreferenceObjective, rows: PreferenceRows, selected: Rows) -> ReferenceValues:
+        return reference_values(
+            file, job.base, objective, rows, selected, machine, display, tokens_per_micro_batch=size
+        )
+
     with machine.main_first():
         file = cache_file(settings.model, job.template.text, machine)
-        test = reference_values(file, job.base, job.test_objective, job.test_rows, machine, display, **options)
+        test = values(job.test_objective, job.test_rows, job.selected)
         if not losses.uses_reference(settings.loss):
             return test, None
-        return test, reference_values(file, job.base, job.objective, job.train_rows, machine, display, **options)
+        return test, values(job.objective, job.train_rows, np.arange(len(job.train_rows)))
 
 
 def _train(
     job: PreferJob, folder: RunFolder, values: Reference | None, reference: Reference, display: ProgressDisplay
 ) -> TrainingState:
-    """Train the model, and score the test rows every --evaluate-every steps."""
+    """Train the model, and score some of the test rows every --evaluate-every steps.
+
+    Args:
+        values: the reference of the training rows, if the loss reads it.
+        reference: that of the test rows.
+    """
     objective = dataclasses.replace(job.objective, reference=values)
+    some = dataclasses.replace(job, selected=job.selected[: max(1, len(job.selected) // CURVE_SHARE)])
 
     def point() -> dict[str, Any]:
-        scores = scores_of(job, _test_values(job, display, "during training"), reference)
+        scores = scores_of(some, _test_values(some, display, "during training"), reference[some.selected])
         summary = scores.summary(seed=job.settings.seed, resamples=1)
         return {"test": {name: summary[name] for name in ("accuracy", "margin", "chosen_log_prob")}}
 
