@@ -26,6 +26,7 @@ from domain_ft.models.identity import model_digest
 from domain_ft.models.modes import evaluating
 from domain_ft.objectives.base import EVALUATION_EPOCH
 from domain_ft.objectives.preference.answers import Reference
+from domain_ft.progress import Progress
 from domain_ft.storage import cache_folder, creation_lock, write_atomic
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.prefer.losses import PreferenceObjective
@@ -86,7 +87,14 @@ def reference_values(
         missing = np.array([row for row, key in keys.items() if key not in known], dtype=np.int64)
         if len(missing):
             computed = row_values(
-                base, objective, rows, missing, machine, display, tokens_per_micro_batch, label="reference"
+                base,
+                objective,
+                rows,
+                missing,
+                machine,
+                tokens_per_micro_batch,
+                label="reference",
+                progress=display.job,
             )
             known |= {keys[row]: values for row, values in zip(missing.tolist(), computed, strict=True)}
             _write(file, known)
@@ -101,12 +109,16 @@ def row_values(
     rows: PreferenceRows,
     selected: npt.NDArray[np.int64],
     machine: Machine,
-    display: ProgressDisplay,
     tokens_per_micro_batch: int,
     *,
     label: str,
+    progress: Progress | None = None,
 ) -> Reference:
-    """(selected, 2, 2) log-probabilities of the answers of these rows under `base` as it is, in evaluation mode."""
+    """(selected, 2, 2) log-probabilities of the answers of these rows under `base` as it is, in evaluation mode.
+
+    Args:
+        progress: called with (`label`, tokens done, tokens in total).
+    """
     selected = np.sort(selected)
     found = np.zeros((len(selected), 2, 2))
     done, total = 0, int(rows.lengths[selected].sum())
@@ -115,7 +127,8 @@ def row_values(
             inputs = objective.prepare(rows.pack(chosen), EVALUATION_EPOCH).to(base.device)
             found[np.searchsorted(selected, chosen)] = objective.answers(base, inputs).cpu().numpy()
             done += int(rows.lengths[chosen].sum())
-            display.job(label, done, total)
+            if progress:
+                progress(label, done, total)
     return found
 
 
@@ -126,7 +139,6 @@ def prove(
     rows: PreferenceRows,
     selected: npt.NDArray[np.int64],
     machine: Machine,
-    display: ProgressDisplay,
     *,
     tokens_per_micro_batch: int,
     file: Path,
@@ -146,7 +158,7 @@ def prove(
     """
     fitting = int(np.searchsorted(np.cumsum(rows.lengths[selected], dtype=np.int64), PROVED_TOKENS, side="right"))
     selected = selected[: max(1, fitting)]
-    own = row_values(base, objective, rows, selected, machine, display, tokens_per_micro_batch, label="proof")
+    own = row_values(base, objective, rows, selected, machine, tokens_per_micro_batch, label="proof")
     ratios = np.abs(own - reference[selected])[..., 0]  # (selected, 2)
     allowed = rounding(torch.bfloat16 if machine.dtype == "bfloat16" else torch.float32) * (1 + np.abs(own[..., 0]))
     worst = int((ratios - allowed).max(axis=1).argmax())

@@ -28,6 +28,7 @@ from domain_ft.evaluation.preferences import PreferenceScores, both_fell, prefer
 from domain_ft.evaluation.scores import Scores
 from domain_ft.models.generation import Generated
 from domain_ft.objectives.preference.answers import Reference
+from domain_ft.progress import Progress
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.training.checkpoints import TrainingState
 from domain_ft.training.progress import ProgressDisplay
@@ -149,12 +150,11 @@ def _measure_and_train(job: PreferJob, folder: RunFolder, display: ProgressDispl
         job.test_rows,
         job.selected,
         machine,
-        display,
         tokens_per_micro_batch=job.loop.tokens_per_micro_batch,
         file=test.file,
     )
     state = _train(job, folder, train.values if train else None, test.values, display)
-    after = scores_of(job, _test_values(job, display, "after"), reference)
+    after = scores_of(job, _test_values(job, display.job), reference)
     return _Measured(
         before,
         after,
@@ -201,7 +201,7 @@ def _train(
     some = dataclasses.replace(job, selected=job.selected[: max(1, len(job.selected) // CURVE_SHARE)])
 
     def point() -> dict[str, Any]:
-        scores = scores_of(some, _test_values(some, display, "during training"), reference[some.selected])
+        scores = scores_of(some, _test_values(some), reference[some.selected])
         summary = scores.summary(seed=job.settings.seed, resamples=1)
         return {"test": {name: summary[name] for name in ("accuracy", "margin", "chosen_log_prob")}}
 
@@ -219,7 +219,7 @@ def _train(
         )
 
 
-def _test_values(job: PreferJob, display: ProgressDisplay, when: str) -> Reference:
+def _test_values(job: PreferJob, progress: Progress | None = None) -> Reference:
     """(selected, 2, 2) log-probabilities of the selected test rows under the model as it is."""
     return row_values(
         job.base,
@@ -227,9 +227,9 @@ def _test_values(job: PreferJob, display: ProgressDisplay, when: str) -> Referen
         job.test_rows,
         job.selected,
         job.machine,
-        display,
         job.loop.tokens_per_micro_batch,
-        label=f"{when}: {job.data.name}",
+        label=f"after: {job.data.name}",
+        progress=progress,
     )
 
 
