@@ -149,12 +149,13 @@ def test_no_verb_imports_another() -> None:
     assert breaches == []
 
 
-def test_conversations_do_not_import_tasks() -> None:
+def test_conversations_and_preferences_do_not_import_tasks() -> None:
     """What both need is in `corpus` itself."""
-    for path in (PACKAGE / "corpus" / "conversations").rglob("*.py"):
-        assert not any(name.startswith(TASK_PACKAGES) for name in imports_of(path)), path
+    for room in ("conversations", "preferences"):
+        for path in (PACKAGE / "corpus" / room).rglob("*.py"):
+            assert not any(name.startswith(TASK_PACKAGES) for name in imports_of(path)), path
     for name in (
-        *("near_copies", "splitting", "hub_splits", "inputs", "words"),
+        *("near_copies", "splitting", "holding_out", "hub_splits", "inputs", "words"),
         *("annotation_tools", "examples", "knowledge_bases"),
     ):
         path = PACKAGE / "corpus" / f"{name}.py"

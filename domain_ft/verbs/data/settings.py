@@ -206,8 +206,8 @@ class DataSplitSettings(ConversationOptions, JsonOptions, group="Parts"):
     """The field that names the source of a record. Records with the same source stay together."""
 
     text_field: str | None = None
-    """The field that is compared to find copies. By default the prompts and answers of a conversation, the text of a
-    labelled example, or all text of a record."""
+    """The field that is compared to find copies. By default the prompts and answers of a conversation, the prompts of
+    preferences, the text of a labelled example, or all text of a record."""
 
 
 @dataclass(frozen=True, kw_only=True)
