@@ -158,7 +158,7 @@ def test_conversations_and_preferences_do_not_import_tasks() -> None:
         for path in (PACKAGE / "corpus" / own).rglob("*.py"):
             assert not any(name.startswith(forbidden) for name in imports_of(path)), path
     for name in (
-        *("near_copies", "splitting", "hub_splits", "inputs", "words"),
+        *("near_copies", "splitting", "holding_out", "hub_splits", "inputs", "words"),
         *("annotation_tools", "examples", "knowledge_bases"),
     ):
         path = PACKAGE / "corpus" / f"{name}.py"

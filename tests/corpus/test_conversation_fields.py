@@ -324,14 +324,14 @@ def test_marked_records_are_counted_and_listed_once(tmp_path: Path) -> None:
         opened(write(tmp_path / "b.jsonl", chats(30, weight=0)))
 
 
-def test_left_out_completions_mention_the_planned_preference_tuning(tmp_path: Path) -> None:
+def test_left_out_completions_mention_preference_tuning(tmp_path: Path) -> None:
     records = [
         {"prompt": f"What is {n * 7919:x}?", "completion": f"It is {n * 104729:x}.", "label": n % 2 == 0}
         for n in range(40)
     ]
     data, rejects = opened(write(tmp_path / "a.jsonl", records))
     assert len(data.train) + len(data.test) == len(rejects) == 20
-    assert "preference tuning is planned" in rejects[0].reason
+    assert "domain-ft prefer --loss kto" in rejects[0].reason
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,13 @@ def test_the_formats_are_recognised() -> None:
     assert found == ["pairs"] * 10 + ["transcript"] * 2 + ["compared"] * 4 + ["ranking"] * 4
 
 
+def test_a_later_transcript_is_read_as_one_unless_the_user_named_the_format() -> None:
+    record = RawRecord(3, SAME["transcripts"])
+    (example,) = parse(record, "a.jsonl", "pairs", PreferenceChoice()).examples
+    assert contents(example) == [["Why?"], ["So."], ["No."]]
+    assert parse(record, "a.jsonl", "pairs", PreferenceChoice(format="pairs")).examples == ()
+
+
 def test_the_shared_turns_are_the_prompt_and_the_system_turn_and_tools_are_kept() -> None:
     before = [ASKED, said("Ask on."), {"role": "user", "content": "How?"}]
     tools = [{"type": "function", "function": {"name": "f"}}]

@@ -99,6 +99,19 @@ def test_families_stay_together_and_none_is_larger_than_the_share_of_its_part(
         assert len(members) <= limit[PARTS[members[0]]]
 
 
+def test_the_pairs_of_a_prompt_are_in_one_part(tmp_path: Path) -> None:
+    prompts = [f"{words(number, 12)}?" for number in range(30)]
+    pairs = [
+        {"prompt": prompts[number % 30], "chosen": f"So {number}.", "rejected": f"No {number}."} for number in range(90)
+    ]
+    source = write(tmp_path / "a.jsonl", pairs)
+    made = split(DataSplitSettings(data=str(source), output=tmp_path / "parts", test_fraction=0.3))
+    parts = [{json.loads(line)["prompt"] for line in lines(part.file)} for part in made.parts.values() if part.records]
+    assert len(parts) == 2
+    assert parts[0].isdisjoint(parts[1])
+    assert parts[0] | parts[1] == set(prompts)
+
+
 def test_what_is_split_off_is_not_what_other_verbs_hold_out(tmp_path: Path) -> None:
     """They choose by the hash of a text, so the remaining texts must have evenly spread hashes."""
     data = write(tmp_path / "all.jsonl", ({"text": words(i)} for i in range(1000)))

@@ -15,6 +15,7 @@ from domain_ft.corpus.checks.items import Item, Passage, Rejections
 from domain_ft.corpus.checks.languages import Languages, languages_of
 from domain_ft.corpus.checks.private import Hit, PrivateData, masked
 from domain_ft.corpus.checks.statistics import Lengths
+from domain_ft.corpus.checks.winners import Winners
 from domain_ft.corpus.conversations.placeholders import Placeholders
 from domain_ft.corpus.left_out import LeftOut
 
@@ -74,7 +75,7 @@ class Checker:
     ) -> None:
         self.languages = Languages(languages)
         self.private, self.measure, self.test = private, measure, test
-        self.copies, self.endings = Copies(), Endings()
+        self.copies, self.endings, self.winners = Copies(), Endings(), Winners()
         self.placeholders = Placeholders()
         self.findings: list[Finding] = []
         self.records = self.unreadable = 0
@@ -99,6 +100,7 @@ class Checker:
             self.findings.append(Finding(None, None, "empty-file", "the file holds no records", error=True))
         self.findings += self.languages.findings()
         self.findings += self.endings.findings()
+        self.findings += self.winners.findings()
         self.findings += self.copies.findings()
         self.findings += [
             Finding(one.line, None, "unfilled-placeholder", one.message) for one in self.placeholders.unfilled()
@@ -129,10 +131,21 @@ class Checker:
             self.messages.add(len(item.conversation.turns))
             self.answers.add(answers)
             self.prompts.add(sum(len(turn.content) for turn in item.conversation.turns) - answers)
+        elif item.examples:
+            self._add_examples(item)
         elif item.passages and not item.roles:
             self.texts.add(len(item.text))
         if self.measure is not None:
             self.findings += self.measure.add(item)
+
+    def _add_examples(self, item: Item) -> None:
+        turns = [turn.content for turn in item.examples[0].prompt]
+        self.placeholders.add(item.line, turns)
+        self.prompts.add(sum(map(len, turns)))
+        for example in item.examples:
+            self.winners.add(example)
+            for answer in example.answers:
+                self.answers.add(sum(len(turn.content) for turn in answer))
 
     def _check_passage(self, item: Item, passage: Passage) -> None:
         line, field = item.line, passage.field or None
@@ -158,6 +171,13 @@ class Checker:
                 "messages": self.messages.summary(),
                 "prompt_characters": self.prompts.summary(),
                 "answer_characters": self.answers.summary(),
+            }
+        elif self.prompts.values:
+            statistics |= {
+                "preferences": self.winners.examples,
+                "prompt_characters": self.prompts.summary(),
+                "answer_characters": self.answers.summary(),
+                **self.winners.statistics(),
             }
         if self.texts.values:
             statistics["text_characters"] = self.texts.summary()

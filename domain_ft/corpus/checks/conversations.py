@@ -66,9 +66,9 @@ def rewrite(fields: Mapping[str, Any], format: Format, choice: FieldChoice, visi
         if name == "tools":
             rewritten[name] = _rewrite_tools(value, name, role, visit)
         elif role == "text":
-            rewritten[name] = _rewrite_all(value, name, visit)
+            rewritten[name] = rewrite_all(value, name, visit)
         elif isinstance(value, list):
-            rewritten[name] = _rewrite_messages(value, name, visit)
+            rewritten[name] = rewrite_messages(value, name, visit)
         elif isinstance(value, str):
             rewritten[name] = visit(Passage(name, value, role))
     return rewritten
@@ -83,14 +83,14 @@ def _text_fields(fields: Mapping[str, Any], format: Format, choice: FieldChoice)
     return present | texts_read(fields, format, choice)
 
 
-def _rewrite_all(value: Any, place: str, visit: Visit) -> Any:
+def rewrite_all(value: Any, place: str, visit: Visit) -> Any:
     """Visit every text in a JSON value."""
     if isinstance(value, str):
         return visit(Passage(place, value))
     if isinstance(value, list):
-        return [_rewrite_all(part, f"{place}[{number}]", visit) for number, part in enumerate(value)]
+        return [rewrite_all(part, f"{place}[{number}]", visit) for number, part in enumerate(value)]
     if isinstance(value, Mapping):
-        return {name: _rewrite_all(part, f"{place}.{name}", visit) for name, part in value.items()}
+        return {name: rewrite_all(part, f"{place}.{name}", visit) for name, part in value.items()}
     return value
 
 
@@ -110,7 +110,8 @@ def _rewrite_tools(value: Any, place: str, role: str, visit: Visit) -> Any:
     return value
 
 
-def _rewrite_messages(messages: list[Any], place: str, visit: Visit) -> list[Any]:
+def rewrite_messages(messages: list[Any], place: str, visit: Visit) -> list[Any]:
+    """Visit every text in a list of messages."""
     rewritten = []
     for message, (here, turn) in zip(messages, read_turns(messages, place, Faults()), strict=True):
         role = turn.role if turn else "text"

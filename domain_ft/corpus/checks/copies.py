@@ -45,6 +45,7 @@ class _Record:
         sketch: a short MinHash signature of the prompt.
         share: the length of the answer divided by the length of the text.
         field: the field of the answer.
+        one_answer: whether another answer to the same prompt contradicts this one.
     """
 
     line: int | None
@@ -55,6 +56,7 @@ class _Record:
     sketch: bytes | None
     share: float
     field: str | None
+    one_answer: bool
 
 
 class Copies:
@@ -80,6 +82,8 @@ class Copies:
         answer: str | None = None,
         field: str | None = None,
         labels: Sequence[str] = (),
+        *,
+        one_answer: bool = True,
     ) -> None:
         """Add a record.
 
@@ -89,6 +93,7 @@ class Copies:
             prompt, answer: the prompt, and the answer or label.
             field: the field of the answer.
             labels: the labels of an example, or of the entities of a text.
+            one_answer: whether another answer to the same prompt contradicts this one.
         """
         normalised = normalise(whole)
         digest = _digest(normalised if answer is None else f"{normalised}\n{_letters(answer)}")
@@ -99,7 +104,9 @@ class Copies:
         )
         share = len(answer or "") / max(len(whole), 1)
         labels_digest = _digest("\n".join(labels))
-        self.records.append(_Record(line, digest, prompt_digest, answer_digest, labels_digest, sketch, share, field))
+        self.records.append(
+            _Record(line, digest, prompt_digest, answer_digest, labels_digest, sketch, share, field, one_answer)
+        )
         if len(self.records) <= MOST_COMPARED:
             self._signatures += self._signer.sign(_shingles(normalised)).tobytes()
 
@@ -109,7 +116,15 @@ class Copies:
         if item.comparable and whole.strip():
             prompt, answer = (text and without_surrogates(text) for text in (item.prompt, item.answer))
             labels = tuple(map(without_surrogates, item.labels))
-            self.add(item.line, without_surrogates(whole), prompt, answer, item.answer_field, labels)
+            self.add(
+                item.line,
+                without_surrogates(whole),
+                prompt,
+                answer,
+                item.answer_field,
+                labels,
+                one_answer=item.one_answer,
+            )
 
     @property
     def signatures(self) -> Signatures | None:
@@ -131,7 +146,7 @@ class Copies:
         answers: dict[bytes, int] = {}
         for number in first.values():
             record = self.records[number]
-            if record.prompt is None:
+            if record.prompt is None or not record.one_answer:
                 continue
             earlier = self.records[answers.setdefault(record.prompt, number)]
             reworded = number in copies and record.share > _LONG_ANSWER

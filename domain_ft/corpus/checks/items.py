@@ -13,6 +13,7 @@ from domain_ft.corpus.checks.findings import Finding
 from domain_ft.corpus.conversations.conversation import Conversation
 from domain_ft.corpus.conversations.template_markers import find_template_marker
 from domain_ft.corpus.left_out import LeftOut
+from domain_ft.corpus.preferences.examples import Example
 from domain_ft.corpus.readers import ENDINGS, NEEDED, raw_records, reader
 from domain_ft.corpus.readers.base import (
     BadRecords,
@@ -66,6 +67,8 @@ class Item:
         unread: the fields that are not read.
         comparable: whether to report copies of it. Lines of plain text are not compared, because many repeat naturally;
             nor are files that are one document, such as a PDF.
+        examples: its preferences, as `prefer` reads them; none if `prefer` would refuse it, or the file has none.
+        one_answer: whether another answer to the same prompt contradicts this one.
     """
 
     line: int | None
@@ -79,6 +82,8 @@ class Item:
     labels: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     comparable: bool = True
+    examples: tuple[Example, ...] = ()
+    one_answer: bool = True
 
     @property
     def text(self) -> str:

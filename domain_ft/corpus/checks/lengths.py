@@ -13,6 +13,8 @@ from domain_ft.corpus.checks.statistics import Lengths
 from domain_ft.corpus.conversations.conversation import Conversation
 from domain_ft.corpus.conversations.rendering import ChatTemplate, Rendered
 from domain_ft.corpus.conversations.rows import trained_mask
+from domain_ft.corpus.preferences.examples import Example
+from domain_ft.corpus.preferences.rows import as_conversation
 from domain_ft.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ class TokenLengths:
         """Count a record. Yields findings on its length or rendering."""
         if item.conversation is not None:
             yield from self._add_conversation(item.line, item.conversation)
+        elif item.examples:
+            for example in item.examples:
+                yield from self._add_preference(item.line, example)
         elif item.passages and not item.roles:
             tokens = len(self._backend.encode(item.text, add_special_tokens=False).ids) + self._specials
             self.examples.add(tokens)
@@ -57,14 +62,11 @@ class TokenLengths:
                     yield Finding(item.line, None, "over-long", message)
 
     def _add_conversation(self, line: int | None, conversation: Conversation) -> Iterator[Finding]:
-        if self._template is None:
-            self._template = ChatTemplate.of(self._tokenizer)
         try:
-            rows = self._template.render(conversation)
+            counts = self._masks(conversation)
         except CorpusError as error:
             yield Finding(line, None, "not-renderable", error.what, error=True)
             return
-        counts = [self._count(row) for row in rows]
         tokens, learned = (sum(count) for count in zip(*((len(mask), int(mask.sum())) for mask in counts), strict=True))
         kept = sum(int(mask[: self.max_length].sum()) for mask in counts)
         longest = max(map(len, counts))
@@ -84,6 +86,46 @@ class TokenLengths:
             self.dropped += 1
             lost = "none of its answers would be left, so it would not be trained on"
             yield Finding(line, None, "over-long", f"{length}: {lost}", error=True)
+
+    def _add_preference(self, line: int | None, example: Example) -> Iterator[Finding]:
+        """Count a prompt with its answers. All answers are cut at their ends, so the prompt is the same for each."""
+        try:
+            masks = [mask for answer in example.answers for mask in self._masks(as_conversation(example, answer))]
+        except CorpusError as error:
+            yield Finding(line, None, "not-renderable", error.what, error=True)
+            return
+        learned = [int(mask.sum()) for mask in masks]
+        kept = [int(mask[: self.max_length].sum()) for mask in masks]
+        self.examples.add(sum(map(len, masks)))
+        self.prompts.add(len(masks[0]) - learned[0])
+        for count in learned:
+            self.answers.add(count)
+        longest = max(map(len, masks))
+        if longest <= self.max_length:
+            return
+        self.long += 1
+        self.cut += sum(max(len(mask) - self.max_length, 0) for mask in masks)
+        self.learned_cut += sum(learned) - sum(kept)
+        length = f"the prompt with the longest answer has {longest:,} tokens, {longest - self.max_length:,} beyond "
+        length += f"{self.max_length:,}"
+        if min(kept):
+            cuts = " and ".join(f"{all_ - left:,} of {all_:,}" for all_, left in zip(learned, kept, strict=True))
+            yield Finding(line, None, "over-long", f"{length}: of the answers, {cuts} tokens would be cut")
+        else:
+            self.dropped += 1
+            prompt = f"the prompt alone has {len(masks[0]) - learned[0]:,}"
+            lost = f"{prompt}, and an answer would be lost, so it would not be trained on"
+            yield Finding(line, None, "over-long", f"{length}: {lost}", error=True)
+
+    def _masks(self, conversation: Conversation) -> list[Any]:
+        """For each row of a conversation, (tokens,) bool: see `_count`.
+
+        Raises:
+            CorpusError: the template cannot render the conversation.
+        """
+        if self._template is None:
+            self._template = ChatTemplate.of(self._tokenizer)
+        return [self._count(row) for row in self._template.render(conversation)]
 
     def _count(self, row: Rendered) -> Any:
         """(tokens,) bool: True for the tokens to train on. As in `instruct`, the row ends after the last of them."""

@@ -13,10 +13,14 @@ from domain_ft.corpus.annotation_tools import is_label_studio, label_studio_answ
 from domain_ft.corpus.checks.conversations import conversation_items
 from domain_ft.corpus.checks.copies import Copies
 from domain_ft.corpus.checks.items import Item, Rejections, example_items, tag_items, text_items
+from domain_ft.corpus.checks.preferences import preference_items
 from domain_ft.corpus.conversations.formats import FieldChoice, Format, recognise, unrecognised
 from domain_ft.corpus.inputs import RECORD_ENDINGS
 from domain_ft.corpus.knowledge_bases import is_knowledge_base
 from domain_ft.corpus.left_out import LeftOut
+from domain_ft.corpus.preferences.fields import PreferenceChoice, PreferenceFormat
+from domain_ft.corpus.preferences.fields import recognise as recognise_preference
+from domain_ft.corpus.preferences.fields import unrecognised as unrecognised_preference
 from domain_ft.corpus.readers import ENDINGS, NEEDED, raw_records, reader
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, read_lines, text_encoding, usual_name
 from domain_ft.corpus.readers.choosing import Holds, what_fields_hold
@@ -34,9 +38,10 @@ from domain_ft.errors import CorpusError
 from domain_ft.quoting import listed
 from domain_ft.storage import user_path
 
-Kind = Literal["conversations", "examples", "tags", "text"]
+Kind = Literal["conversations", "preferences", "examples", "tags", "text"]
 
 _JSON = (".json", ".jsonl", ".ndjson")
+_OF_RECORDS = ("conversations", "preferences", "examples")
 _LOOKED_AT = 100  # the most records or lines to examine; the first record of a known kind decides
 _TAGGED_SHARE = 0.8  # a file is in CoNLL columns if more than this share of its lines are words with tags
 
@@ -51,6 +56,7 @@ class Fields:
         encoding: the encoding of the file; None for UTF-8.
         rules: how the labels of examples are written.
         tags: the fields or columns of tagged texts, and how their offsets are counted.
+        preferences: the fields of preferences.
     """
 
     choice: FieldChoice = field(default_factory=FieldChoice)
@@ -60,6 +66,7 @@ class Fields:
     encoding: str | None = None
     rules: LabelRules = field(default_factory=LabelRules)
     tags: TagFields = field(default_factory=TagFields)
+    preferences: PreferenceChoice = field(default_factory=PreferenceChoice)
 
     @property
     def bad(self) -> BadRecords:
@@ -80,14 +87,14 @@ class CheckedFile:
         path: the file, or a folder in BRAT format.
         name: the name of the file, for messages.
         kind: what its records are.
-        format: the format of the conversations; None for other files.
+        format: the format of the conversations or preferences; None for other files.
         fields: the fields that the user named.
     """
 
     path: Path
     name: str
     kind: Kind
-    format: Format | None
+    format: Format | PreferenceFormat | None
     fields: Fields
 
     @classmethod
@@ -105,12 +112,16 @@ class CheckedFile:
             kind = _recognise(path, name, fields)
         if kind == "tags":
             return cls(path, name, kind, None, fields)
-        if ending(path) not in (RECORD_ENDINGS if kind in ("conversations", "examples") else ENDINGS):
+        if ending(path) not in (RECORD_ENDINGS if kind in _OF_RECORDS else ENDINGS):
             file_type = f"a file ending in '{ending(path)}'" if ending(path) else "a file with no ending"
             known = ", ".join(RECORD_ENDINGS if kind != "text" else ENDINGS)
             fix = f"supported endings: {known}, each also with {', '.join(PACKED)}"
             raise CorpusError(f"{kind} cannot be read from {file_type}", where=spec, fix=fix)
-        format = _format(path, name, fields) if kind == "conversations" else None
+        format: Format | PreferenceFormat | None = None
+        if kind == "conversations":
+            format = _format(path, name, fields)
+        elif kind == "preferences":
+            format = _preference_format(path, name, fields)
         return cls(path, name, kind, format, fields)
 
     def records(self, bad: BadRecords) -> Iterator[RawRecord]:
@@ -141,7 +152,10 @@ class CheckedFile:
         """
         fields = self.fields
         if self.kind == "conversations" and self.format is not None:
-            return conversation_items(self.records(bad), self.name, self.format, fields.choice)
+            return conversation_items(self.records(bad), self.name, cast(Format, self.format), fields.choice)
+        if self.kind == "preferences" and self.format is not None:
+            format = cast(PreferenceFormat, self.format)
+            return preference_items(self.records(bad), self.name, format, fields.preferences)
         if self.kind == "examples":
             return example_items(self.path, self.name, self.example_names, bad, fields.rules)
         if self.kind == "tags":
@@ -227,6 +241,9 @@ def _kind_of(record: Mapping[str, Any], fields: Fields) -> Kind | None:
     """The kind of a record, from the fields that the user named or from usual names; None if it is not clear."""
     if fields.label or fields.pair or is_choice(record):
         return "examples"
+    judged = recognise_preference(record, fields.preferences)
+    if judged not in (None, "rated") and not fields.choice.answer_field:
+        return "preferences"
     format = recognise(record, fields.choice)
     # A record with a prompt may have `documents` without being in BioC format.
     has_prompt = format is not None and "text" not in record
@@ -253,6 +270,19 @@ def _format(path: Path, name: str, fields: Fields) -> Format:
         if first is not None:
             raise unrecognised(first.fields, name)
     return found or "chat"
+
+
+def _preference_format(path: Path, name: str, fields: Fields) -> PreferenceFormat:
+    """The format of the first record with a known format of preferences; `pairs` if no record can be read."""
+    choice, first = fields.preferences, None
+    for record in _first_records(path, name, fields):
+        found = recognise_preference(record.fields, choice)
+        if found is not None:
+            return found
+        first = first or record
+    if first is not None:
+        raise unrecognised_preference(first.fields, choice, name)
+    return "pairs"
 
 
 def _first_records(path: Path, name: str, fields: Fields) -> Iterator[RawRecord]:

@@ -16,16 +16,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from domain_ft.corpus.checks.checking import CheckResult
 from domain_ft.corpus.checks.conversations import rewrite
 from domain_ft.corpus.checks.encoding import fix_encoding, without_surrogates
 from domain_ft.corpus.checks.items import Passage, Rejections, Visit
 from domain_ft.corpus.checks.opening import CheckedFile
+from domain_ft.corpus.checks.preferences import rewrite_preferences
 from domain_ft.corpus.checks.private import Hit, PrivateData, redact
 from domain_ft.corpus.checks.tag_repairs import fix_columns, fix_record
-from domain_ft.corpus.conversations.formats import Fault, parse
+from domain_ft.corpus.conversations.formats import Fault, Format, parse
+from domain_ft.corpus.preferences.fields import PreferenceFormat
 from domain_ft.corpus.readers.base import BOM, BadRecords, RawRecord, Reject, decode, open_bytes, read_lines
 from domain_ft.corpus.readers.files import ending
 from domain_ft.corpus.tagging.conll import begins_document, conll_blocks, layout_of
@@ -280,13 +282,16 @@ class _Repairing:
         def visit(passage: Passage) -> str:
             return self._text(record.line, passage)
 
+        if self.file.kind == "preferences" and self.file.format is not None:
+            format = cast(PreferenceFormat, self.file.format)
+            return rewrite_preferences(record.fields, format, self.file.fields.preferences, visit)
         if self.file.kind != "conversations" or self.file.format is None:
             texts = self.file.text_fields
             return {
                 name: _each_text(name, value, visit) if name in texts else value
                 for name, value in record.fields.items()
             }
-        fields = rewrite(record.fields, self.file.format, self.file.fields.choice, visit)
+        fields = rewrite(record.fields, cast(Format, self.file.format), self.file.fields.choice, visit)
         faults = self._faults(record, fields)
         if any(fault.error for fault in faults):
             fields = self._without_blank_messages(record.line, fields)
@@ -298,7 +303,7 @@ class _Repairing:
 
     def _faults(self, record: RawRecord, fields: Mapping[str, Any]) -> Sequence[Fault]:
         """The faults of a record with these fields."""
-        format, choice = self.file.format or "chat", self.file.fields.choice
+        format, choice = cast(Format, self.file.format or "chat"), self.file.fields.choice
         return parse(record._replace(fields=fields), self.file.name, format, choice).faults
 
     def _text(self, line: int | None, passage: Passage) -> str:

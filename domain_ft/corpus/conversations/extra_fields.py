@@ -120,8 +120,8 @@ def preference_fault() -> Fault:
     return Fault(
         "preference-pair",
         "chosen",
-        "the record holds a chosen and a rejected answer: instruct does not learn preferences (a verb for preference "
-        "tuning is planned); to learn only the chosen answers, if they are text, name the fields: "
+        "the record holds a chosen and a rejected answer: `domain-ft prefer` learns from both; for instruct to learn "
+        "only the chosen answers, if they are text, name the fields: "
         "--prompt-field F --answer-field chosen",
     )
 

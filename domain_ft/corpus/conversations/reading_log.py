@@ -41,10 +41,18 @@ class ReadingLog:
         bad: receives each record that cannot be used.
         left_out: counts the fields that are not read and the records that are left out.
         marked: receives each record that is left out although nothing is wrong with it.
+        check_options: the options with which `data check` reads such a source, for messages.
     """
 
-    def __init__(self, bad: BadRecords, left_out: LeftOut, marked: Callable[[Reject], None] | None = None) -> None:
-        self.bad, self.left_out, self.marked = bad, left_out, marked
+    def __init__(
+        self,
+        bad: BadRecords,
+        left_out: LeftOut,
+        marked: Callable[[Reject], None] | None = None,
+        *,
+        check_options: str = "",
+    ) -> None:
+        self.bad, self.left_out, self.marked, self.check_options = bad, left_out, marked, check_options
         self.placeholders = Placeholders()
         self.unread = UnreadValues(texts=True)
         self.warnings: dict[str, list[Fault]] = defaultdict(list)
@@ -83,7 +91,7 @@ class ReadingLog:
                 self.warnings[fault.kind].append(fault)
         if errors:
             more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-            fix = f"`domain-ft data check {name}` lists everything that is wrong"
+            fix = f"`domain-ft data check {name}{self.check_options}` lists everything that is wrong"
             self.bad.add(errors[0].message + more, file=name, line=record.line, field=errors[0].field, fix=fix)
 
     def notes(self, spec: str, *, texts: bool) -> list[str]:

@@ -158,7 +158,7 @@ def find_exclusion(
         if not good and plain_name(name) in PREFERENCES:
             reason = (
                 f"{name} marks the completion as bad (KTO), and instruct learns only good ones; "
-                "a verb for preference tuning is planned"
+                "`domain-ft prefer --loss kto` learns from both"
             )
             return Fault("bad-completion", name, reason, error=False)
         if not good:

@@ -119,12 +119,12 @@ def _compared(fields: Mapping[str, Any], faults: Faults) -> Judgement:
     read = frozenset(found[:3])
     winner = plain_name(_text(fields[found.winner]))
     if winner in _TIES:
-        tie = Fault("tie", found.winner, f"neither answer won ({found.winner}: {shown(winner)})", error=False)
+        tie = Fault("tie", found.winner, f"neither answer won ({shown(str(fields[found.winner]))})", error=False)
         return Judgement(answers, (), 1, read, tie)
     for number_, (name, side) in enumerate(zip(found[:2], found.sides, strict=True)):
         if winner in (side, plain_name(name), f"model{side}"):
             return Judgement(answers, (Order(number_, 1 - number_, None),), 0, read)
-    reason = f"the winner is '{shown(winner)}', where {' or '.join(found.sides)} or tie is expected"
+    reason = f"the winner is '{shown(str(fields[found.winner]))}', where {', '.join(found.sides)} or tie is expected"
     faults.error("bad-winner", found.winner, reason)
     return Judgement(answers, (), 0, read)
 
@@ -153,7 +153,7 @@ def _ranking(fields: Mapping[str, Any], choice: PreferenceChoice, faults: Faults
     if ties and not orders:
         tie = Fault("tie", found.scores or found.answers, "all answers have the same score or rank", error=False)
     elif not orders:
-        faults.error("no-score", found.scores or found.answers, "fewer than two answers have a score or a rank")
+        faults.error("no-score", found.scores or found.answers, "fewer than two answers have a number as score or rank")
     return Judgement(answers, orders, ties, read, tie)
 
 

@@ -68,7 +68,7 @@ def parse(record: RawRecord, file: str, format: PreferenceFormat, choice: Prefer
     fields = {str(name): value for name, value in record.fields.items() if value is not None}
     if format == "rated":
         return _rated(record._replace(fields=fields), file, choice)
-    if format == "transcript":
+    if format == "transcript" or (format == "pairs" and choice.format == "auto"):
         fields = {name: messages_of(value) if is_transcript(value) else value for name, value in fields.items()}
     faults = Faults()
     judgement = read_judgement(fields, format, choice, faults)

@@ -172,7 +172,7 @@ class _Reading:
 
     def read(self, spec: str, part: str) -> tuple[list[Example], PreferenceFormat]:
         """All examples of a source, and their format, which the first record decides. Adds to `notes`."""
-        log = ReadingLog(self.bad, self.left_out, self.rejected.append)
+        log = ReadingLog(self.bad, self.left_out, self.rejected.append, check_options=" --kind preferences")
         examples: list[Example] = []
         format: PreferenceFormat | None = None
         before = len(self.rejected)

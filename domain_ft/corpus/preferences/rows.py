@@ -126,7 +126,7 @@ def encode_preferences(
         CorpusError: no example has all of its answers within `max_length`.
     """
     each = len(examples[0].answers)
-    sequences = [_conversation(example, answer) for example in examples for answer in example.answers]
+    sequences = [as_conversation(example, answer) for example in examples for answer in example.answers]
     refused: dict[tuple[str, int | None], Reject] = {}
 
     def refuse(reject: Reject) -> None:
@@ -159,7 +159,7 @@ def encode_preferences(
     return PreferenceRows(store, kept, names, _desirable(examples, kept), list(dropped.values()))
 
 
-def _conversation(example: Example, answer: tuple[Turn, ...]) -> Conversation:
+def as_conversation(example: Example, answer: tuple[Turn, ...]) -> Conversation:
     """The prompt with one answer, of which only the answer is trained on."""
     prompt = tuple(replace(turn, trained=False) for turn in example.prompt)
     learned = tuple(replace(turn, trained=turn.role == "assistant") for turn in answer)

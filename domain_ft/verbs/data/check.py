@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich import box
@@ -27,6 +27,8 @@ from domain_ft.corpus.checks.private import PrivateData
 from domain_ft.corpus.checks.repairs import Repaired, refuse_output, repair
 from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice
 from domain_ft.corpus.left_out import LeftOut, sentences
+from domain_ft.corpus.preferences.fields import FORMATS as PREFERENCE_FORMATS
+from domain_ft.corpus.preferences.fields import PreferenceChoice
 from domain_ft.corpus.readers.base import field_names
 from domain_ft.corpus.tagging.fields import TagFields
 from domain_ft.corpus.tasks.labels import LabelRules
@@ -39,6 +41,7 @@ from domain_ft.verbs.classify.settings import ClassifySettings
 from domain_ft.verbs.data.settings import DataCheckSettings
 from domain_ft.verbs.groups import TokenOptions
 from domain_ft.verbs.instruct.settings import InstructSettings
+from domain_ft.verbs.prefer.settings import PreferSettings
 from domain_ft.verbs.tag.settings import TagSettings
 from domain_ft.wording import counted
 
@@ -47,12 +50,16 @@ SHOWN = 3
 
 _SETTINGS: dict[str, type[Settings]] = {
     "conversations": InstructSettings,
+    "preferences": PreferSettings,
     "examples": ClassifySettings,
     "tags": TagSettings,
     "text": TokenOptions,
 }
 """For each kind of file, the settings class from which --max-length takes its default."""
 
+_FORMATS: dict[str, str] = {
+    str(name): words for known in (FORMATS, PREFERENCE_FORMATS) for name, words in known.items()
+}
 _EVERY = 500  # records between updates of progress
 _MEASURES = {
     "messages": "messages",
@@ -120,6 +127,7 @@ def check(settings: DataCheckSettings, progress: Progress | None = None) -> Chec
             settings.spans_field,
             offsets=settings.span_offsets,
         ),
+        replace(PreferenceChoice.of(settings), format="auto"),
     )
     file = CheckedFile.open(settings.data, settings.kind, fields)
     if settings.fix is not None:
@@ -146,7 +154,7 @@ def _measure(settings: DataCheckSettings, file: CheckedFile, progress: Progress 
     tokenizer = find_tokenizer(str(settings.model), progress)
     default = next(option.default for option in options(_SETTINGS[file.kind]) if option.name == "max_length")
     longest = settings.max_length or min(default, tokenizer.model_max_length)
-    return TokenLengths(tokenizer, longest, cuts=file.kind in ("conversations", "examples"))
+    return TokenLengths(tokenizer, longest, cuts=file.kind in ("conversations", "preferences", "examples"))
 
 
 def _counted(items: Iterable[Item], label: str, progress: Progress | None) -> Iterator[Item]:
@@ -192,7 +200,7 @@ def print_checked(checked: Checked, console: Console) -> None:
 
 def _about(checked: Checked) -> str:
     numbers, file = checked.result.statistics, checked.file
-    kind = f"{file.kind} ({FORMATS[file.format]})" if file.format else file.kind
+    kind = f"{file.kind} ({_FORMATS[file.format]})" if file.format else file.kind
     unread = f"; {numbers['unreadable']:,} more cannot be read" if numbers["unreadable"] else ""
     return f"{counted(numbers['records'], 'record')} of {kind}{unread}"
 

@@ -104,7 +104,7 @@ class EstimateSettings(
 
 @dataclass(frozen=True, kw_only=True)
 class DataCheckSettings(ConversationOptions, LabelOptions, JsonOptions, group="Checks"):
-    """Find what is wrong with a file of conversations, labelled examples, entities or text.
+    """Find what is wrong with a file of conversations, preferences, labelled examples, entities or text.
 
     Errors are what a verb would refuse or learn wrongly from; warnings should be reviewed. The exit status is 1 if
     there are errors. No text of the file is printed in full.
@@ -115,9 +115,9 @@ class DataCheckSettings(ConversationOptions, LabelOptions, JsonOptions, group="C
     data: str = REQUIRED
     """The file: JSONL, JSON, CSV, TSV, Parquet, CoNLL or text, also compressed (.gz, .zst, .xz or .bz2)."""
 
-    kind: Literal["auto", "conversations", "examples", "tags", "text"] = "auto"
-    """What the file is for: instruct (conversations), classify (examples), tag (tags) or adapt (text). auto detects it
-    from the first records."""
+    kind: Literal["auto", "conversations", "preferences", "examples", "tags", "text"] = "auto"
+    """What the file is for: instruct (conversations), prefer (preferences), classify (examples), tag (tags) or adapt
+    (text). auto detects it from the first records; completions with a label (KTO) count as conversations."""
 
     model: str | None = None
     """A model. Its tokenizer counts tokens, and its chat template must render every conversation."""
@@ -151,6 +151,16 @@ class DataCheckSettings(ConversationOptions, LabelOptions, JsonOptions, group="C
 
     label_field: str | None = None
     """The field with the label, for examples. By default one with a common name, such as label."""
+
+    chosen_field: str | None = None
+    """The field with the better answer, for preferences. By default chosen."""
+
+    rejected_field: str | None = None
+    """The field with the worse answer, for preferences. By default rejected."""
+
+    score_field: str | None = None
+    """The field with the score or rank of each answer in a list, for preferences. By default one with a common name,
+    such as score."""
 
     tokens_field: str | None = None
     """The field with the words, as for `tag`; for CoNLL columns, the number of the column, counted from 1."""
@@ -196,8 +206,8 @@ class DataSplitSettings(ConversationOptions, JsonOptions, group="Parts"):
     """The field that names the source of a record. Records with the same source stay together."""
 
     text_field: str | None = None
-    """The field that is compared to find copies. By default the prompts and answers of a conversation, the text of a
-    labelled example, or all text of a record."""
+    """The field that is compared to find copies. By default the prompts and answers of a conversation, the prompts of
+    preferences, the text of a labelled example, or all text of a record."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,10 +21,13 @@ from rich.table import Table
 
 from domain_ft.corpus.checks.opening import is_tagged_text
 from domain_ft.corpus.cleaning import clean
-from domain_ft.corpus.conversations.extra_fields import is_preference
 from domain_ft.corpus.conversations.formats import FieldChoice, Format, parse, recognise
 from domain_ft.corpus.conversations.reading import compared_text, first_prompt
 from domain_ft.corpus.near_copies import Fingerprints, text_fingerprints
+from domain_ft.corpus.preferences.fields import PreferenceChoice, PreferenceFormat
+from domain_ft.corpus.preferences.fields import recognise as recognise_preference
+from domain_ft.corpus.preferences.parsing import parse as parse_preference
+from domain_ft.corpus.preferences.reading import prompt_text
 from domain_ft.corpus.readers import raw_records
 from domain_ft.corpus.readers.base import RawRecord, TextField, kind_of, read_lines
 from domain_ft.corpus.shuffling import scramble
@@ -224,8 +227,12 @@ class _Reading:
     def _comparison_by(self, first: RawRecord) -> Callable[[RawRecord], _Compared]:
         """The function that extracts what is compared from a record. The `first` record decides which it is."""
         settings, name = self._settings, self._path.name
-        by_text = bool(settings.text_field) or is_preference(first.fields)
-        format_ = None if by_text else recognise(first.fields, FieldChoice.of(settings))
+        is_named = bool(settings.text_field or settings.answer_field) or settings.format != "auto"
+        judged = None if is_named else recognise_preference(first.fields, _of_preferences(settings))
+        if judged is not None and judged != "rated":
+            self.compared_by = "their prompts"
+            return lambda record: self._prompt(record, judged)
+        format_ = None if settings.text_field else recognise(first.fields, FieldChoice.of(settings))
         if format_ is not None:
             self.compared_by = "what is asked and answered"
             return lambda record: self._conversation(record, format_)
@@ -248,6 +255,12 @@ class _Reading:
         assert conversation is not None  # no error among the faults, so there is a conversation
         return _Compared(compared_text(conversation), first_prompt(conversation))
 
+    def _prompt(self, record: RawRecord, judged: PreferenceFormat) -> _Compared:
+        """The prompt of preferences; all text of a record that `prefer` would refuse."""
+        examples = parse_preference(record, self._path.name, judged, _of_preferences(self._settings)).examples
+        prompt = prompt_text(examples[0]) if examples else "\n".join(_texts(record.fields))
+        return _Compared(prompt, prompt)
+
     def _source(self, record: RawRecord) -> str:
         field = self._settings.group_field
         if field is None:
@@ -257,6 +270,10 @@ class _Reading:
             reason = "the field is missing" if field not in record.fields else f"the field holds {kind_of(value)}"
             self._bad.add(f"{reason}, where a name is expected", file=self._path.name, line=record.line, field=field)
         return str(value)
+
+
+def _of_preferences(settings: DataSplitSettings) -> PreferenceChoice:
+    return PreferenceChoice(prompt_field=settings.prompt_field)
 
 
 def _texts(value: Any) -> Iterator[str]:
