@@ -25,6 +25,7 @@ from domain_ft.verbs.data.settings import EstimateSettings
 from domain_ft.verbs.instruct import prepare as instruct_prepare
 from domain_ft.verbs.instruct import run as instruct_run
 from domain_ft.verbs.instruct.settings import InstructSettings
+from domain_ft.verbs.shared import answering
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,7 @@ def test_answers_take_the_time_of_their_prompts_and_of_every_token(monkeypatch: 
     job: Any = SimpleNamespace(
         base=None,
         machine=SimpleNamespace(accelerator=SimpleNamespace(autocast=contextlib.nullcontext)),
-        questions=[SimpleNamespace(prompt="")] * (instruct_prepare.ANSWERED_AT_ONCE + 1),
+        questions=[SimpleNamespace(prompt="")] * (answering.ANSWERED_AT_ONCE + 1),
         settings=SimpleNamespace(max_new_tokens=100),
     )
     before_and_after, batches = 2, 2
