@@ -150,10 +150,13 @@ def test_no_verb_imports_another() -> None:
 
 
 def test_conversations_and_preferences_do_not_import_tasks() -> None:
-    """What both need is in `corpus` itself."""
-    for room in ("conversations", "preferences"):
-        for path in (PACKAGE / "corpus" / room).rglob("*.py"):
-            assert not any(name.startswith(TASK_PACKAGES) for name in imports_of(path)), path
+    """What both need is in `corpus` itself. Preferences build on conversations, not the other way round."""
+    for own, forbidden in (
+        ("conversations", (*TASK_PACKAGES, "domain_ft.corpus.preferences")),
+        ("preferences", TASK_PACKAGES),
+    ):
+        for path in (PACKAGE / "corpus" / own).rglob("*.py"):
+            assert not any(name.startswith(forbidden) for name in imports_of(path)), path
     for name in (
         *("near_copies", "splitting", "holding_out", "hub_splits", "inputs", "words"),
         *("annotation_tools", "examples", "knowledge_bases"),
