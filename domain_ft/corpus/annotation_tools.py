@@ -34,7 +34,7 @@ class Plain:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A record that its annotator skipped, rejected or did not reach."""
+    """A record that its annotator skipped, rejected or did not reach. `field` is the field that shows it."""
 
     reason: str
     field: str | None = None
@@ -42,7 +42,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Refused:
-    """A record that cannot be read."""
+    """A record that cannot be read. `field` is the field at fault, and `fix` what to do."""
 
     reason: str
     field: str | None = None
@@ -65,12 +65,12 @@ def first_of(span: Mapping[str, Any], names: Sequence[str]) -> str | None:
 
 
 def are_labelled_spans(value: Any) -> bool:
-    """Whether `value` is a non-empty list of spans with labels."""
+    """Whether `value` is a non-empty list of spans (see `are_spans`), and those that are objects have a label."""
     return are_spans(value) and all(not isinstance(part, Mapping) or first_of(part, LABELS) for part in value)
 
 
 def are_spans(value: Any) -> bool:
-    """Whether `value` is a non-empty list of spans."""
+    """Whether `value` is a non-empty list of spans: objects with a start and an end, or lists [start, end, label]."""
     return (
         isinstance(value, list)
         and bool(value)
