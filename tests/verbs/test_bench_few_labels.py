@@ -13,6 +13,7 @@ from tiny_models import save_tiny
 from verb_jobs import LEGAL, MEDICAL, texts
 
 from domain_ft.corpus.examples import Example, Labels
+from domain_ft.evaluation.predictions import Predictions
 
 CLASSES = {"licence": LEGAL, "finding": MEDICAL}
 
@@ -36,11 +37,12 @@ def test_a_draw_has_as_many_examples_of_each_class_and_contains_the_smaller_draw
 
 def test_methods_learn_from_the_draw_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Examples] = []
-    monkeypatch.setattr(few_labels, "baseline", lambda _, examples: read.append(examples) or learned(examples))
 
-    def learned(examples: Examples) -> object:
-        return few_labels.learned(task(), "head", examples, str(model), tmp_path)
+    def baseline(of: Task, examples: Examples) -> Predictions:
+        read.append(examples)
+        return few_labels.learned(of, "head", examples, str(model), tmp_path)
 
+    monkeypatch.setattr(few_labels, "baseline", baseline)
     model = save_tiny("bert", tmp_path / "model")
     args = argparse.Namespace(
         base=str(model), methods=["head", "tfidf"], per_class=[4, 8], draws=2, work=tmp_path, data=None
