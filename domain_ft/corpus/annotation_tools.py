@@ -178,7 +178,10 @@ def argilla_responses(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
 
 
 def argilla_values(answers: Any) -> list[Any]:
-    """The values of the answers to a question of Argilla 2, without nulls and discarded answers."""
+    """The values of the answers to a question of Argilla 2, without nulls and answers with the status `discarded`.
+
+    Answers of flat records have no status: it is in another column, which is not read.
+    """
     values = []
     for answer in answers if isinstance(answers, list) else []:
         if isinstance(answer, Mapping) and "value" in answer:
@@ -203,7 +206,7 @@ def is_old_argilla_spans(record: Mapping[str, Any]) -> bool:
 
 
 def labels_whole_text(record: Mapping[str, Any]) -> bool:
-    """Whether the record can only have labels of its whole text, not entities."""
+    """Whether a record of Argilla or Prodigy can only have labels of its whole text, not entities; False for others."""
     if is_argilla(record):  # an empty list may answer a question about spans
         values = [value for answers in argilla_responses(record)[0].values() for value in argilla_values(answers)]
         return any(value != [] and not are_spans(value) for value in values) and not argilla_spans(record)
