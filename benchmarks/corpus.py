@@ -1,15 +1,15 @@
-"""What a corpus costs by its size: to prepare and tokenise it once, and to read it in every later run.
+"""The cost of a corpus by its size: of preparing and tokenising it once, and of reading it in every later run.
 
     domain-ft bench corpus [-- --gigabytes 2 --small-gigabytes 0.01 --seconds 20 --folder DIR --json]
 
-Two corpora are generated from random words, a small and a large one: documents of 40 bytes to some 100 kilobytes, one
-in seven in Japanese, one in ten a near copy of the one before. Each corpus is read from Parquet, cleaned, deduplicated,
-split and tokenised. Then it is read in steps of 4,096 tokens, masked as in training but without a model. Each
-measurement runs in a separate process; memory is the resident memory of the process and its workers, sampled while it
-runs. The two corpora are read in turns; each reading is first from the disk, then from the page cache. Three quantities
-must not grow with the corpus: seconds to the first batch once cached, memory while reading, and time per batch. The
-files take about five times the size of the large corpus, in a temporary folder. A folder given by --folder is kept, and
-a second call uses its cache.
+Two corpora are generated from random words, a small and a large one: documents of up to some 150 kilobytes, one in
+seven in Japanese, one in ten a near copy of the one before. Each corpus is read from Parquet, cleaned, deduplicated and
+split, and its training split is tokenised. Then this split is read in steps of about 4,096 tokens (the batches below),
+masked as in training but without a model. Each measurement runs in a separate process; memory is the resident memory of
+the process and its workers, sampled while it runs. The two corpora are read in turns; each reading is first from the
+disk, then from the page cache. Three quantities show whether reading costs more as the corpus grows: seconds to the
+first batch once cached, memory while reading, and time per batch. The files take about three times the size of the
+large corpus, in a temporary folder. A folder given by --folder is kept, and a second call uses its cache.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def open_rows(corpus: Path, tokenizer: Path) -> tuple[Any, Any, Any, float]:
 
 
 def measure_making(corpus: Path, tokenizer: Path) -> dict[str, Any]:
-    """Prepare and tokenise a corpus for the first time."""
+    """Prepare a corpus and tokenise its training split, for the first time. `tokenise_seconds` includes imports."""
     with memory_over_time(0.5) as samples:
         began = time.perf_counter()
         rows, _, prepared, prepare_seconds = open_rows(corpus, tokenizer)
@@ -171,7 +171,7 @@ def measure_making(corpus: Path, tokenizer: Path) -> dict[str, Any]:
 
 
 def evict(files: list[Path]) -> None:
-    """Drop the files from the page cache."""
+    """Drop the files from the page cache, except pages that are memory-mapped."""
     for file in files:
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
@@ -232,7 +232,7 @@ def measure_reading(corpus: Path, tokenizer: Path, seconds: float) -> dict[str, 
 
 
 def compare(sizes: dict[str, int], seconds: float, folder: Path) -> dict[str, Any]:
-    """Measure each size. Returns the table's rows by name. Corpora and caches in `folder` are used again."""
+    """Measure each size. Returns the measurements by corpus name. Corpora and caches in `folder` are used again."""
     environment = {**os.environ, "DOMAIN_FT_CACHE": str(folder / "cache")}
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
@@ -266,14 +266,14 @@ def compare(sizes: dict[str, int], seconds: float, folder: Path) -> dict[str, An
 
 
 def print_table(rows: dict[str, Any]) -> None:
-    """Print the rows as a table."""
+    """Print a table with a column for each size."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table("", *(f"{row['bytes'] / 1e9:g} GB" for row in rows.values()))
     lines = {
         "prepared, MB/s": lambda row: f"{row['bytes'] / 1e6 / row['making']['prepare_seconds']:.1f}",
-        "tokenised, MB/s": lambda row: f"{row['bytes'] / 1e6 / row['making']['tokenise_seconds']:.1f}",
+        "tokenised with imports, MB/s": lambda row: f"{row['bytes'] / 1e6 / row['making']['tokenise_seconds']:.1f}",
         "peak memory of preparing and tokenising, MB": lambda row: f"{row['making']['peak_memory_megabytes']:,.0f}",
         "disk, bytes per byte of text": lambda row: " + ".join(
             f"{row['making'][f'{what}_bytes_on_disk'] / row['bytes']:.2f}" for what in ("text", "token")
@@ -297,7 +297,7 @@ def plot(rows: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    titles = {"making": "prepared and tokenised, with all workers", "reading": "read in training, once cached"}
+    titles = {"making": "prepared and tokenised, with all workers", "reading": "read as in training, once cached"}
     for axes, (what, title) in zip(panels, titles.items(), strict=True):
         for row in rows.values():
             seconds, megabytes = zip(*row[what]["memory"], strict=True)

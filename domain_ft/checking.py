@@ -107,6 +107,11 @@ class _TakesFormerNames(type):
 class Settings(metaclass=_TakesFormerNames):
     """The base of all settings. Every instance is checked when it is created.
 
+    Attributes:
+        group: the heading in --help of the settings that the class declares.
+        positional: the settings that may be given without the name of an option.
+        exclusive: tuples of settings of which only one may be given.
+
     Raises:
         SettingsError: all problems, each with where the value was given.
     """
@@ -141,7 +146,7 @@ class Settings(metaclass=_TakesFormerNames):
         return build(cls, merge(cls, [given, changed]), problems, missing=lambda option: f"{path}: no {option.name}")
 
     def to_dict(self) -> dict[str, Any]:
-        """All settings as plain JSON values (None if unset), in the order of --help."""
+        """All settings as plain JSON values (None if unset), in the order of `options`."""
         return {option.name: _plain(getattr(self, option.name)) for option in options(type(self))}
 
     def to_toml(self, provenance: Mapping[str, Any] | None = None) -> str:
@@ -206,7 +211,7 @@ def _find_options(cls: type[Settings]) -> tuple[Option, ...]:
         documentation = _attribute_docstrings(owner)
         group = getattr(owner, "group", "")
         for name in inspect.get_annotations(owner):
-            if name in known:  # redefined by a verb: it stays in the group of the class that it comes from
+            if name in known:  # redefined by a verb: it stays in the group of the class that first declared it
                 known[name] = dataclasses.replace(known[name], group=group)
             elif name in fields:
                 known[name] = _option(name, hints[name], fields[name].default, documentation.get(name, ""), group)
@@ -291,7 +296,7 @@ class Given:
 
 
 def merge(cls: type[Settings], layers: Iterable[Mapping[str, Given]]) -> dict[str, Given]:
-    """Merge layers of settings. Later layers override earlier ones, and a setting removes those that exclude it."""
+    """Merge layers of settings. Later layers override earlier ones, and remove from them the settings they exclude."""
     merged: dict[str, Given] = {}
     for layer in layers:
         for names in cls.exclusive:
@@ -319,7 +324,7 @@ def validate(
 ) -> tuple[dict[str, Any], list[str]]:
     """The typed values, and a line for each value that is wrong, missing or excluded by another.
 
-    `missing` returns the message for a required setting that was not given, or None if that has been reported already.
+    `missing` returns the message for a required setting that was not given, or None to report nothing.
     """
     values: dict[str, Any] = {}
     problems = []

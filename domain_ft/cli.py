@@ -338,7 +338,8 @@ def _with_dashes(words: Sequence[str]) -> list[str]:
     """Join every value that starts with a dash to its option: `--input -` becomes `--input=-`.
 
     cyclopts would read such a value as an option. Here only two dashes and a name are an option, so `--prompt "- an
-    item"` has a value, and `--prompt --system x` has none.
+    item"` has a value, and `--prompt --system x` has none. Other words that start with a dash are joined to the
+    positional option, if the verb has one.
     """
     verb = _verb_of(words)
     if verb is None or verb.passes_on:
@@ -447,7 +448,7 @@ def _destroy_process_group() -> None:
 
 
 def _typed(cls: type[checking.Settings], given: Mapping[str, Any]) -> dict[str, checking.Given]:
-    """The raw settings among the options that were typed."""
+    """The settings among the options that were typed, as raw values."""
     layer = {}
     for option in checking.options(cls):
         if option.name not in given:
@@ -463,7 +464,7 @@ def _typed(cls: type[checking.Settings], given: Mapping[str, Any]) -> dict[str, 
 
 
 _USUALLY_MEANT = ("--corpus", "--train", "--data", "--input", "--prompt", "--model")
-"""If no required option is missing, a bare word is probably the value of one of these."""
+"""If no required option is missing, a bare word is probably the value of the first of these that the verb has."""
 
 
 def _flags(verb: Verb) -> list[str]:

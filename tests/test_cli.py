@@ -27,7 +27,7 @@ from domain_ft.verbs.bench.settings import BenchSettings
 from domain_ft.verbs.evaluate.settings import EvaluateSettings
 
 Verb = Callable[[Any], Any]
-BENCHMARKS = "kernels, training, memory, corpus, scaling, startup, tasks, adaptation"
+BENCHMARKS = "kernels, training, memory, corpus, scaling, startup, tasks, adaptation, few-labels"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@
 Only the timings run kernels; the rest needs no GPU. --all also compiles float16, float32 and options that a training
 step does not use by default: the first run then takes twenty minutes on two cores, instead of two. The peers Liger, CCE
 and PEFT are timed if installed, and the first two are compiled too; the traffic of all peers is derived from their
-sources. The exit status is 1 if our traffic or compiled code misses a bar (a limit, such as no spills), or if a result
+sources. The benchmark fails if our traffic or compiled code misses a bar (a limit, such as no spills), or if a result
 of ours is wrong.
 """
 

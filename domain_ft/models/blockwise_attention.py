@@ -3,11 +3,12 @@
     P  = softmax(s Q Kᵀ + M)              O  = P V
     dV = Pᵀ dO        dP = dO Vᵀ          dS = P ∘ (dP - Σ_row dP ∘ P)        dQ = s dS K        dK = s dSᵀ Q
 
-P is recomputed in the backward pass, so no scores are saved. A block's scores fit into the processor's cache. torch's
-kernel (flash attention, Dao et al. 2022) tiles single heads. That suits sequences of thousands of tokens; on shorter
-ones it spends most of its time on the overhead of many tiny products.
+P is recomputed in the backward pass, so no scores are saved. A block's scores usually fit into the processor's cache.
+torch's kernel (flash attention, Dao et al. 2022) tiles single heads. That suits long sequences; on short ones the
+overhead of many tiny products takes much of its time.
 
-Shapes: T tokens, H heads, G key-value heads, E head dimension, ℓ tokens per sequence.
+Shapes: T tokens, H heads, G key-value heads, E head dimension, ℓ tokens per sequence. The first dimension of a block is
+n: its pairs of a sequence and a key-value head.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ BLOCK = 2**20
 """The most scores in a block (2 MiB in bfloat16), unless a single matrix has more."""
 
 LONGEST = {torch.bfloat16: 1024, torch.float32: 64}
-"""The longest sequences, in tokens, for which this is faster than torch's kernel (measured: benchmarks/LOG.md)."""
+"""The longest sequences, in tokens, for which this is used: it was faster than torch's kernel (benchmarks/LOG.md)."""
 
 
 def is_faster(query: Tensor, length: int) -> bool:
-    """Whether `blockwise_attention` is faster than torch's kernel for `query` in sequences of `length` tokens."""
+    """Whether `blockwise_attention` is known to be faster than torch's kernel for sequences of `length` tokens."""
     if query.device.type != "cpu" or length > LONGEST.get(query.dtype, 0):
         return False
     return query.dtype != torch.bfloat16 or has_fast_bfloat16()
@@ -103,12 +104,15 @@ def _blocks(q: Tensor, length: int) -> Iterator[slice]:
 
 
 def _stack(x: Tensor, length: int, heads: int) -> Tensor:
-    """(T, heads · groups, E) as (sequences · heads, groups · ℓ, E): the queries of one key head become one matrix."""
-    parts = x.unflatten(0, (-1, length)).unflatten(2, (heads, -1))  # (sequences, ℓ, heads, groups, E)
+    """(T, G · repeats, E) as (sequences · G, repeats · ℓ, E): the queries of one key-value head become one matrix.
+
+    `heads` is G. `repeats` is H/G for queries, 1 for keys and values.
+    """
+    parts = x.unflatten(0, (-1, length)).unflatten(2, (heads, -1))  # (sequences, ℓ, G, repeats, E)
     return parts.permute(0, 2, 3, 1, 4).flatten(0, 1).flatten(1, 2)
 
 
 def _unstack(x: Tensor, length: int, heads: int) -> Tensor:
     """Undo `_stack`."""
-    parts = x.unflatten(0, (-1, heads)).unflatten(2, (-1, length))  # (sequences, heads, groups, ℓ, E)
+    parts = x.unflatten(0, (-1, heads)).unflatten(2, (-1, length))  # (sequences, G, repeats, ℓ, E)
     return parts.permute(0, 3, 1, 2, 4).flatten(0, 1).flatten(1, 2)

@@ -58,9 +58,9 @@ class Sampling:
         top_p: sample among the fewest tokens whose probabilities add up to at least this.
         min_p: sample among tokens whose probability is at least this share of the likeliest token's.
         repetition_penalty: above 1, tokens that occur in the prompt or the answer become less likely.
-        no_repeat_ngram_size: no n-gram of this size occurs twice in prompt and answer; 0 for no such rule.
+        no_repeat_ngram_size: the answer repeats no n-gram of this size, its own or the prompt's; 0 for no such rule.
         num_beams: number of beams of a beam search; 1 for none.
-        seed: determines all samples.
+        seed: with the names of the prompts, determines all samples.
 
     Raises:
         SettingsError: `do_sample` and several beams.
@@ -125,8 +125,9 @@ def generate(
     Greedy answers equal those of transformers' `generate` for the prompt alone, up to rounding.
 
     Args:
-        prompts: rendered with the chat template. Special tokens in the text are recognised, and none are added.
-        stop_tokens: ids that end an answer, besides those in the model's generation_config.json.
+        prompts: rendered with the chat template, or plain texts. Special tokens in them are recognised, and none are
+            added.
+        stop_tokens: ids that end an answer, besides those in the model's `generation_config`.
         names: names of the prompts, for messages; by default the numbers from 1. A prompt's name and the
             seed of `sampling` determine its random numbers.
         batch_size: prompts per batch.
@@ -190,15 +191,16 @@ def encode_prompts(
 
 
 def _eos_tokens(model: PreTrainedModel) -> frozenset[int]:
-    """The end tokens in the model's generation_config.json."""
+    """The end tokens in the model's `generation_config`."""
     ids = model.generation_config.eos_token_id
     return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
 
 
 def _batches(lengths: Sequence[int], size: int, *, even: bool) -> Iterator[list[int]]:
-    """Batches of indices of prompts, the longest first, of about equal length; of exactly equal length if `even`.
+    """The indices of the prompts in batches, the longest prompts first.
 
-    The rule against repeated n-grams would count padding as text, so it needs equal lengths.
+    The prompts of a batch have about the same length, or exactly the same if `even`. The rule against repeated n-grams
+    would count padding as text, so it needs equal lengths.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     groups = itertools.groupby(order, key=lengths.__getitem__) if even else [(0, iter(order))]

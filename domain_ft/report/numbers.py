@@ -20,7 +20,7 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """`number` with a plus sign if positive.
+    """`number` with a plus sign if the rounded value is positive.
 
     >>> signed(0.5), signed(-0.25), signed(0.001)
     ('+0.50', '−0.25', '0.00')
@@ -86,6 +86,6 @@ def level(scores: Mapping[str, Any]) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """`a, b`; of more than six names the first six, `and 3 more`."""
+    """`a, b`. Of nine names, the first six `and 3 more`."""
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""Which field holds the text: ids, addresses, hashes and dates are never guessed to be it."""
+"""The choice of the text field: one with ids, addresses, hashes or dates is not guessed unless its name is usual."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_ids_addresses_dates_and_amounts_are_not_the_text(tmp_path: Path, name: 
 
 
 @pytest.mark.parametrize("field", ["id", "doc_id", "caseId", "url", "source", "created_at", "language"])
-def test_a_field_named_like_an_id_is_not_the_text_unless_it_holds_sentences(field: str) -> None:
+def test_a_field_named_like_metadata_is_not_the_text_unless_it_holds_sentences(field: str) -> None:
     assert what_fields_hold([{field: "alpha"}, {field: "beta"}]) == {field: Holds.NAMES}
     assert what_fields_hold([{field: TEXT}]) == {field: Holds.TEXT}
 
@@ -100,7 +100,7 @@ def test_short_texts_and_scripts_without_spaces_are_texts(value: str) -> None:
     assert what_fields_hold([{"body": value}]) == {"body": Holds.TEXT}
 
 
-def test_a_file_of_only_ids_is_refused_with_the_cause(tmp_path: Path) -> None:
+def test_a_file_of_only_ids_and_numbers_is_refused_with_the_cause(tmp_path: Path) -> None:
     path = jsonl(tmp_path, {"id": "case-1", "n": 3}, {"id": "case-2", "n": 4})
     with pytest.raises(CorpusError, match="identifiers, addresses, dates, numbers") as caught:
         texts(path)
@@ -173,7 +173,7 @@ def test_no_message_shows_a_private_text_whole(tmp_path: Path) -> None:
         "Section 12(a)",
     ],
 )
-def test_a_text_with_a_number_is_no_date(value: str) -> None:
+def test_a_text_with_other_words_or_without_a_digit_is_no_date(value: str) -> None:
     assert not is_date(value)
 
 
@@ -200,7 +200,7 @@ def test_a_title_is_not_the_text_if_paragraphs_are_in_another_field(
         assert texts(path, "title") == [title["title"]] * 3
 
 
-def test_text_inside_other_fields_does_not_count_against_more_text_or_a_usual_name(tmp_path: Path) -> None:
+def test_a_field_with_more_text_or_a_usual_name_is_chosen_despite_text_inside_other_fields(tmp_path: Path) -> None:
     path = jsonl(tmp_path, {"story": f"{TEXT} {TEXT}", "meta": {"note": "It is a note of few words."}})
     assert texts(path) == [f"{TEXT} {TEXT}"]
     path = jsonl(tmp_path, {"text": "Short.", "meta": [{"note": TEXT}]})

@@ -137,6 +137,8 @@ def changed(**fields: Any) -> dict[str, Any]:
         (changed(entities=[entity("a", "D", "flu", [[7, 4]])]), "entities[0].offsets", "ends before it begins"),
         (changed(entities=[entity("a", "D", "", [[3, 4]])]), "entities[0].text", "has no text"),
         (changed(entities=[entity("a", "", "flu", [[4, 7]])]), "entities[0].type", "the field is empty"),
+        (changed(entities=[{"text": ["flu"]}]), "entities[0].offsets", "the field is missing"),
+        (changed(entities=[{"text": ["flu"], "offsets": [[4, 7]]}]), "entities[0].id", "the field is missing"),
         (changed(entities=[entity("a", "D", "flu", [[4, 7]])] * 2), "entities[1].id", "two entities have the id 'a'"),
         (
             changed(entities=[{**entity("a", "D", "", [[4, 7]]), "text": "flu"}]),
@@ -147,7 +149,7 @@ def changed(**fields: Any) -> dict[str, Any]:
         (changed(entities=None), "entities", "the field is null"),
         (changed(passages=[]), "passages", "have no text"),
         (changed(passages=[passage("A", 0), passage("B", 0)]), "passages[1].offsets", "begins before the end"),
-        (changed(passages=[passage("A", 10**7)]), "passages[0].offsets", "more than 1,000,000 characters after"),
+        (changed(passages=[passage("A", 10**7)]), "passages[0].offsets", "a gap of more than 1,000,000 characters"),
         (changed(passages=[{**passage("A"), "offsets": [[0, 2]]}]), "passages[0].offsets", "the text has 1 characters"),
         (changed(passages=[{**passage("A"), "text": []}]), "passages[0].offsets", "0 texts and 1 offsets"),
         (changed(relations=[relation("R", "T0", "T9")]), "relations[0].arg2_id", "no entity with the id 'T9'"),

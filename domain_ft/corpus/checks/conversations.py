@@ -75,7 +75,7 @@ def rewrite(fields: Mapping[str, Any], format: Format, choice: FieldChoice, visi
 
 
 def _text_fields(fields: Mapping[str, Any], format: Format, choice: FieldChoice) -> dict[str, Speaker]:
-    """The fields to check: those that are read, and others with usual names, which a fault may hide."""
+    """The fields to check: those that are read, and others with usual names, which a fault may keep from being read."""
     named = (*history_fields(fields), *context_fields(fields, of_pairs=format not in ("chat", "sharegpt")))
     usual: dict[str, Speaker] = dict.fromkeys((*named, *OPTIONS, *REASONING), "text")
     usual |= dict.fromkeys(SYSTEM, "system")

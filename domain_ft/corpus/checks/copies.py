@@ -1,8 +1,8 @@
 """Finds copies and near copies of records, prompts with contradicting answers, and test rows in the training file.
 
 No text is kept. A record is kept as up to four hashes of 16 bytes, a MinHash signature of 512 bytes (see `duplicates`)
-and a short signature of its prompt. Near copies with different prompts, such as answers from a template, are reported,
-but a cleaned file keeps them.
+and a signature of its prompt of 256 bytes. Near copies with different prompts, such as answers from a template, are
+reported, but a cleaned file keeps them.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Copies:
 
     @property
     def signatures(self) -> Signatures | None:
-        """(records, 128) MinHash signatures; None if there are too many records to compare."""
+        """(records, 128) uint32 MinHash signatures; None if there are more than MOST_COMPARED records."""
         if len(self.records) > MOST_COMPARED:
             return None
         return np.frombuffer(self._signatures, np.uint32).reshape(-1, PERMUTATIONS)

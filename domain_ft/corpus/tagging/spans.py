@@ -1,8 +1,9 @@
 """Reads the spans of a record: their offsets, their labels, and their copies of the text that they mark.
 
 Spans often repeat the text that they mark, under a key whose name depends on the tool. `mention_keys` recognises the
-key by a usual name (`NAMED`) or by its values: in most spans of the file, the value is the text at the offsets, under
-one of the usual ways to count. Comparing the values with the text reveals wrong offsets.
+key by a usual name (`NAMED`) or by its values: most of them are the text at the offsets, under one of the usual ways to
+count, or at least occur in the text and are as long as their spans. Comparing the values with the text reveals wrong
+offsets.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _SAMPLE = 1_000  # the most values of a key that are tried with every way to cou
 
 
 class NotASpanError(ValueError):
-    """A value is not a span: its start, end or label is missing."""
+    """A value is not a span: it is neither an object nor a list of three, or its start, end or label is missing."""
 
 
 def mention_keys(spans: Iterable[tuple[str, Any]], counting: Counting) -> frozenset[str]:
@@ -51,7 +52,11 @@ def mention_keys(spans: Iterable[tuple[str, Any]], counting: Counting) -> frozen
 
 
 def _are_mentions(claims: Sequence[tuple[Claim, bool]]) -> bool:
-    """Whether most values of a key are the text of their spans, with one way to count for all of them."""
+    """Whether most values of a key are the text of their spans.
+
+    Either they are the text at the offsets, with one way to count for all of them, or they occur in the text and are as
+    long as their spans.
+    """
     if sum(fits for _, fits in claims) > _MOST * len(claims):
         return True
     sample = [claim for claim, _ in claims[:: len(claims) // _SAMPLE + 1]]
@@ -59,14 +64,14 @@ def _are_mentions(claims: Sequence[tuple[Claim, bool]]) -> bool:
     as_written = sum(agrees(claim.mention, claim.text[claim.start : claim.end]) for claim in sample)
     if max(as_written, likely_causes(sample)[1]) > enough:
         return True
-    # Offsets in another version of the text are off by more than any way to count explains, but their lengths fit.
+    # If offsets belong to another version of the text, no way to count explains them, but the spans' lengths are right.
     return (
         sum(claim.end - claim.start == len(claim.mention) and claim.mention in claim.text for claim in sample) > enough
     )
 
 
 def _other_keys(span: Any) -> list[str]:
-    """The keys of a span that hold neither its offsets nor its label."""
+    """The keys of a span other than `offsets` and the first key each for its start, its end and its label."""
     if not isinstance(span, Mapping):
         return []
     read = {"offsets", first_of(span, STARTS), first_of(span, ENDS), first_of(span, LABELS)}
@@ -74,12 +79,12 @@ def _other_keys(span: Any) -> list[str]:
 
 
 def unread_keys(spans: Iterable[Any], mention_keys: Collection[str]) -> list[str]:
-    """The keys of the spans that are not read, each once."""
+    """The unread keys of the spans, each once."""
     return list(dict.fromkeys(key for span in spans for key in _other_keys(span) if key not in mention_keys))
 
 
 def claims_of(span: Any, keys: Iterable[str], text: str) -> Iterator[tuple[str, Claim]]:
-    """(key, claim) of a span for each of `keys` that it has."""
+    """(key, claim) for each of `keys` under which a span has a claim."""
     for key in keys:
         claim = claim_of(span, key, text) if isinstance(span, Mapping) else None
         if claim is not None:
@@ -87,7 +92,7 @@ def claims_of(span: Any, keys: Iterable[str], text: str) -> Iterator[tuple[str, 
 
 
 def claim_of(span: Mapping[str, Any], key: str, text: str) -> Claim | None:
-    """The claim of a span under a key; None if the value is blank or not text, or the offsets are not whole numbers."""
+    """The claim of a span under a key; None if the value is blank or not text, or the offsets cannot be read."""
     mention = span.get(key)
     if isinstance(mention, list) and mention and all(isinstance(part, str) for part in mention):
         mention = " ".join(mention)  # several parts, in BigBIO's format
@@ -100,7 +105,7 @@ def claim_of(span: Mapping[str, Any], key: str, text: str) -> Claim | None:
 
 
 def parts_of(span: Mapping[str, Any]) -> list[Bounds]:
-    """(start, end) of each part of a span, as in the file; empty if they are not whole numbers."""
+    """(start, end) of each part of a span, as in the file; empty if one of them is not a pair of whole numbers."""
     if isinstance(span.get("offsets"), list):
         parts = span["offsets"]
     else:
@@ -129,7 +134,7 @@ def read_span(value: Any, text: str, counting: Counting = "characters") -> tuple
     [start, end, label].
 
     Raises:
-        NotASpanError: the start, the end or the label is missing.
+        NotASpanError: `value` has another form, or its start, end or label is missing.
         ValueError: the offsets or the label are invalid, or the span holds no text.
     """
     shown = _span_in_words(value)
@@ -156,10 +161,14 @@ def read_span(value: Any, text: str, counting: Counting = "characters") -> tuple
     else:
         raise NotASpanError(f"{shown} is not a span with start, end and label")
     if not parts:
+        if isinstance(value, Mapping) and "offsets" in value:
+            raise ValueError(f"the offsets of {shown} are not a list of [start, end] in whole numbers")
         raise ValueError(f"the start and end of {shown} are not whole numbers")
     if not isinstance(label, str) or not label:
         raise ValueError(f"the label of {shown} is not a name")
     places = [to_characters(text, start, end, counting) for start, end in parts]
+    if any(start > end for start, end in places):
+        raise ValueError(f"in {shown}, an end is before its start")
     if any(not 0 <= start <= end <= len(text) for start, end in places):
         raise ValueError(f"{shown} is outside the text, which has {len(text)} characters")
     start, end = min(start for start, _ in places), max(end for _, end in places)

@@ -23,7 +23,7 @@ def program_of(what: str) -> Path | None:
     folder = benchmarks_folder()
     if (folder / what / "__main__.py").is_file():
         return folder / what
-    program = folder / f"{what}.py"
+    program = folder / f"{what.replace('-', '_')}.py"
     return program if program.is_file() else None
 
 

@@ -17,7 +17,9 @@ class BenchSettings(Settings, group="Benchmark"):
 
     positional: ClassVar[tuple[str, ...]] = ("what",)
 
-    what: Literal["kernels", "training", "memory", "corpus", "scaling", "startup", "tasks", "adaptation"] = REQUIRED
+    what: Literal[
+        "kernels", "training", "memory", "corpus", "scaling", "startup", "tasks", "adaptation", "few-labels"
+    ] = REQUIRED
     """The benchmark."""
 
     arguments: tuple[str, ...] = ()

@@ -24,9 +24,9 @@ class GenerateSettings(ConversationOptions, MachineOptions, ScreenOptions, group
     """The prompt. Without --prompt and --input, a conversation starts in the terminal."""
 
     input: str | None = None
-    """A file of prompts: a file for `instruct --data` (its last answers become the references), a field of a JSONL, CSV
-    or Parquet file, or a text file with one prompt a line. - reads JSON lines, or one prompt a line, from standard
-    input."""
+    """A file of prompts: a file for `instruct --data` (an answer at the end of a conversation becomes the reference), a
+    field of a JSONL, CSV or Parquet file, or a text file with one prompt a line. - reads JSON lines, or one prompt a
+    line, from standard input."""
 
     output: Path | None = None
     """The file for the answers, in JSON lines. By default standard output."""

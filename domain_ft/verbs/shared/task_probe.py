@@ -53,7 +53,7 @@ class TaskProbe:
         seed: int = 0,
         untested: Collection[str] = (),
     ) -> TaskProbe:
-        """A probe with at most `MOST_EXAMPLES` training examples and as many test examples.
+        """A probe with at most `MOST_EXAMPLES` training examples, and at most `MOST_EXAMPLES` test examples.
 
         Args:
             untested: the ids of the test examples to leave out, such as those that the model has read.

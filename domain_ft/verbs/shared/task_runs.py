@@ -84,10 +84,10 @@ class SplitRows(TaskRows, Protocol):
 
 
 class Predicted(Protocol):
-    """A model's predictions for a split, with the true labels."""
+    """A model's predictions for a split with the true labels (`classify`), or counts of its entities (`tag`)."""
 
     def save(self, path: Path) -> None:
-        """Write the predictions to an .npz file."""
+        """Write an .npz file."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,14 @@ class TaskJob:
     Attributes:
         command: the verb's name.
         objective: the objective's name in result.json.
-        settings: the settings, with every default resolved.
+        settings: the settings, as `plan_trials` resolves them.
         machine: device, precision and processes.
         data: the task.
         rows: the rows by split.
-        leaks: copies between splits, or between the test examples and the text that the model was adapted to.
+        leaks: copies between splits, test examples in the text that the model was adapted to, and copies with
+            different labels.
         model: the task's model.
-        trials: what the trials share; None for a probe, which has no training loop.
+        trials: what the trials share; None with --method head, which has no training loop.
         left_out: what was not read from the files.
         rejected: the records that were skipped.
         reading: the finished reading; None without --read-first.
@@ -125,7 +126,7 @@ class TaskJob:
 
     @property
     def trained_from(self) -> str:
-        """The model that training starts from: --model, or with --read-first the run that adapted it."""
+        """The model before `choose_model`: --model, or with --read-first the run that adapted it."""
         return str(self.reading.folder) if self.reading else self.settings.model
 
     @property
@@ -139,7 +140,7 @@ class TaskJob:
         raise NotImplementedError
 
     def after(self, reading: Reading, model: str) -> Self:
-        """The job with the results of a reading, and with the model named `model`, as the user named it."""
+        """The job with the results of a reading. Its model is called `model` again, as the user named it."""
         self.model.name = model
         return dataclasses.replace(
             self,
@@ -174,9 +175,9 @@ class Outcome:
         trial: the trial.
         validation: predictions on the validation examples.
         test: predictions on the test examples.
-        score: macro F1 on the validation examples; if equal, their log-likelihood decides. The trial with the highest
-            score is kept.
-        state: the final training state; None for a probe.
+        score: macro F1 on the validation examples; if equal, their log-likelihood decides. Of the trials with the
+            largest training size, the one with the highest score is kept.
+        state: the final training state; None with --method head.
     """
 
     trial: Trial
@@ -200,7 +201,8 @@ class TaskVerb(Generic[S, J, OutcomeT, R]):
         check: refuses options that do not go together.
         output_folder: chooses the run folder.
         set_up: reads the task, loads the model, and resolves the settings.
-        choose_model: replaces the model if another one suits the task better. It may read all training examples.
+        choose_model: replaces the model if another one suits the task better. It may use any training
+            examples, whatever --train-sizes says.
         run_trials: trains and tests every trial.
         report: builds the report from (job, run folder, outcomes, kept outcome, provenance, start time, display).
         save: writes the kept model, and task.json for `predict`.
@@ -221,8 +223,8 @@ def run_task(verb: TaskVerb[S, J, OutcomeT, R], settings: S) -> FinishedRun[R, T
     """Fine-tune and measure; everything is in the run folder when this returns.
 
     Raises:
-        UserError: an error that the user can fix; nothing is lost.
-        Interrupted: ctrl-C or SIGTERM. A checkpoint is written; `resume=True` continues from it.
+        UserError: an error that the user can fix.
+        Interrupted: ctrl-C or SIGTERM during training. A checkpoint is written; `resume=True` continues from it.
     """
     began = time.perf_counter()
     verb.check(settings)
@@ -269,7 +271,7 @@ def _set_up(
 ) -> J:
     """Set the run up, after a reading if there is --read-first.
 
-    The run is also set up before the reading, so that faults of the task are found before it takes long.
+    Reading takes long, so the run is also set up before it, to find faults of the task early.
     """
     if not settings.reads_first:
         return verb.set_up(settings, machine, display)
@@ -328,7 +330,7 @@ def check_options(settings: TaskSettings) -> None:
     if settings.read_first_tokens and not settings.reads_first:
         raise SettingsError(
             f"--read-first-tokens {settings.read_first_tokens} has no effect: nothing is read first",
-            fix="add --read-first, or leave it out",
+            fix="add --read-first, or leave --read-first-tokens out",
         )
     if settings.adapter == "continue" and settings.method not in ("lora", "dora"):
         raise SettingsError(
@@ -381,10 +383,10 @@ def plan_trials(
     max_length: int,
     display: ProgressDisplay,
 ) -> tuple[S, TrialSetup | None]:
-    """Resolve the settings that depend on machine, model and task, and set the trials up.
+    """Resolve the defaults that `resolved` lists, and set the trials up, which resolves the batch size.
 
     Args:
-        objective: None for a probe, which has no training loop.
+        objective: None with --method head, which has no training loop.
         max_length: the maximum number of tokens that the model reads at once.
     """
     if objective is None:
@@ -397,15 +399,18 @@ def plan_trials(
 
 
 def warn_of_leaks(leaks: Leaks, settings: TaskSettings, display: ProgressDisplay) -> None:
-    """Print a line for each kind of leak that was found, and what the user can do."""
+    """Print a line for each kind of leak that was found, what --remove-leaks does or did, and the notes."""
+    where = "" if settings.dry_run else " (listed in leaks.jsonl)"
     for kind, count in leaks.counts.items():
         if count:
-            display.warn(f"{KIND_WORDS[kind]}: {count:,} (listed in leaks.jsonl)")
+            display.warn(f"{KIND_WORDS[kind]}: {count:,}{where}")
     if any(len(indices) for indices in leaks.removals.values()):
+        copies = (
+            "training examples that are copies of validation or test examples, and validation examples that are copies "
+            "of test examples"
+        )
         display.say(
-            "note: training examples that are copies of validation or test examples were left out"
-            if settings.remove_leaks
-            else "note: --remove-leaks leaves such copies out of the training examples"
+            f"note: {copies}, were left out" if settings.remove_leaks else f"note: --remove-leaks leaves out {copies}"
         )
     for note in leaks.notes:
         display.say(f"note: {note}")
@@ -427,7 +432,7 @@ def learning_curve(
     """The scores over seeds for each training size; empty if there is only one.
 
     Args:
-        examples: the total number of training examples.
+        examples: the total number of training examples; for `tag`, of windows.
         seed_scores: the scores of outcomes that differ only in their seeds.
     """
     sizes = list(dict.fromkeys(outcome.trial.size for outcome in outcomes))
@@ -440,7 +445,7 @@ def learning_curve(
 
 
 def common_result(job: TaskJob, outcomes: Sequence[Outcome], trained: Iterable[Tensor], began: float) -> dict[str, Any]:
-    """The keys of result.json that both verbs have: verb, model, data, method, and costs.
+    """Keys of result.json for both verbs: verb, model, data, method, and costs.
 
     Args:
         trained: the parameters that were trained.
@@ -456,5 +461,5 @@ def common_result(job: TaskJob, outcomes: Sequence[Outcome], trained: Iterable[T
 
 
 def kept_metrics(job: TaskJob, kept: Outcome, folder: RunFolder) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl of the kept trial; none for a probe."""
+    """The lines of metrics.jsonl of the kept trial; none with --method head."""
     return job.trials.folder(kept.trial, folder).read_metrics() if job.trials else []
