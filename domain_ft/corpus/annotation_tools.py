@@ -173,15 +173,24 @@ def argilla_responses(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
         rest = {name: part for name, part in record.items() if name not in ("fields", "responses")} | record["fields"]
         return dict(record["responses"]), rest
     columns = [str(name) for name in record if str(name).endswith(ARGILLA_RESPONSES)]
-    rest = {name: part for name, part in record.items() if name not in columns}
-    return {name.removesuffix(ARGILLA_RESPONSES): record[name] for name in columns}, rest
+    beside = {f"{name}.{part}" for name in columns for part in ("status", "users")}
+    rest = {name: part for name, part in record.items() if name not in columns and name not in beside}
+    found = {
+        name.removesuffix(ARGILLA_RESPONSES): _with_status(record[name], record.get(f"{name}.status"))
+        for name in columns
+    }
+    return found, rest
+
+
+def _with_status(answers: Any, statuses: Any) -> Any:
+    """The answers of a flat record in the form of a nested one, if the statuses are in the column beside them."""
+    if not isinstance(answers, list) or not isinstance(statuses, list) or len(answers) != len(statuses):
+        return answers
+    return [{"value": value, "status": status} for value, status in zip(answers, statuses, strict=True)]
 
 
 def argilla_values(answers: Any) -> list[Any]:
-    """The values of the answers to a question of Argilla 2, without nulls and answers with the status `discarded`.
-
-    Answers of flat records have no status: it is in another column, which is not read.
-    """
+    """The values of the answers to a question of Argilla 2, without nulls and answers with the status `discarded`."""
     values = []
     for answer in answers if isinstance(answers, list) else []:
         if isinstance(answer, Mapping) and "value" in answer:

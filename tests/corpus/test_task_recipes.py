@@ -124,6 +124,11 @@ name: obsolete anomaly
 def: "Gone." []
 is_a: HP:0000120 ! Abnormality of the ear
 is_obsolete: true
+
+[Term]
+name: No id
+def: "It cannot be named." []
+is_a: HP:0000120 ! Abnormality of the ear
 """
 
 

@@ -40,10 +40,14 @@ def phenotype_systems(path: Path, name: str, bad: BadRecords, columns: Columns |
 
     The organ systems are the children of "Phenotypic abnormality". A phenotype is below every system to which a path of
     `is_a` leads. The systems themselves, terms that are not phenotypes (modes of inheritance, frequencies), and terms
-    without a definition are skipped.
+    without an id or a definition are skipped.
     """
     del columns
-    stanzas = [stanza for stanza in _stanzas(path, name, bad) if "true" not in stanza.get("is_obsolete", ())]
+    stanzas = [
+        stanza
+        for stanza in _stanzas(path, name, bad)
+        if "true" not in stanza.get("is_obsolete", ()) and stanza.get("id")
+    ]
     parents = {stanza["id"][0]: [value.split()[0] for value in stanza.get("is_a", ())] for stanza in stanzas}
     names = {stanza["id"][0]: " ".join(stanza.get("name", ())) for stanza in stanzas}
     systems = {term for term, above in parents.items() if PHENOTYPES in above}

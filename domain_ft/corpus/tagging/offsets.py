@@ -184,7 +184,9 @@ def contradiction(claim: Claim, causes: Sequence[Cause], explained: int, count: 
     start, end = claim.start, claim.end
     inside = 0 <= start <= end <= len(claim.text)
     found = f"[{start}, {end}) is outside the text, which has {len(claim.text)} characters"
-    if inside:
+    if end < start:
+        found = f"[{start}, {end}) ends before it starts"
+    elif inside:
         found = f"the text at [{start}, {end}) is '{_shortened(claim.text[start:end])}'"
     reason = f"the text of a span is '{_shortened(claim.mention)}', but {found}"
     if causes:

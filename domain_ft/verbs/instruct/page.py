@@ -6,6 +6,7 @@ from domain_ft.report.page import markup, page
 from domain_ft.verbs.instruct import plots, words
 from domain_ft.verbs.instruct.report import InstructReport
 from domain_ft.verbs.shared import loss_words, task_words
+from domain_ft.verbs.shared.answering import clipped
 from domain_ft.verbs.shared.loss_plots import loss_figures
 
 
@@ -17,6 +18,7 @@ def render_instruct(report: InstructReport) -> str:
         report=report,
         figures=[(caption, markup(figure)) for caption, figure in _instruct_figures(report)],
         words=words,
+        clipped=clipped,
         losses=loss_words,
         tasks=task_words,
     )

@@ -37,7 +37,6 @@ mentions it."""
 MOST_SHOWN = 50
 """The most prompts on the page."""
 
-_CLIPPED = 1500  # characters of a text that the page shows
 _FORMATS = {
     "chat": "messages (chat)",
     "alpaca": "instruction, input and output (Alpaca)",
@@ -235,26 +234,6 @@ def not_read(report: InstructReport) -> list[str]:
     return sentences(report.result)
 
 
-def clipped(text: str) -> str:
-    """A text; if it is too long for the page, its beginning and its end.
-
-    >>> clipped("short")
-    'short'
-    """
-    text = text.strip()
-    return text if len(text) <= _CLIPPED else f"{text[: _CLIPPED * 2 // 3]} … {text[-_CLIPPED // 3 :]}"
-
-
 def loading_code(report: InstructReport) -> str:
     """Python code that loads the run and answers a prompt, from inside the run folder."""
-    use = (
-        "",
-        'messages = [{"role": "user", "content": "A question."}]',
-        "prompt = tokenizer.apply_chat_template(",
-        '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
-        ")",
-        "answer = model.generate(**prompt, max_new_tokens=128)",
-        'print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))',
-    )
-    template = '"adapter"'  # the tokenizer there has the chat template
-    return code.loading_code(report.base, "AutoModelForCausalLM", full=report.full, use=use, tokenizer=template)
+    return code.chat_loading_code(report.base, full=report.full)

@@ -39,7 +39,6 @@ MOST_SHOWN = 10
 LONGER = 1.25
 """Answers that are longer by this factor are mentioned."""
 
-_CLIPPED = 1500  # characters of a text that the page shows
 _FORMATS = {
     "pairs": "a chosen and a rejected answer",
     "transcript": "transcripts of dialogues (HH-RLHF)",
@@ -245,25 +244,6 @@ def not_read(report: PreferReport) -> list[str]:
     return sentences(report.result)
 
 
-def clipped(text: str) -> str:
-    """A text; if it is too long for the page, its beginning and its end.
-
-    >>> clipped("short")
-    'short'
-    """
-    text = text.strip()
-    return text if len(text) <= _CLIPPED else f"{text[: _CLIPPED * 2 // 3]} … {text[-_CLIPPED // 3 :]}"
-
-
 def loading_code(report: PreferReport) -> str:
     """Python code that loads the run and answers a prompt, from inside the run folder."""
-    use = (
-        "",
-        'messages = [{"role": "user", "content": "A question."}]',
-        "prompt = tokenizer.apply_chat_template(",
-        '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
-        ")",
-        "answer = model.generate(**prompt, max_new_tokens=128)",
-        'print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))',
-    )
-    return code.loading_code(report.base, "AutoModelForCausalLM", full=report.full, use=use, tokenizer='"adapter"')
+    return code.chat_loading_code(report.base, full=report.full)

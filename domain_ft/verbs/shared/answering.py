@@ -24,6 +24,8 @@ from domain_ft.verbs.shared.machine import Machine
 
 ANSWERED_AT_ONCE = 8
 
+_CLIPPED = 1500  # characters of a text that the page shows
+
 
 @dataclass(frozen=True)
 class Question:
@@ -158,3 +160,13 @@ def side_by_side(
         )
         for question, first, second in zip(questions, before, after, strict=True)
     ]
+
+
+def clipped(text: str) -> str:
+    """A text; if it is too long for the page, its beginning and its end.
+
+    >>> clipped("short")
+    'short'
+    """
+    text = text.strip()
+    return text if len(text) <= _CLIPPED else f"{text[: _CLIPPED * 2 // 3]} … {text[-_CLIPPED // 3 :]}"

@@ -57,3 +57,22 @@ def loading_code(
             *use,
         ]
     )
+
+
+def chat_loading_code(base: BaseFacts, *, full: bool) -> str:
+    """Code to run in the run folder: it loads a chat model and answers a prompt.
+
+    Args:
+        base, full: see `loading_code`.
+    """
+    use = (
+        "",
+        'messages = [{"role": "user", "content": "A question."}]',
+        "prompt = tokenizer.apply_chat_template(",
+        '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
+        ")",
+        "answer = model.generate(**prompt, max_new_tokens=128)",
+        'print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))',
+    )
+    # The tokenizer beside the adapter has the chat template.
+    return loading_code(base, "AutoModelForCausalLM", full=full, use=use, tokenizer='"adapter"')

@@ -573,6 +573,20 @@ def test_argilla_entities_are_read_once_unless_answers_differ(tmp_path: Path) ->
         read(json_lines(tmp_path / "b.jsonl", record(drug, part)))
 
 
+def test_discarded_answers_of_flat_argilla_records_are_not_read(tmp_path: Path) -> None:
+    drug, part = [{"start": 5, "end": 12, "label": "Drug"}], [{"start": 0, "end": 4, "label": "Drug"}]
+
+    def record(*statuses: str) -> dict[str, Any]:
+        statuses_and_users = {"span.responses.status": [*statuses], "span.responses.users": ["u", "v"]}
+        return {"id": "1", "status": "completed", "text": TEXT, "span.responses": [drug, part], **statuses_and_users}
+
+    texts, rejects, left = read(json_lines(tmp_path / "a.jsonl", record("submitted", "discarded")))
+    assert [text.spans for text in texts] == [DRUG]
+    assert (rejects, left.fields) == ([], {})
+    with pytest.raises(RecordError, match="2 annotators disagree on the entities"):
+        read(json_lines(tmp_path / "b.jsonl", record("submitted", "submitted")))
+
+
 def test_tables_of_word_lists_are_read_and_tables_of_single_words_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "id,tokens,ner_tags\n1,\"['Give', 'aspirin']\",\"['O', 'B-Drug']\"\n")
     assert read(path)[0][0].spans == DRUG

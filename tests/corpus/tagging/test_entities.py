@@ -295,6 +295,7 @@ def test_words_with_tags_in_json_lines_are_read(tmp_path: Path) -> None:
         ({"tokens": "a b", "tags": ["O"]}, "holds text, where a list of words is expected"),
         ({"text": "", "entities": []}, "the text is empty"),
         ({"text": "flu", "entities": [[0, 4, "D"]]}, "is outside the text, which has 3 characters"),
+        ({"text": "flu", "spans": [{"start": 2, "end": 1, "label": "D", "text": "l"}]}, "ends before it starts"),
         ({"text": "flu", "entities": [[2, 1, "D"]]}, "an end is before its start"),
         ({"text": "flu", "entities": [{"offsets": [0, 3], "label": "D"}]}, "the offsets of .* are not a list of"),
         ({"text": "a flu", "entities": [[1, 2, "D"]]}, "holds no text"),
