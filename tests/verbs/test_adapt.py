@@ -194,6 +194,24 @@ def test_a_task_is_also_measured_after_training_on_another_field(tmp_path: Path)
     assert f"A model adapted to {found['corpus']} instead" in (finished.folder / "report.html").read_text()
 
 
+def test_test_examples_that_the_wrong_field_read_are_left_out(tmp_path: Path) -> None:
+    wanted = settings(tmp_path)
+    read = [json.loads(line)["text"] for line in Path(str(wanted.control)).read_text().splitlines()]
+    other = texts(LEGAL, len(read), "other")
+    records = [{"text": f"Re: {text}", "label": name} for name, part in (("a", read), ("b", other)) for text in part]
+    task = tmp_path / "task.jsonl"
+    task.write_text("".join(json.dumps(record) + "\n" for record in records))
+    (tmp_path / "other").mkdir()
+    swapped = dataclasses.replace(
+        wanted, corpus=str(wanted.control), control=wanted.corpus, output=tmp_path / "other" / "run"
+    )
+    wrong = adapt(swapped)
+    alone = adapt(dataclasses.replace(wanted, task=str(task), output=tmp_path / "alone"))
+    both = adapt(dataclasses.replace(wanted, task=str(task), wrong_field=str(wrong.folder)))
+    left_out = [one.result["probe"]["left_out_test_examples"] for one in (alone, both)]
+    assert left_out[0] < left_out[1]
+
+
 def test_a_wrong_field_needs_a_task_and_the_same_base_model(tmp_path: Path) -> None:
     wanted = dataclasses.replace(settings(tmp_path), wrong_field=str(tmp_path))
     with pytest.raises(SettingsError, match="no --task"):

@@ -23,7 +23,7 @@ from domain_ft.models.task_model import TaskModel
 from domain_ft.storage import user_path
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.adapt.settings import AdaptSettings
-from domain_ft.verbs.shared.lineage import adapted_runs
+from domain_ft.verbs.shared.lineage import adapted_runs, training_corpora
 from domain_ft.verbs.shared.machine import Machine
 from domain_ft.verbs.shared.task_probe import TaskProbe
 
@@ -34,7 +34,8 @@ class ProbedTask:
 
     Attributes:
         probe: the task's examples.
-        left_out: the number of test examples that are left out because they are in the training text.
+        left_out: the number of test examples that are left out because they are in the training text, or in that of
+            the run of --wrong-field.
         wrong_field: the run of --wrong-field; None without it.
     """
 
@@ -127,7 +128,8 @@ def probed_task(
     is_file = user_path(settings.task).exists() or settings.task.startswith("hf:")
     source = TaskSource(train=settings.task) if is_file else TaskSource(task=settings.task)
     data = open_task(source, progress=display.job)
-    read = find_leaks(data, [corpora["domain"]], display.job).test_examples_read
+    others = training_corpora(settings.wrong_field, display)[0] if settings.wrong_field else []
+    read = find_leaks(data, [corpora["domain"], *others], display.job).test_examples_read
     tested = len(data.splits["test"])
     if len(read) == tested:
         raise SettingsError(
@@ -137,8 +139,8 @@ def probed_task(
         )
     if read:
         display.say(
-            f"note: {len(read):,} of {tested:,} test examples of {data.name} are in the training text; they are left "
-            "out of the test"
+            f"note: {len(read):,} of {tested:,} test examples of {data.name} are in the training text"
+            f"{' or in that of --wrong-field' if others else ''}; they are left out of the test"
         )
     read_as: dict[str, Any] = {"max_length": length, "long_text": "truncate", "progress": display.job}
     rows = {split: encode(data.splits[split], data.labels, base.tokenizer, **read_as) for split in ("train", "test")}
