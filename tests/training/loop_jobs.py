@@ -30,6 +30,7 @@ from domain_ft.randomness import generator
 from domain_ft.training.checkpoints import TrainingState
 from domain_ft.training.loop import LoopSettings, train
 from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs.shared.machine import forget_earlier_accelerators
 
 TEXT = "the court held that a licence may be granted to the patient whose heart shows no lesion"
 
@@ -113,6 +114,12 @@ def pair_job(
     return base, Contrastive(language_model=objective, weight=weight, dimensions=(8, 16)), rows
 
 
+def cpu_accelerator() -> Accelerator:
+    """An accelerator in float32, whatever precision an earlier run in this process had."""
+    forget_earlier_accelerators()
+    return Accelerator(cpu=True)
+
+
 def run(
     folder: Path,
     architecture: str = "bert",
@@ -141,7 +148,7 @@ def run(
         time.sleep(slow)
         lines(line)
 
-    accelerator = Accelerator(cpu=True)
+    accelerator = cpu_accelerator()
 
     def evaluate() -> dict[str, Any]:
         sequences = np.arange(0, len(rows), 4)

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from loop_jobs import run, settings
+from loop_jobs import cpu_accelerator, run, settings
 from safetensors.torch import save_file
 
 from domain_ft.training.loop import Interrupted
@@ -59,7 +58,7 @@ def train_job(folder: Path, name: str, *, sharded: bool = False) -> None:
 
 def relay(folder: Path, *, sharded: bool, stop_after: int | None) -> None:
     """Continue the run in `folder`, to its end or until the last process gets SIGTERM after step `stop_after`."""
-    accelerator = Accelerator(cpu=True)
+    accelerator = cpu_accelerator()
     lines: list[Mapping[str, Any]] = []
 
     def log(line: Mapping[str, Any]) -> None:
@@ -78,7 +77,7 @@ def relay(folder: Path, *, sharded: bool, stop_after: int | None) -> None:
 
 def write(folder: Path, lines: list[Mapping[str, Any]], weights: Mapping[str, torch.Tensor]) -> None:
     """Write the files that the test reads; only in the main process."""
-    if Accelerator(cpu=True).is_main_process:
+    if cpu_accelerator().is_main_process:
         kept = ("step", "tokens", "loss", "grad_norm", "evaluation")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "lines.json").write_text(json.dumps([{k: line[k] for k in kept if k in line} for line in lines]))
@@ -88,7 +87,7 @@ def write(folder: Path, lines: list[Mapping[str, Any]], weights: Mapping[str, to
 def do_all(folder: Path, stop_after: int | None) -> None:
     """Do every job for this number of processes, and its part of the relay."""
     torch.set_num_threads(1)
-    ranks = Accelerator(cpu=True).num_processes
+    ranks = cpu_accelerator().num_processes
     for sharded in (False, True) if ranks > 1 else (False,):
         kind = "sharded" if sharded else "whole"
         for name in BY_FOUR if ranks == 4 else SHARDED if sharded else JOBS:

@@ -9,8 +9,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from loop_jobs import settings
+from loop_jobs import cpu_accelerator, settings
 from safetensors.torch import save_file
 from tiny_examples import WORDS, toy_examples
 from tiny_models import save_tiny
@@ -34,7 +33,7 @@ def learn(folder: Path, architecture: str, *, sharded: bool) -> None:
         model = load_task_model(str(save_tiny(architecture, Path(temporary))), labels, dtype=torch.float64)
     apply_lora(model.model, LoraConfig(rank=4, alpha=8.0, train_modules=model.new_modules), seed=1)
     rows = encode(toy_examples(30), labels, model.tokenizer, max_length=32, long_text="windows")
-    accelerator = Accelerator(cpu=True)
+    accelerator = cpu_accelerator()
     train(
         model,
         ClassificationObjective(labels, kernels="reference"),
@@ -55,7 +54,7 @@ def learn(folder: Path, architecture: str, *, sharded: bool) -> None:
 def learn_all(path: Path) -> None:
     """Do every job, each in its own folder in `path`."""
     torch.set_num_threads(1)
-    ranks = Accelerator(cpu=True).num_processes
+    ranks = cpu_accelerator().num_processes
     for architecture in ARCHITECTURES:
         for kind in ("whole", "sharded") if ranks > 1 else ("whole",):
             folder = path / f"{ranks} {kind} {architecture}"

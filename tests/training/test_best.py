@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
-from loop_jobs import job, settings
+from loop_jobs import cpu_accelerator, job, settings
 
 from domain_ft.training.checkpoints import TrainingState
 from domain_ft.training.loop import LoopSettings, train
@@ -50,7 +49,7 @@ def run(
         objective,
         rows,
         loop,
-        accelerator=Accelerator(cpu=True),
+        accelerator=cpu_accelerator(),
         checkpoints=folder,
         display=ProgressDisplay(quiet=True),
         log=lambda line: None,

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from accelerate import Accelerator
-from loop_jobs import job, run, settings, train_in_a_process
+from loop_jobs import cpu_accelerator, job, run, settings, train_in_a_process
 from safetensors.torch import load_file
 from torch import nn
 
@@ -37,6 +37,7 @@ from domain_ft.objectives.base import IGNORED, Inputs
 from domain_ft.training import loop as loop_module
 from domain_ft.training.loop import Interrupted, count_steps, stop_requests, train
 from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs.shared.machine import forget_earlier_accelerators
 
 
 def start(folder: Path, *, said: str = "said", **asked: Any) -> tuple[BaseProcess, Connection]:
@@ -105,6 +106,12 @@ def test_micro_batches_of_any_size_train_the_same_model(architecture: str, tmp_p
         assert losses[smaller] == pytest.approx(losses[240], rel=1e-5)
         # Adam divides by the root of the squared gradient, so rounding errors of tiny gradients show in the weights.
         assert largest_difference(weights[240], weights[smaller]) < 2e-4
+
+
+def test_the_precision_of_an_earlier_run_in_the_same_process_is_forgotten() -> None:
+    forget_earlier_accelerators()
+    assert Accelerator(cpu=True, mixed_precision="bf16").mixed_precision == "bf16"
+    assert cpu_accelerator().mixed_precision == "no"
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
@@ -256,7 +263,7 @@ def test_a_loss_that_is_not_finite_names_step_and_documents(tmp_path: Path) -> N
             Poisoned(),
             rows,
             settings(),
-            accelerator=Accelerator(cpu=True),
+            accelerator=cpu_accelerator(),
             checkpoints=tmp_path / "checkpoints",
             display=ProgressDisplay(quiet=True),
             log=lambda line: None,
@@ -409,7 +416,7 @@ def test_rows_may_be_made_during_training(tmp_path: Path) -> None:
         objective,
         source,
         settings(total_steps=5),
-        accelerator=Accelerator(cpu=True),
+        accelerator=cpu_accelerator(),
         checkpoints=tmp_path,
         display=ProgressDisplay(quiet=True),
         log=lines.append,

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
-from loop_jobs import pair_job, run, settings
+from loop_jobs import cpu_accelerator, pair_job, run, settings
 from torch import Tensor
 
 from domain_ft.corpus.packing import StepPlan
@@ -142,7 +141,7 @@ def test_with_dropout_the_second_pass_repeats_the_first(tmp_path: Path) -> None:
         Watched(**{one.name: getattr(objective, one.name) for one in dataclasses.fields(objective)}),
         rows,
         settings(total_steps=1, tokens_per_micro_batch=60),
-        accelerator=Accelerator(cpu=True),
+        accelerator=cpu_accelerator(),
         checkpoints=tmp_path,
         display=ProgressDisplay(quiet=True),
         log=lambda _: None,

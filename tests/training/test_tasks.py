@@ -10,8 +10,7 @@ import forked
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
-from loop_jobs import settings
+from loop_jobs import cpu_accelerator, settings
 from safetensors.torch import load_file
 from task_jobs import ARCHITECTURES, learn_all
 from tiny_examples import WORDS, toy_examples
@@ -66,7 +65,7 @@ def run(
         objective or ClassificationObjective(LABELS, class_weights=weights),
         rows,
         settings(**{"rows_per_step": 8, "tokens_per_micro_batch": 400, **loop}),
-        accelerator=Accelerator(cpu=True),
+        accelerator=cpu_accelerator(),
         checkpoints=folder / "checkpoints",
         display=ProgressDisplay(quiet=True),
         log=log,
@@ -142,7 +141,7 @@ def test_the_memory_of_a_micro_batch_is_counted(architecture: str, tmp_path: Pat
         ClassificationObjective(LABELS),
         rows.pack([int(rows.lengths.argmax())]),
         kernels="torch",
-        autocast=Accelerator(cpu=True).autocast,
+        autocast=cpu_accelerator().autocast,
         keeps_scores=not model.packed,
     )
     assert memory.of(2000) - memory.of(1000) > 1000 * 32 * 4  # at least a hidden state of each token

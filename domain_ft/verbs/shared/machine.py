@@ -105,6 +105,16 @@ class Machine:
             torch.distributed.broadcast(tensor, src=0)
 
 
+def forget_earlier_accelerators() -> None:
+    """Let the next `Accelerator` of a single process choose its own device and precision.
+
+    accelerate keeps those of the first one in the process, but a second call from Python may need others.
+    """
+    if PartialState._shared_state and PartialState().num_processes == 1:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+
 def choose_machine(
     settings: MachineOptions, *, sharding: str = "none", track: tuple[str, ...] = (), project: Path | None = None
 ) -> Machine:
@@ -131,10 +141,7 @@ def choose_machine(
     dtype = settings.dtype
     if dtype == "auto":
         dtype = "float32" if use_cpu and not has_fast_bfloat16() else "bfloat16"
-    if PartialState._shared_state and PartialState().num_processes == 1:
-        # accelerate keeps the device and precision of the first call, but a second call from Python may need others.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
+    forget_earlier_accelerators()
     accelerator = Accelerator(
         cpu=use_cpu,
         mixed_precision="bf16" if dtype == "bfloat16" else "no",
