@@ -441,6 +441,33 @@ class ConversationOptions(EncodingOptions, group="Conversations"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChatRecordOptions(Settings, group="Records"):
+    """How the records of examples or preferences are read and rendered."""
+
+    id_field: str | None = None
+    """The field that names a record. By default a record is named by its position in the file."""
+
+    group_field: str | None = None
+    """The field that names the source of a record. Records with the same source are all trained on, or all held out."""
+
+    on_bad_record: Literal["stop", "skip"] = "stop"
+    """What to do with a record that cannot be read: stop and name its line, or skip it and list it in rejects.jsonl."""
+
+    template_date: str | None = None
+    """The date (YYYY-MM-DD) for a chat template that writes today's date. By default the day on which the run
+    started."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgettingOptions(Settings, group="Measuring"):
+    """How forgetting is measured after training on examples or preferences."""
+
+    control: str | None = None
+    """A corpus of another field, to measure forgetting. By default medical for a model that was adapted to the corpus
+    legal, and legal for all others; none turns this measurement off."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeasureOptions(Settings, group="Measuring"):
     """What is measured before and after training."""
 

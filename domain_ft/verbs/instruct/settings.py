@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from domain_ft.checking import REQUIRED
 from domain_ft.verbs.groups import (
     AnswerOptions,
+    ChatRecordOptions,
     ConversationOptions,
+    ForgettingOptions,
     HeldOutShare,
     Length,
     MachineOptions,
@@ -24,9 +25,11 @@ from domain_ft.verbs.groups import (
 @dataclass(frozen=True, kw_only=True)
 class InstructSettings(
     ConversationOptions,
+    ChatRecordOptions,
     ModelOptions,
     MethodOptions,
     TrainingOptions,
+    ForgettingOptions,
     AnswerOptions,
     MachineOptions,
     RunOptions,
@@ -49,19 +52,6 @@ class InstructSettings(
     test_fraction: HeldOutShare = 0.1
     """The fraction of the examples to hold out if --test is not given. Near copies stay together."""
 
-    id_field: str | None = None
-    """The field that names a record. By default a record is named by its position in the file."""
-
-    group_field: str | None = None
-    """The field that names the source of a record. Records with the same source are all trained on, or all held out."""
-
-    on_bad_record: Literal["stop", "skip"] = "stop"
-    """What to do with a record that cannot be read: stop and name its line, or skip it and list it in rejects.jsonl."""
-
-    template_date: str | None = None
-    """The date (YYYY-MM-DD) for a chat template that writes today's date. By default the day on which the run
-    started."""
-
     model: str = "smollm2"
     """The model: an embedded name (smollm2), a folder, a run folder of `adapt` or `instruct`, or a Hub id."""
 
@@ -71,10 +61,6 @@ class InstructSettings(
 
     tokens_per_step: PositiveInt = 2048
     """Tokens in an optimiser step, over all micro-batches and processes."""
-
-    control: str | None = None
-    """A corpus of another field, to measure forgetting. By default medical for a model that was adapted to the corpus
-    legal, and legal for all others; none turns this measurement off."""
 
     evaluation_tokens: PositiveInt = 10_000
     """The maximum number of held-out tokens to score in the test examples, and again in the control corpus."""

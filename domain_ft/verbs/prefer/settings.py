@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 from domain_ft.checking import REQUIRED, Range
 from domain_ft.verbs.groups import (
     AnswerOptions,
+    ChatRecordOptions,
     EncodingOptions,
+    ForgettingOptions,
     HeldOutShare,
     Length,
     MachineOptions,
@@ -27,9 +29,11 @@ LossName = Literal["dpo", "robust", "ipo", "hinge", "kto", "orpo", "simpo", "cpo
 @dataclass(frozen=True, kw_only=True)
 class PreferSettings(
     EncodingOptions,
+    ChatRecordOptions,
     ModelOptions,
     MethodOptions,
     TrainingOptions,
+    ForgettingOptions,
     AnswerOptions,
     MachineOptions,
     RunOptions,
@@ -70,19 +74,6 @@ class PreferSettings(
     test_fraction: HeldOutShare = 0.1
     """The fraction of the prompts to hold out if --test is not given. Near copies stay together."""
 
-    id_field: str | None = None
-    """The field that names a record. By default a record is named by its position in the file."""
-
-    group_field: str | None = None
-    """The field that names the source of a record. Records with the same source are all trained on, or all held out."""
-
-    on_bad_record: Literal["stop", "skip"] = "stop"
-    """What to do with a record that cannot be read: stop and name its line, or skip it and list it in rejects.jsonl."""
-
-    template_date: str | None = None
-    """The date (YYYY-MM-DD) for a chat template that writes today's date. By default the day on which the run
-    started."""
-
     model: str = "smollm2"
     """The model, usually a run folder of `instruct`; or an embedded name (smollm2), a folder, or a Hub id."""
 
@@ -115,10 +106,6 @@ class PreferSettings(
     tokens_per_step: PositiveInt = 4096
     """Tokens in an optimiser step, over all micro-batches and processes. Both answers of a pair count with their
     prompt."""
-
-    control: str | None = None
-    """A corpus of another field, to measure forgetting. By default medical for a model that was adapted to the corpus
-    legal, and legal for all others; none turns this measurement off."""
 
     evaluation_tokens: PositiveInt = 20_000
     """The maximum number of held-out tokens to score in the test pairs, and again in the control corpus."""
