@@ -11,10 +11,10 @@ STYLES = {"better": "green", "worse": "red", "unclear": "dim", "not shown": "dim
 
 
 def new_table(first: str, *others: str) -> Table:
-    """A table with a first column that wraps; the others are right-aligned, except one named `measure`."""
+    """A table whose first column and the one named `measure` wrap; the others are numbers, aligned to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     table.add_column(plain(first), overflow="fold")
     for name in others:
         right = name != "measure"
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+        table.add_column(name, justify="right" if right else "left", no_wrap=right)
     return table

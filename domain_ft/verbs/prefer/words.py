@@ -14,12 +14,12 @@ from domain_ft.verbs.shared.loss_words import control_finding
 from domain_ft.wording import counted
 
 MEASURE_WORDS = {
-    "accuracy": "accuracy (log-ratio)",
-    "matched_accuracy": "accuracy, lengths matched",
-    "ranking_accuracy": "accuracy (log-probability per token)",
-    "margin": "margin, nats",
-    "chosen_log_prob": "log-probability, better answers",
-    "rejected_log_prob": "log-probability, worse answers",
+    "accuracy": "accuracy",
+    "matched_accuracy": "accuracy, equal lengths",
+    "ranking_accuracy": "accuracy per token",
+    "margin": "margin",
+    "chosen_log_prob": "log p, better",
+    "rejected_log_prob": "log p, worse",
 }
 
 LOSS_WORDS = {
@@ -96,19 +96,14 @@ def measure_rows(report: PreferReport) -> list[tuple[str, str, str, str, str, st
         if difference is None:
             continue
         share = name in SHARES
-        value, change, span = (points, signed_points, difference_span) if share else (number, signed, bounds)
-        rows.append(
-            (
-                MEASURE_WORDS[name],
-                value(before[name]),
-                value(after[name]),
-                change(difference["difference"]),
-                span(difference["interval"]),
-                difference["verdict"],
-            )
-        )
+        old, new, gain, interval = before[name], after[name], difference["difference"], difference["interval"]
+        if share:
+            cells = (points(old), points(new), signed_points(gain), difference_span(interval))
+        else:
+            cells = (number(old, 1), number(new, 1), signed(gain, 1), bounds(interval, 1))
+        rows.append((MEASURE_WORDS[name], *cells, difference["verdict"]))
     kl = after["kl_per_token"]
-    rows.append(("KL to the reference, nats per token", number(0.0, 4), number(kl, 4), signed(kl, 4), "", "not shown"))
+    rows.append(("KL per token", number(0.0, 4), number(kl, 4), signed(kl, 4), "", "not shown"))
     return rows
 
 
@@ -119,8 +114,8 @@ def answer_rows(report: PreferReport) -> list[tuple[str, str, str]]:
         "tokens, mean": lambda scores: number(scores["answer_tokens"]["mean"], 1),
         "ended its turn, %": lambda scores: points(scores["end_of_turn_rate"]),
         "repeated 4-grams, %": lambda scores: points(scores["answer_repetition"]["mean"]),
-        "ROUGE-L to the better answer": lambda scores: points(scores["rouge_l"]),
-        "chrF to the better answer": lambda scores: points(scores["chrf"]),
+        "ROUGE-L": lambda scores: points(scores["rouge_l"]),
+        "chrF": lambda scores: points(scores["chrf"]),
     }
     return [(label, say(before), say(after)) for label, say in rows.items()]
 
@@ -137,8 +132,10 @@ def measure_notes(report: PreferReport) -> str:
     matched = f" Lengths are matched if the longer answer has at most {LENGTH_MATCHED:.0%} more tokens."
     matched = matched if report.paired else ""
     return (
-        f"{pair} The margin is the difference of these log-ratios.{matched} Log-probabilities are sums over an answer, "
-        "in nats; accuracies are in points (of 100)."
+        f"{pair} The margin is the difference of these log-ratios.{matched} The accuracy per token compares "
+        "log-probabilities per token, without the reference. log p is the log-probability of a whole answer. It, the "
+        "margin and the KL divergence to the reference are in nats; accuracies are in points (of 100). ROUGE-L and "
+        "chrF compare the model's own answers with the better ones."
     )
 
 
@@ -185,7 +182,7 @@ def _distance(report: PreferReport) -> str:
     kl, largest = report.result["after"]["test"]["kl_per_token"], report.result["reference"]["largest_log_ratio_before"]
     return (
         f"After training, the KL divergence to the reference is {number(kl, 4)} nats per token, on the held-out "
-        f"answers. Before the first step, no log-ratio was larger than {largest:.1g} nats."
+        f"answers. Before the first step, log-ratios were 0 up to rounding: at most {number(largest, 3)} nats."
     )
 
 
