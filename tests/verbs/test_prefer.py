@@ -78,7 +78,7 @@ def test_a_run_from_pairs_to_folder(tmp_path: Path) -> None:
     answers = [json.loads(line) for line in (finished.folder / "answers.jsonl").read_text().splitlines()]
     assert all(one["reference"] in GOOD for one in answers)
     page = (finished.folder / "report.html").read_text()
-    assert "KL to the reference" in page
+    assert "KL per token" in page
     assert answers[0]["prompt"] in page
 
 
